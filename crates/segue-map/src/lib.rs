@@ -1,0 +1,2 @@
+//! Mapping engine (under construction).
+#![no_std]

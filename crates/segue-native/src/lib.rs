@@ -1,0 +1,7 @@
+//! `segue._native`: thin PyO3 classes over the engines and the data plane.
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _native(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+    Ok(())
+}

@@ -1,0 +1,2 @@
+//! NBD protocol (under construction).
+#![no_std]
