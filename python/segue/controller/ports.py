@@ -1,0 +1,111 @@
+"""What a controller is given: its clock, its links, its storage (design, section 7a, 7b).
+
+The simulator and the server hand in different objects of these shapes; everything else of
+`segue.controller` is the same code in both.  The store's contract is `segue.store.contract`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from segue.wire.messages import AgentMessage, ContainerSpec, ControllerMessage
+
+
+class LinkClosed(Exception):
+    """The link has ended; nothing more arrives and nothing more is sent."""
+
+
+class Clock(Protocol):
+    """CLOCK_BOOTTIME, or a simulated one."""
+
+    def now_ns(self) -> int:
+        """Nanoseconds; never goes back within a process."""
+        ...
+
+
+class Link(Protocol):
+    """One agent's connection: an ordered stream each way."""
+
+    async def receive(self) -> AgentMessage:
+        """The next message; raises `LinkClosed` at its end.
+
+        A frame that is no AgentMessage ends the link (rule 10).
+        """
+        ...
+
+    def send(self, message: ControllerMessage) -> None:
+        """Queues a message; never blocks, never raises: a message to a closed link is dropped."""
+        ...
+
+    def close(self) -> None:
+        """Ends the link both ways, now."""
+        ...
+
+
+class CreatedContainer(msgspec.Struct, frozen=True):
+    """What creating or opening storage for a container found.
+
+    `clean`: every segment is known to read as zeroes (rule 11: only files Segue created).
+    """
+
+    segments: int
+    write_unit_bytes: int
+    clean: bool
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """The newest (term, commit number) a container's header has seen."""
+
+    term: int
+    commit: int
+
+
+class Storage(Protocol):
+    """The controller's own hands on containers: copier, zeroing, headers, fences.
+
+    Offsets are bytes in the container's data area (segment n starts at n x segment size).  All
+    raise `OSError`.  I/O carries the controller's own fence lock (rule 11).
+    """
+
+    async def create(
+        self,
+        uri: str,
+        size_bytes: int,
+        segment_bytes: int,
+        identity: bytes,
+        installation: bytes,
+        cache: str,
+    ) -> CreatedContainer:
+        """Makes a new container and its header; refuses storage that is in use."""
+        ...
+
+    async def open(self, spec: ContainerSpec, installation: bytes, fence: int) -> Stamp:
+        """Opens a known container, checks its identity, takes the lock of `fence` (61 bits)."""
+        ...
+
+    async def zero(self, container: int, offset_bytes: int, length_bytes: int) -> None:
+        """Makes a range read as zeroes; durable after `flush`."""
+        ...
+
+    async def copy(
+        self, source: int, source_bytes: int, target: int, target_bytes: int, length_bytes: int
+    ) -> None:
+        """Copies a range; durable at the target after `flush`."""
+        ...
+
+    async def flush(self, container: int) -> None:
+        """Makes durable all that this process wrote to the container."""
+        ...
+
+    async def fence_ended(self, container: int, holder: int) -> bool:
+        """Whether no I/O of `holder` (an incarnation, or a controller's fence) can be under way.
+
+        True only on proof: the lock that rode on the descriptor of its I/O is gone.
+        """
+        ...
+
+    async def stamp(self, container: int, stamp: Stamp) -> None:
+        """Writes the newest (term, commit) into the container's header, durably."""
+        ...

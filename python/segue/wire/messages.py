@@ -1,0 +1,448 @@
+"""The one table of messages between agent and controller (design, section 4).
+
+Every message is a ``msgspec`` struct encoded as a MessagePack array whose first item is its tag;
+``docs/protocol.md`` is the same table for readers.  Nothing here acts: framing lives in
+``wire/framing.py``, meaning in ``agent/session.py`` and ``controller/``.
+
+Units: ``*_ns`` are nanoseconds of the sender's CLOCK_BOOTTIME, ``*_bytes`` bytes, ``*_blocks``
+blocks of the disk's block size, segments are indexes in a disk.  Table entries travel as the
+64-bit words defined in ``crates/segue-map`` (constants in ``segue._native``).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+MAX_FRAME_BYTES = 16 << 20
+
+
+class Operation(IntEnum):
+    """What a faulted I/O wants of its entry (design, section 3, the truth table's columns)."""
+
+    READ = 1
+    WRITE = 2
+    """A write, and every write-zeroes that must leave zeroes written (partial, or NO_HOLE)."""
+    DISCARD = 3
+    """Trim, or write-zeroes without NO_HOLE, of whole segments: may be made zero in the table."""
+
+
+class FaultStatus(IntEnum):
+    """How a fault listed in `Hello` stands at the agent."""
+
+    WAITING = 1
+    """Parked; no command is carrying it out."""
+    RUNNING = 2
+    """A `do_write` or `do_split_read` is carrying it out now; its answer comes in this session."""
+    DONE = 3
+    """A `do_*` carried it out, its answer may have been lost; the host has not been answered."""
+
+
+class Outcome(IntEnum):
+    """How a command ended."""
+
+    DONE = 0
+    FAILED = 1
+    """Refused or failed; `errno` says why, and nothing was changed by a refused command."""
+    GONE = 2
+    """`do_*` only: no such unanswered fault at this agent (any more)."""
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Whatever crosses the link."""
+
+
+# Parts of messages -----------------------------------------------------------------------------
+
+
+class ContainerSpec(Message):
+    """A storage container as an agent must open it.
+
+    `uri` is ``file:///path`` (later ``block://``, ``nbd://``); `cache` is "page" or "direct" and
+    belongs to the container; `write_unit_bytes` is the smallest write it takes (1 for page cache,
+    512 or 4096 for direct).  `identity` is the 16-byte container UUID its header must carry.
+    `failed` says that a flush of it failed and was not cleared: every FLUSH and FUA of the disk
+    gets EIO (promise P5).
+    """
+
+    container: int
+    uri: str
+    identity: bytes
+    segment_bytes: int
+    segments: int
+    cache: str
+    write_unit_bytes: int
+    failed: bool = False
+
+
+class EntryRun(Message):
+    """`count` entries from segment `first`: entry i is ``word + i * step`` (step 0 or 1)."""
+
+    first: int
+    count: int
+    word: int
+    step: int = 0
+
+
+class BlockRun(Message):
+    """Where a run of blocks of a faulted I/O lies.
+
+    `first_block` and `count_blocks` are relative to the segment.  `location` is an entry word with
+    no flags but VALID (container and segment; the blocks lie at the same offset in it), or 0:
+    the blocks read as zeroes.
+    """
+
+    first_block: int
+    count_blocks: int
+    location: int
+
+
+class PendingFault(Message):
+    """One unanswered fault, as `Hello` lists it; `command` is the `do_*` of status RUNNING/DONE.
+
+    `outcome` and `errno` are those of a DONE one.
+    """
+
+    fault: MapFault
+    status: FaultStatus
+    command: int = 0
+    outcome: Outcome = Outcome.DONE
+    errno: int = 0
+
+
+# Agent -> controller ---------------------------------------------------------------------------
+
+
+class Hello(Message, tag=1):
+    """Opens a session: the first message on every link.
+
+    `incarnation` is random, 61 bits, made at every start of the agent.  `term` and `commit` are
+    the newest the agent has seen (0: none).  `tables` are the disks it holds tables of, `faults`
+    all its unanswered faults.  `lease_lost`: its lease has ended since its last session.
+    """
+
+    version: int
+    name: str
+    incarnation: int
+    term: int
+    commit: int
+    installation: bytes
+    tables: list[int]
+    faults: list[PendingFault]
+    lease_lost: bool
+
+
+class LeaseRequest(Message, tag=2):
+    """Asks to extend the lease; `sent_ns` is read from the agent's clock before it is sent."""
+
+    sent_ns: int
+
+
+class MapFault(Message, tag=3):
+    """This I/O cannot proceed on this entry (the source's "map fault").
+
+    `request` is unique within the incarnation.  `segments` counts segments from `segment`; the
+    block fields are relative to the first one and cover the whole I/O: ``count_blocks`` is rounded
+    outward to blocks.  `word` is the entry met, with the table-wide states taken in.
+    """
+
+    request: int
+    disk: int
+    segment: int
+    segments: int
+    operation: Operation
+    first_block: int
+    count_blocks: int
+    word: int
+
+
+class Answer(Message, tag=4):
+    """Answers one command.  `entries` is filled by `get_entry` (words) only."""
+
+    command: int
+    outcome: Outcome
+    errno: int = 0
+    entries: list[int] = []
+    held: bool = False
+    """`activate` only: the quiesce named was still held."""
+
+
+class ContainerFailed(Message, tag=5):
+    """A flush or FUA write of a container failed; answered by `Failure` once that is durable."""
+
+    request: int
+    disk: int
+    container: int
+    errno: int
+
+
+class QuiesceExpired(Message, tag=6):
+    """The quiesce `quiesce` of `disk` ended by itself at its `hold` deadline."""
+
+    disk: int
+    quiesce: int
+
+
+class OpenExport(Message, tag=7):
+    """A host asked the agent for the disk called `name`; answered by `ExportOpened`."""
+
+    request: int
+    name: str
+
+
+class CloseExport(Message, tag=8):
+    """No host uses `disk` any more; the controller may end the attachment (`delete_table`)."""
+
+    disk: int
+
+
+class ListExports(Message, tag=9):
+    """A host asked for the list of exports; answered by `Exports`."""
+
+    request: int
+
+
+# Controller -> agent: session ------------------------------------------------------------------
+
+
+class Welcome(Message, tag=32):
+    """Accepts a `Hello`.  Commands of an older (term, session) are refused from here on.
+
+    `lost`: the controller has counted this incarnation as lost; the agent ends its lease at once.
+    """
+
+    term: int
+    session: int
+    agent: int
+    installation: bytes
+    lost: bool
+
+
+class Refused(Message, tag=33):
+    """Refuses a `Hello` (one clear sentence); the link is closed.  `final`: do not try again."""
+
+    reason: str
+    final: bool
+
+
+class Lease(Message, tag=34):
+    """The lease runs `duration_ns` from the `sent_ns` of the request it answers.
+
+    `commit` is the newest commit number, for stamps.
+    """
+
+    sent_ns: int
+    duration_ns: int
+    commit: int
+
+
+class ExportOpened(Message, tag=35):
+    """Answers `OpenExport`; with `errno` 0 the table of `disk` exists at the agent by now."""
+
+    request: int
+    errno: int
+    disk: int = 0
+    size_bytes: int = 0
+    block_bytes: int = 4096
+    read_only: bool = False
+
+
+class Exports(Message, tag=36):
+    """Answers `ListExports`."""
+
+    request: int
+    names: list[str]
+
+
+# Controller -> agent: answers to faults (each fault gets exactly one) --------------------------
+
+
+class Retry(Message, tag=48):
+    """Take these entries, then decide the I/O again."""
+
+    request: int
+    disk: int
+    runs: list[EntryRun]
+
+
+class Failure(Message, tag=49):
+    """Give the host `errno` for this I/O alone; also answers `ContainerFailed`.
+
+    With `set_error` the segment's entry takes the error state as well.
+    """
+
+    request: int
+    errno: int
+    set_error: bool = False
+
+
+class CompleteToHost(Message, tag=50):
+    """Another command has done this I/O: reply to the host."""
+
+    request: int
+
+
+# Controller -> agent: commands, each answered by `Answer` --------------------------------------
+
+
+class NewTable(Message, tag=64):
+    """Make a table of `disk`, all entries invalid."""
+
+    command: int
+    disk: int
+    size_bytes: int
+    segment_bytes: int
+    block_bytes: int
+    read_only: bool
+    containers: list[ContainerSpec]
+
+
+class DeleteTable(Message, tag=65):
+    """Forget the table, blocking; I/O parked on it gets ESHUTDOWN."""
+
+    command: int
+    disk: int
+
+
+class ResizeTable(Message, tag=66):
+    """Give the table another size; entries beyond it are gone, new ones invalid."""
+
+    command: int
+    disk: int
+    size_bytes: int
+    blocking: bool
+
+
+class GetEntry(Message, tag=67):
+    """Read entries back, table-wide states taken in (the source's get_entry and get_status)."""
+
+    command: int
+    disk: int
+    first: int
+    count: int
+
+
+class SetEntry(Message, tag=68):
+    """Replace entries."""
+
+    command: int
+    disk: int
+    runs: list[EntryRun]
+    blocking: bool
+
+
+class SetEntryState(Message, tag=69):
+    """Set states over a run, or over the whole table (`whole_table`, invalid and no_write only).
+
+    `flags`: STATE_* bits of `segue._native`.  `clear_no_write` clears that state instead.
+    """
+
+    command: int
+    disk: int
+    first: int
+    count: int
+    flags: int
+    clear_no_write: bool
+    whole_table: bool
+    blocking: bool
+
+
+class SetContainers(Message, tag=70):
+    """The containers a FLUSH of `disk` goes to, and all its entries may name."""
+
+    command: int
+    disk: int
+    containers: list[ContainerSpec]
+
+
+class Quiesce(Message, tag=71):
+    """Park new host I/O of `disk`; answer when started pieces are done.
+
+    Fails (and the disk is active again) if that takes longer than `drain_ns`; ends by itself after
+    `hold_ns`.  Quiesces nest.
+    """
+
+    command: int
+    disk: int
+    quiesce: int
+    drain_ns: int
+    hold_ns: int
+
+
+class Activate(Message, tag=72):
+    """End the quiesce `quiesce` of `disk`; the answer's `held` says whether it still held."""
+
+    command: int
+    disk: int
+    quiesce: int
+
+
+class DoWrite(Message, tag=73):
+    """Carry out the faulted write `request` at `location`, durably (FUA).
+
+    Where the I/O covers its first or last block only in part, the rest of that block is read
+    from `head` or `tail` (a location word, or 0 for zeroes) and the whole block is written.
+    """
+
+    command: int
+    request: int
+    location: int
+    head: int
+    tail: int
+
+
+class DoSplitRead(Message, tag=74):
+    """Carry out the faulted read `request` from `runs`, which cover all its blocks in order."""
+
+    command: int
+    request: int
+    runs: list[BlockRun]
+
+
+AgentMessage = (
+    Hello
+    | LeaseRequest
+    | MapFault
+    | Answer
+    | ContainerFailed
+    | QuiesceExpired
+    | OpenExport
+    | CloseExport
+    | ListExports
+)
+FaultAnswer = Retry | Failure | CompleteToHost
+Command = (
+    NewTable
+    | DeleteTable
+    | ResizeTable
+    | GetEntry
+    | SetEntry
+    | SetEntryState
+    | SetContainers
+    | Quiesce
+    | Activate
+    | DoWrite
+    | DoSplitRead
+)
+ControllerMessage = Welcome | Refused | Lease | ExportOpened | Exports | FaultAnswer | Command
+
+_encoder = msgspec.msgpack.Encoder()
+_agent_decoder = msgspec.msgpack.Decoder(AgentMessage)
+_controller_decoder = msgspec.msgpack.Decoder(ControllerMessage)
+
+
+def encode(message: Message) -> bytes:
+    """One message as MessagePack."""
+    return _encoder.encode(message)
+
+
+def decode_from_agent(data: bytes | memoryview) -> AgentMessage:
+    """Raises `msgspec.ValidationError` or `msgspec.DecodeError` on anything but an AgentMessage."""
+    return _agent_decoder.decode(data)
+
+
+def decode_from_controller(data: bytes | memoryview) -> ControllerMessage:
+    """Raises `msgspec.ValidationError` or `msgspec.DecodeError` on anything else."""
+    return _controller_decoder.decode(data)
