@@ -1,0 +1,1 @@
+//! The client's half (under construction; the server half's API is stable).

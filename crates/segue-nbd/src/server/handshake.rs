@@ -1,0 +1,501 @@
+//! The handshake: greeting, client flags, options ("Fixed newstyle negotiation").
+//!
+//! At most one option is under way, and none is begun while output waits to be taken: so what a
+//! client can make the server hold is one option and the answer to it.
+
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::options::{InfoWanted, parse_info, parse_meta_context};
+use super::rules::Rules;
+use super::transmission::Transmission;
+use super::{BASE_ALLOCATION_ID, Event, OPTION_DATA_BYTES_MAX, OPTION_SKIP_BYTES_MAX};
+use super::{Purpose, Refusal, RefusalKind, Step, Wants};
+use crate::consts as c;
+use crate::wire::{prefix, put_u16, put_u32, put_u64, string, u32_at, u64_at};
+use crate::{ExportInfo, ProtocolError};
+
+const SHUTTING_DOWN: &str = "the server is shutting down";
+
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    state: State,
+    pub(crate) output: Vec<u8>,
+    pub(crate) structured: bool,
+    fixed_newstyle: bool,
+    no_zeroes: bool,
+    /// For which export, by the name the client used, `base:allocation` is selected.
+    context_export: Option<String>,
+}
+
+#[derive(Debug)]
+enum State {
+    ClientFlags,
+    OptionHeader,
+    OptionData {
+        option: u32,
+        length: usize,
+        data: Vec<u8>,
+    },
+    OptionSkipped {
+        option: u32,
+        left: u32,
+    },
+    WantExport {
+        name: String,
+        question: Question,
+    },
+    WantList,
+}
+
+/// What the answer about an export is needed for.
+#[derive(Clone, Copy, Debug)]
+enum Question {
+    ExportName,
+    Info { option: u32, wanted: InfoWanted },
+    MetaContext { option: u32, matched: bool },
+}
+
+impl Handshake {
+    pub(crate) fn new() -> Self {
+        let mut output = Vec::new();
+        put_u64(&mut output, c::INIT_MAGIC);
+        put_u64(&mut output, c::OPTION_MAGIC);
+        put_u16(&mut output, c::FLAG_FIXED_NEWSTYLE | c::FLAG_NO_ZEROES);
+        Handshake {
+            state: State::ClientFlags,
+            output,
+            structured: false,
+            fixed_newstyle: false,
+            no_zeroes: false,
+            context_export: None,
+        }
+    }
+
+    pub(crate) fn wants(&self) -> Wants {
+        match self.state {
+            State::WantExport { .. } => Wants::ExportAnswer,
+            State::WantList => Wants::ListAnswer,
+            _ => Wants::Bytes,
+        }
+    }
+
+    pub(crate) fn is_inside_message(&self) -> bool {
+        matches!(
+            self.state,
+            State::OptionData { .. } | State::OptionSkipped { .. }
+        )
+    }
+
+    pub(crate) fn feed(
+        &mut self,
+        input: &[u8],
+        shutting_down: bool,
+    ) -> Result<Step, ProtocolError> {
+        if !self.output.is_empty() {
+            return Ok(Step::new(0, Event::Output));
+        }
+        match &mut self.state {
+            State::WantExport { .. } | State::WantList => Ok(Step::quiet(0)),
+            State::ClientFlags => self.feed_client_flags(input, shutting_down),
+            State::OptionHeader => self.feed_option_header(input, shutting_down),
+            State::OptionData {
+                option,
+                length,
+                data,
+            } => {
+                let count = input.len().min(*length - data.len());
+                data.extend_from_slice(&input[..count]);
+                if data.len() < *length {
+                    return Ok(Step::quiet(count));
+                }
+                let (option, data) = (*option, core::mem::take(data));
+                self.state = State::OptionHeader;
+                self.option(option, &data, shutting_down).map(|event| Step {
+                    consumed: count,
+                    event: Some(event),
+                })
+            }
+            State::OptionSkipped { option, left } => {
+                // At most `left`, so the cast is exact.
+                let count = input.len().min(*left as usize);
+                *left -= count as u32;
+                if *left > 0 {
+                    return Ok(Step::quiet(count));
+                }
+                let option = *option;
+                self.state = State::OptionHeader;
+                let event = self.option_too_big(option, shutting_down);
+                Ok(Step::new(count, event))
+            }
+        }
+    }
+
+    fn feed_client_flags(
+        &mut self,
+        input: &[u8],
+        shutting_down: bool,
+    ) -> Result<Step, ProtocolError> {
+        if input.len() < 4 {
+            return Ok(Step::quiet(0));
+        }
+        let flags = u32_at(input, 0);
+        if flags & !(c::FLAG_C_FIXED_NEWSTYLE | c::FLAG_C_NO_ZEROES) != 0 {
+            return Err(ProtocolError::ClientFlags(flags));
+        }
+        self.fixed_newstyle = flags & c::FLAG_C_FIXED_NEWSTYLE != 0;
+        self.no_zeroes = flags & c::FLAG_C_NO_ZEROES != 0;
+        self.state = State::OptionHeader;
+        let step = self.feed_option_header(&input[4..], shutting_down)?;
+        Ok(Step {
+            consumed: step.consumed + 4,
+            event: step.event,
+        })
+    }
+
+    fn feed_option_header(
+        &mut self,
+        input: &[u8],
+        shutting_down: bool,
+    ) -> Result<Step, ProtocolError> {
+        // The magic is judged as soon as it is there: a stranger may never send more.
+        if input.len() < 8 {
+            return Ok(Step::quiet(0));
+        }
+        let magic = u64_at(input, 0);
+        if magic != c::OPTION_MAGIC {
+            return Err(ProtocolError::OptionMagic(magic));
+        }
+        if input.len() < c::OPTION_BYTES {
+            return Ok(Step::quiet(0));
+        }
+        let (option, length) = (u32_at(input, 8), u32_at(input, 12));
+        if !self.fixed_newstyle && option != c::OPT_EXPORT_NAME {
+            return Err(ProtocolError::OptionNotFixed(option));
+        }
+        let name_too_long = option == c::OPT_EXPORT_NAME && length as usize > c::STRING_BYTES_MAX;
+        if name_too_long || length > OPTION_SKIP_BYTES_MAX {
+            return Err(ProtocolError::OptionTooLong { option, length });
+        }
+        if length > OPTION_DATA_BYTES_MAX {
+            self.state = State::OptionSkipped {
+                option,
+                left: length,
+            };
+        } else if length > 0 {
+            self.state = State::OptionData {
+                option,
+                length: length as usize,
+                data: Vec::new(),
+            };
+        } else {
+            let event = self.option(option, &[], shutting_down)?;
+            return Ok(Step::new(c::OPTION_BYTES, event));
+        }
+        // The caller's loop ends on a step without event, so go on with the data at once.
+        let step = self.feed(&input[c::OPTION_BYTES..], shutting_down)?;
+        Ok(Step {
+            consumed: c::OPTION_BYTES + step.consumed,
+            event: step.event,
+        })
+    }
+
+    /// Acts upon a whole option.
+    fn option(
+        &mut self,
+        option: u32,
+        data: &[u8],
+        shutting_down: bool,
+    ) -> Result<Event, ProtocolError> {
+        if option == c::OPT_ABORT {
+            self.reply(option, c::REP_ACK, &[]);
+            return Ok(Event::Finished);
+        }
+        if option == c::OPT_SET_META_CONTEXT {
+            // "Issuing this command replaces all previously-set metadata contexts (including
+            // when this command fails)".
+            self.context_export = None;
+        }
+        if shutting_down {
+            if option == c::OPT_EXPORT_NAME {
+                return Err(ProtocolError::ExportNameRefused);
+            }
+            return Ok(self.refuse(option, c::REP_ERR_SHUTDOWN, SHUTTING_DOWN));
+        }
+        Ok(match option {
+            c::OPT_EXPORT_NAME => {
+                let name = string(data).ok_or(ProtocolError::ExportNameRefused)?;
+                self.ask(name, Question::ExportName)
+            }
+            c::OPT_LIST if data.is_empty() => {
+                self.state = State::WantList;
+                Event::WantList
+            }
+            c::OPT_STRUCTURED_REPLY if data.is_empty() => {
+                self.structured = true;
+                self.reply(option, c::REP_ACK, &[])
+            }
+            c::OPT_LIST | c::OPT_STRUCTURED_REPLY => {
+                self.refuse(option, c::REP_ERR_INVALID, "the option takes no data")
+            }
+            c::OPT_INFO | c::OPT_GO => match parse_info(data) {
+                Ok((name, wanted)) => self.ask(name, Question::Info { option, wanted }),
+                Err(why) => self.refuse(option, c::REP_ERR_INVALID, why),
+            },
+            c::OPT_LIST_META_CONTEXT | c::OPT_SET_META_CONTEXT => {
+                self.option_meta_context(option, data)
+            }
+            c::OPT_STARTTLS => self.refuse(
+                option,
+                c::REP_ERR_UNSUP,
+                "TLS is not supported by this server",
+            ),
+            _ => self.refuse(
+                option,
+                c::REP_ERR_UNSUP,
+                "the option is not known to this server",
+            ),
+        })
+    }
+
+    fn option_meta_context(&mut self, option: u32, data: &[u8]) -> Event {
+        if !self.structured {
+            let why = "structured replies must be negotiated before metadata contexts";
+            return self.refuse(option, c::REP_ERR_INVALID, why);
+        }
+        match parse_meta_context(data, option == c::OPT_SET_META_CONTEXT) {
+            Ok((name, matched)) => self.ask(name, Question::MetaContext { option, matched }),
+            Err(why) => self.refuse(option, c::REP_ERR_INVALID, why),
+        }
+    }
+
+    fn option_too_big(&mut self, option: u32, shutting_down: bool) -> Event {
+        match option {
+            // Data sent with ABORT is to be ignored, however much.
+            c::OPT_ABORT => {
+                self.reply(option, c::REP_ACK, &[]);
+                return Event::Finished;
+            }
+            c::OPT_SET_META_CONTEXT => self.context_export = None,
+            _ => {}
+        }
+        if shutting_down {
+            return self.refuse(option, c::REP_ERR_SHUTDOWN, SHUTTING_DOWN);
+        }
+        match option {
+            c::OPT_LIST | c::OPT_STRUCTURED_REPLY => {
+                self.refuse(option, c::REP_ERR_INVALID, "the option takes no data")
+            }
+            c::OPT_INFO | c::OPT_GO | c::OPT_LIST_META_CONTEXT | c::OPT_SET_META_CONTEXT => self
+                .refuse(
+                    option,
+                    c::REP_ERR_TOO_BIG,
+                    "the option has over 65536 bytes of data",
+                ),
+            _ => self.refuse(
+                option,
+                c::REP_ERR_UNSUP,
+                "the option is not known to this server",
+            ),
+        }
+    }
+
+    fn ask(&mut self, name: &str, question: Question) -> Event {
+        let opens = match question {
+            Question::ExportName => true,
+            Question::Info { option, .. } => option == c::OPT_GO,
+            Question::MetaContext { .. } => false,
+        };
+        let purpose = if opens {
+            Purpose::Open
+        } else {
+            Purpose::Describe
+        };
+        self.state = State::WantExport {
+            name: name.to_owned(),
+            question,
+        };
+        Event::WantExport {
+            name: name.to_owned(),
+            purpose,
+        }
+    }
+
+    /// Takes the answer to the question about an export; gives the next phase if it begins.
+    pub(crate) fn export_answer(
+        &mut self,
+        answer: Result<ExportInfo, Refusal>,
+    ) -> Result<Option<Transmission>, ProtocolError> {
+        let state = core::mem::replace(&mut self.state, State::OptionHeader);
+        let State::WantExport { name, question } = state else {
+            panic!("export_answer, though no export was asked for");
+        };
+        let option = match question {
+            Question::ExportName => c::OPT_EXPORT_NAME,
+            Question::Info { option, .. } | Question::MetaContext { option, .. } => option,
+        };
+        let export = match answer {
+            Ok(export) => export,
+            Err(_) if option == c::OPT_EXPORT_NAME => {
+                return Err(ProtocolError::ExportNameRefused);
+            }
+            Err(refusal) => {
+                self.refuse(option, refusal.kind.reply(), &refusal.message);
+                return Ok(None);
+            }
+        };
+        match question {
+            Question::ExportName => {
+                self.put_export(&export);
+                if !self.no_zeroes {
+                    self.output
+                        .extend_from_slice(&[0; c::EXPORT_NAME_PADDING_BYTES]);
+                }
+                Ok(Some(self.open(&name, export, false)))
+            }
+            Question::Info { option, wanted } => {
+                self.reply_info(option, wanted, &export);
+                let opens = option == c::OPT_GO;
+                Ok(opens.then(|| self.open(&name, export, wanted.block_size)))
+            }
+            Question::MetaContext { option, matched } => {
+                self.reply_meta_context(option, matched && export.features.block_status, name);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Begins transmission, with what was agreed on for the export of this name.
+    fn open(&mut self, name: &str, export: ExportInfo, sizes_advertised: bool) -> Transmission {
+        let context = self.context_export.as_deref() == Some(name);
+        let block_status = context && self.structured && export.features.block_status;
+        let rules = Rules::new(&export, self.structured, block_status, sizes_advertised);
+        Transmission::new(
+            rules,
+            self.structured,
+            core::mem::take(&mut self.output),
+            export,
+        )
+    }
+
+    fn reply_info(&mut self, option: u32, wanted: InfoWanted, export: &ExportInfo) {
+        self.put_reply_head(option, c::REP_INFO, 12);
+        put_u16(&mut self.output, c::INFO_EXPORT);
+        self.put_export(export);
+        if wanted.block_size {
+            let sizes = export.block_sizes.served();
+            self.put_reply_head(option, c::REP_INFO, 14);
+            put_u16(&mut self.output, c::INFO_BLOCK_SIZE);
+            put_u32(&mut self.output, sizes.minimum());
+            put_u32(&mut self.output, sizes.preferred());
+            put_u32(&mut self.output, sizes.maximum());
+        }
+        if wanted.name {
+            self.reply_info_text(option, c::INFO_NAME, &export.name);
+        }
+        if wanted.description && !export.description.is_empty() {
+            self.reply_info_text(option, c::INFO_DESCRIPTION, &export.description);
+        }
+        self.reply(option, c::REP_ACK, &[]);
+    }
+
+    fn reply_info_text(&mut self, option: u32, kind: u16, text: &str) {
+        let text = prefix(text, c::STRING_BYTES_MAX);
+        self.put_reply_head(option, c::REP_INFO, 2 + text.len());
+        put_u16(&mut self.output, kind);
+        self.output.extend_from_slice(text.as_bytes());
+    }
+
+    fn reply_meta_context(&mut self, option: u32, selected: bool, export_name: String) {
+        let set = option == c::OPT_SET_META_CONTEXT;
+        if selected {
+            self.put_reply_head(option, c::REP_META_CONTEXT, 4 + c::BASE_ALLOCATION.len());
+            // In a list the id is reserved and zero.
+            put_u32(&mut self.output, if set { BASE_ALLOCATION_ID } else { 0 });
+            self.output.extend_from_slice(c::BASE_ALLOCATION.as_bytes());
+            if set {
+                self.context_export = Some(export_name);
+            }
+        }
+        self.reply(option, c::REP_ACK, &[]);
+    }
+
+    /// Takes the answer to the question for a list.
+    pub(crate) fn list_answer<N, D>(
+        &mut self,
+        answer: Result<impl IntoIterator<Item = (N, D)>, Refusal>,
+    ) where
+        N: AsRef<str>,
+        D: AsRef<str>,
+    {
+        let state = core::mem::replace(&mut self.state, State::OptionHeader);
+        assert!(
+            matches!(state, State::WantList),
+            "list_answer, though no list was asked for"
+        );
+        match answer {
+            Err(refusal) => {
+                self.refuse(c::OPT_LIST, refusal.kind.reply(), &refusal.message);
+            }
+            Ok(exports) => {
+                for (name, description) in exports {
+                    self.reply_server(name.as_ref(), description.as_ref());
+                }
+                self.reply(c::OPT_LIST, c::REP_ACK, &[]);
+            }
+        }
+    }
+
+    fn reply_server(&mut self, name: &str, description: &str) {
+        if string(name.as_bytes()).is_none() {
+            return;
+        }
+        let description = prefix(description, c::STRING_BYTES_MAX);
+        self.put_reply_head(
+            c::OPT_LIST,
+            c::REP_SERVER,
+            4 + name.len() + description.len(),
+        );
+        put_u32(&mut self.output, name.len() as u32);
+        self.output.extend_from_slice(name.as_bytes());
+        self.output.extend_from_slice(description.as_bytes());
+    }
+
+    fn refuse(&mut self, option: u32, kind: u32, message: &str) -> Event {
+        self.reply(
+            option,
+            kind,
+            prefix(message, c::STRING_BYTES_MAX).as_bytes(),
+        )
+    }
+
+    fn reply(&mut self, option: u32, kind: u32, data: &[u8]) -> Event {
+        self.put_reply_head(option, kind, data.len());
+        self.output.extend_from_slice(data);
+        Event::Output
+    }
+
+    /// The lengths of replies are bounded by a few strings, so they fit 32 bits.
+    fn put_reply_head(&mut self, option: u32, kind: u32, data_bytes: usize) {
+        put_u64(&mut self.output, c::OPTION_REPLY_MAGIC);
+        put_u32(&mut self.output, option);
+        put_u32(&mut self.output, kind);
+        put_u32(&mut self.output, data_bytes as u32);
+    }
+
+    fn put_export(&mut self, export: &ExportInfo) {
+        put_u64(&mut self.output, export.size_bytes);
+        put_u16(&mut self.output, export.transmission_flags(self.structured));
+    }
+}
+
+impl RefusalKind {
+    fn reply(self) -> u32 {
+        match self {
+            RefusalKind::Unknown => c::REP_ERR_UNKNOWN,
+            RefusalKind::Policy => c::REP_ERR_POLICY,
+            RefusalKind::Shutdown => c::REP_ERR_SHUTDOWN,
+        }
+    }
+}
