@@ -1,0 +1,1 @@
+"""What crosses the link between agent and controller: messages, framing, the link itself."""
