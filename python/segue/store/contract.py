@@ -79,7 +79,7 @@ class Loaded:
     """The commits after the checkpoint, oldest first, `checkpoint_number + 1` to `number`."""
     read_page: Callable[[int], bytes]
     """A page of the checkpoint by id; blocking; until the first `checkpoint` of this term only.
-    Raises `StoreCorrupt` for a page that is missing or fails its checksum."""
+    Raises `StoreCorrupt` if it is missing; its checksums are for `PageTree.load` to verify."""
 
 
 class Store(Protocol):
