@@ -1,0 +1,407 @@
+"""Simulated storage containers: what lies where, what would survive, and what is under way.
+
+A `Medium` is one container's bytes, kept as one token for every sector of 512 bytes: 0 is zeroes,
+anything else names the host write (or the rubbish) that put it there.  It has layers::
+
+    seen     what a read returns (page cache or device)
+    dirty    for each sector the tokens written since its last durable one, oldest first
+    durable  what loss of power cannot take
+
+Loss of power leaves in every dirty sector, each for itself, the durable token or any later one.
+A flush makes durable what had been applied when it began; a write with FUA its own sectors.  A
+flush that fails may drop dirty sectors for good: they are still seen, and no later flush saves
+them (as Linux does).
+
+Requests are under way between `submit` and their answer; a write takes effect in between, at one
+instant or, torn, at two.  They belong to a `Holder` (an agent's incarnation or a controller's
+copier) and outlive the death of its process, like requests in a kernel: `fence_ended` is true when
+the process is dead and none of its requests is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from segue.controller.ports import CreatedContainer, Stamp
+from segue.sim.loop import MS, SECOND, US, Process, World
+from segue.wire.messages import ContainerSpec
+
+SECTOR_BYTES = 512
+EIO = 5
+ENOENT = 2
+EEXIST = 17
+RUBBISH = 1 << 60
+"""Tokens from here on were on the medium before Segue: no host may ever see one."""
+
+
+@dataclass(eq=False, slots=True)
+class Holder:
+    """Who does I/O: a process and the fence whose lock rides on its descriptors."""
+
+    process: Process
+    fence: int
+    name: str
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """One request under way.  `tag` is its sender's, for checkers: what it is part of."""
+
+    medium: Medium
+    kind: str
+    """read, write or flush."""
+    holder: Holder
+    sector: int
+    count: int
+    tokens: Sequence[int]
+    fua: bool
+    tag: Any
+    done: Callable[[int, Sequence[int]], None]
+    errno: int = 0
+    serial: int = 0
+    """Of the last effect, for FUA and flush."""
+    dropped: bool = False
+    """Its process died before the kernel had it: no effect."""
+    result: list[int] = field(default_factory=list)
+
+    def overlaps(self, sector: int, count: int) -> bool:
+        """Whether it touches one of these sectors."""
+        return self.sector < sector + count and sector < self.sector + self.count
+
+
+class Medium:
+    """The storage behind one container."""
+
+    def __init__(
+        self, world: World, uri: str, segment_bytes: int, clean: bool, write_unit_bytes: int = 1
+    ) -> None:
+        self.world = world
+        self.uri = uri
+        self.segment_sectors = segment_bytes // SECTOR_BYTES
+        self.clean = clean
+        self.write_unit_bytes = write_unit_bytes
+        self.identity = b""
+        self.installation = b""
+        self.segments = 0
+        self.stamped = Stamp(0, 0)
+        self.seen: list[int] = []
+        self.durable: list[int] = []
+        self.dirty: dict[int, list[tuple[int, int]]] = {}
+        """Sector -> (serial, token) of every effect since the durable one."""
+        self.under_way: dict[int, Request] = {}
+        self.locks: dict[int, Process] = {}
+        self.fail_until_ns = 0
+        self.failing: frozenset[str] = frozenset()
+        """Kinds of request that may fail until then."""
+        self.slow_until_ns = 0
+        self.watch_start: Callable[[Request], None] | None = None
+        self.watch_end: Callable[[Request], None] | None = None
+        self._serial = 0
+        self._watched_deaths: set[int] = set()
+
+    def format(self, size_bytes: int, identity: bytes, installation: bytes) -> None:
+        """Makes it a container of that size."""
+        self.identity = identity
+        self.installation = installation
+        self.segments = size_bytes // (self.segment_sectors * SECTOR_BYTES)
+        sectors = self.segments * self.segment_sectors
+        self.durable = [0] * sectors if self.clean else [RUBBISH + i for i in range(sectors)]
+        self.seen = list(self.durable)
+
+    # Requests -----------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        kind: str,
+        holder: Holder,
+        sector: int,
+        count: int,
+        done: Callable[[int, Sequence[int]], None],
+        tokens: Sequence[int] = (),
+        fua: bool = False,
+        tag: Any = None,
+    ) -> Request:
+        """Starts a request; `done(errno, tokens read)` runs in the holder's process.
+
+        Offsets are in sectors of the data area.
+        """
+        world = self.world
+        request = Request(self, kind, holder, sector, count, tokens, fua, tag, done)
+        if kind != "flush" and not 0 <= sector <= sector + count <= len(self.seen):
+            world.blame(f"{holder.name}: {kind} outside {self.uri}: {sector}+{count}")
+            sector = request.sector = 0
+            count = request.count = 0
+        if kind == "write":
+            unit = max(1, self.write_unit_bytes // SECTOR_BYTES)
+            if sector % unit or count % unit or len(tokens) != count:
+                world.blame(f"{holder.name}: write {sector}+{count} breaks the write unit {unit}")
+        serial = world.next_serial()
+        self.under_way[serial] = request
+        self._watch_death(holder)
+        if self.watch_start is not None:
+            self.watch_start(request)
+        took_ns = self._time_ns(kind)
+        request.serial = self._serial
+        effect_ns = int(took_ns * world.rng.random())
+        if world.now_ns < self.fail_until_ns and kind in self.failing and world.rng.random() < 0.3:
+            request.errno = EIO
+        if kind != "flush":
+            torn = count > 1 and world.rng.random() < 0.3
+            split = sector + (world.rng.randrange(1, count) if torn else count)
+            world.call_in(effect_ns, self._effect, request, sector, split)
+            if torn:
+                later_ns = effect_ns + int((took_ns - effect_ns) * world.rng.random())
+                world.call_in(later_ns, self._effect, request, split, sector + count)
+        world.call_in(took_ns, self._finish, serial)
+        return request
+
+    def _time_ns(self, kind: str) -> int:
+        rng = self.world.rng
+        took_ns = 20 * US + int(250 * US * rng.random() ** 2)
+        if kind == "flush":
+            took_ns *= 4
+        if self.world.now_ns < self.slow_until_ns and rng.random() < 0.3:
+            took_ns += int(rng.random() ** 2 * min(6 * SECOND, 2 * self._slow_left_ns()))
+        elif rng.random() < 0.01:
+            took_ns += rng.randrange(30 * MS)
+        return took_ns
+
+    def _slow_left_ns(self) -> int:
+        return self.slow_until_ns - self.world.now_ns
+
+    def _effect(self, request: Request, begin: int, end: int) -> None:
+        """The moment at which part of a read or write happens."""
+        if request.dropped:
+            return
+        if request.kind == "read":
+            request.result += self.seen[begin:end]
+            return
+        self._serial += 1
+        rng = self.world.rng
+        tokens = request.tokens
+        for sector in range(begin, end):
+            if request.errno and rng.random() < 0.5:
+                continue
+            token = tokens[sector - request.sector]
+            self.seen[sector] = token
+            waiting = self.dirty.get(sector)
+            if waiting is None:
+                self.dirty[sector] = [(self._serial, token)]
+            else:
+                if len(waiting) > 5:
+                    del waiting[rng.randrange(len(waiting))]
+                waiting.append((self._serial, token))
+        request.serial = self._serial
+
+    def _finish(self, serial: int) -> None:
+        request = self.under_way.pop(serial, None)
+        if request is None:
+            return
+        if not request.errno and not request.dropped:
+            if request.kind == "flush":
+                self._harden(list(self.dirty), request.serial)
+            elif request.kind == "write" and request.fua:
+                span = range(request.sector, request.sector + request.count)
+                self._harden(span, request.serial)
+        elif request.kind == "flush" and not request.dropped:
+            self._drop_some()
+        if self.watch_end is not None:
+            self.watch_end(request)
+        if request.holder.process.alive:
+            request.holder.process.post(request.done, request.errno, request.result)
+
+    def _harden(self, sectors: Sequence[int], serial: int) -> None:
+        """Effects up to `serial` cannot be lost any more."""
+        for sector in sectors:
+            waiting = self.dirty.get(sector)
+            if waiting is None or waiting[0][0] > serial:
+                continue
+            kept = [item for item in waiting if item[0] > serial]
+            self.durable[sector] = waiting[len(waiting) - len(kept) - 1][1]
+            if kept:
+                self.dirty[sector] = kept
+            else:
+                del self.dirty[sector]
+
+    def _drop_some(self) -> None:
+        """A failed flush: the kernel counts dirty sectors as clean, and they are not."""
+        rng = self.world.rng
+        for sector in list(self.dirty):
+            if rng.random() < 0.5:
+                del self.dirty[sector]
+
+    # Death and power ------------------------------------------------------------------------------
+
+    def lock(self, holder: Holder) -> None:
+        """Takes the lock of the holder's fence on the descriptor it has opened."""
+        self.locks[holder.fence] = holder.process
+
+    def fence_ended(self, fence: int) -> bool:
+        """Whether its lock is gone: process dead, and no request of it in the kernel."""
+        process = self.locks.get(fence)
+        if process is not None and process.alive:
+            return False
+        return not any(r.holder.fence == fence for r in self.under_way.values())
+
+    def _watch_death(self, holder: Holder) -> None:
+        process = holder.process
+        key = id(process)
+        if key not in self._watched_deaths:
+            self._watched_deaths.add(key)
+            process.on_kill.append(lambda: self._died(process))
+
+    def _died(self, process: Process) -> None:
+        self._watched_deaths.discard(id(process))
+        for serial, request in list(self.under_way.items()):
+            if request.holder.process is process and self.world.rng.random() < 0.3:
+                request.dropped = True
+                del self.under_way[serial]
+                if self.watch_end is not None:
+                    self.watch_end(request)
+
+    def lose_power(self) -> None:
+        """Requests under way end where they are; dirty sectors fall back, each for itself."""
+        rng = self.world.rng
+        for request in self.under_way.values():
+            request.dropped = True
+            if self.watch_end is not None:
+                self.watch_end(request)
+        self.under_way.clear()
+        self.locks.clear()
+        lost = 0
+        for sector, waiting in self.dirty.items():
+            choice = rng.randrange(len(waiting) + 1)
+            if choice:
+                self.durable[sector] = waiting[choice - 1][1]
+            lost += choice != len(waiting)
+        self.dirty.clear()
+        self.seen = list(self.durable)
+        self.world.log("medium-power", self.uri, f"lost {lost} sectors")
+
+    def heal(self) -> None:
+        """No failures and no slowness from here on."""
+        self.fail_until_ns = self.slow_until_ns = 0
+
+
+class SimStorage:
+    """The controller's hands on the media; satisfies `controller.ports.Storage`."""
+
+    def __init__(self, process: Process, media: dict[str, Medium]) -> None:
+        self.process = process
+        self.media = media
+        self.opened: dict[int, Medium] = {}
+        self.holder = Holder(process, 0, process.name)
+
+    async def create(
+        self,
+        uri: str,
+        size_bytes: int,
+        segment_bytes: int,
+        identity: bytes,
+        installation: bytes,
+        cache: str,
+    ) -> CreatedContainer:
+        """See the port."""
+        await self._pause()
+        medium = self._medium(uri)
+        if medium.identity and medium.identity != identity:
+            raise FileExistsError(EEXIST, f"{uri} is a container already")
+        if not medium.identity:
+            medium.format(size_bytes, identity, installation)
+        return CreatedContainer(medium.segments, medium.write_unit_bytes, medium.clean)
+
+    async def open(self, spec: ContainerSpec, installation: bytes, fence: int) -> Stamp:
+        """See the port."""
+        await self._pause()
+        medium = self._medium(spec.uri)
+        if medium.identity != spec.identity or medium.installation != installation:
+            raise OSError(EIO, f"{spec.uri} is not the container it was")
+        self.holder.fence = fence
+        medium.lock(self.holder)
+        self.opened[spec.container] = medium
+        return medium.stamped
+
+    async def zero(self, container: int, offset_bytes: int, length_bytes: int) -> None:
+        """See the port."""
+        sector, count = _sectors(offset_bytes, length_bytes)
+        await self._do(container, "write", sector, count, [0] * count, "zero")
+
+    async def copy(
+        self, source: int, source_bytes: int, target: int, target_bytes: int, length_bytes: int
+    ) -> None:
+        """See the port."""
+        sector, count = _sectors(source_bytes, length_bytes)
+        tokens = await self._do(source, "read", sector, count, (), "copy")
+        sector, count = _sectors(target_bytes, length_bytes)
+        await self._do(target, "write", sector, count, tokens, "copy")
+
+    async def flush(self, container: int) -> None:
+        """See the port."""
+        await self._do(container, "flush", 0, 0, (), "flush")
+
+    async def fence_ended(self, container: int, holder: int) -> bool:
+        """See the port."""
+        await self._pause()
+        return self._opened(container).fence_ended(holder)
+
+    async def stamp(self, container: int, stamp: Stamp) -> None:
+        """See the port."""
+        medium = self._opened(container)
+        await self._pause()
+        new = (stamp.term, stamp.commit)
+        if new > (medium.stamped.term, medium.stamped.commit):
+            medium.stamped = stamp
+        await self._pause()
+
+    async def _pause(self) -> None:
+        await asyncio.sleep((10 * US + self.process.world.rng.randrange(300 * US)) / SECOND)
+
+    def _medium(self, uri: str) -> Medium:
+        medium = self.media.get(uri)
+        if medium is None:
+            raise FileNotFoundError(ENOENT, f"no such storage: {uri}")
+        return medium
+
+    def _opened(self, container: int) -> Medium:
+        medium = self.opened.get(container)
+        if medium is None:
+            raise FileNotFoundError(ENOENT, f"container {container} is not open")
+        return medium
+
+    async def _do(
+        self,
+        container: int,
+        kind: str,
+        sector: int,
+        count: int,
+        tokens: Sequence[int],
+        tag: str,
+    ) -> Sequence[int]:
+        medium = self._opened(container)
+        answer: asyncio.Future[Sequence[int]] = asyncio.get_running_loop().create_future()
+
+        def done(errno: int, found: Sequence[int]) -> None:
+            if answer.done():
+                return
+            if errno:
+                answer.set_exception(OSError(errno, f"{kind} of {medium.uri}"))
+            else:
+                answer.set_result(found)
+
+        medium.submit(kind, self.holder, sector, count, done, tokens, tag=(tag,))
+        return await answer
+
+
+def _sectors(offset_bytes: int, length_bytes: int) -> tuple[int, int]:
+    assert offset_bytes % SECTOR_BYTES == 0
+    assert length_bytes % SECTOR_BYTES == 0
+    return offset_bytes // SECTOR_BYTES, length_bytes // SECTOR_BYTES
+
+
+def media_lose_power(media: dict[str, Medium]) -> None:
+    """All of them at once."""
+    for medium in media.values():
+        medium.lose_power()
