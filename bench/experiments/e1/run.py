@@ -45,7 +45,7 @@ def qemu(cache: str, aio: str) -> list[str]:
 def servers(build: Path) -> dict[str, dict[str, list[str]]]:
     """Servers by kind of cache and name."""
     nbdkit = ["nbdkit", "-f", "-U", "{socket}", "file", "{file}"]
-    modes = ("null", "inline", "nowait", "blocking", "pool", "uring")
+    modes = ("null", "inline", "nowait", "blocking", "spin", "pool", "uring")
     cached = {mode: own(build, mode, False) for mode in modes}
     cached |= {"nbdkit": nbdkit, "qemu-nbd": qemu("writeback", "threads")}
     direct = {mode: own(build, mode, True) for mode in ("null", "inline", "pool", "uring")}
@@ -102,9 +102,12 @@ def report(kind: str, names: list[str], results: dict, peers: list[str]) -> None
         print("|---|---|---|---|---|---|")
         for name in names:
             runs = results[name, op, depth]
-            iops = [r["iops"] / b["iops"] for r, b in zip(runs, results[best, op, depth])]
+            iops = [
+                r["iops"] / b["iops"] for r, b in zip(runs, results[best, op, depth], strict=True)
+            ]
             cpu = [
-                r["server_us"] / b["server_us"] for r, b in zip(runs, results[thrift, op, depth])
+                r["server_us"] / b["server_us"]
+                for r, b in zip(runs, results[thrift, op, depth], strict=True)
             ]
             middle = {key: statistics.median(r[key] for r in runs) for key in runs[0]}
             print(

@@ -5,6 +5,7 @@
 //! * `inline`: epoll, then preadv2/pwritev2 in the data thread;
 //! * `nowait`: as inline, reads with RWF_NOWAIT first, the rest to the pool;
 //! * `blocking`: as inline without epoll (a blocking recv: what one thread a connection would cost);
+//! * `spin`: as inline, but looks again for up to 50 us before it sleeps, while that pays;
 //! * `pool`: epoll, eight threads do the I/O and send their replies;
 //! * `uring`: recv and file I/O through one ring, replies by sendmsg.
 
@@ -14,6 +15,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
 
 use e1::*;
 use io_uring::{IoUring, cqueue, opcode, types};
@@ -131,6 +133,15 @@ impl Receiver {
         &mut self.buffer[self.end..]
     }
 
+    /// Takes what is there without waiting; `None` if nothing is.
+    fn receive_now(&mut self, socket: RawFd) -> Option<bool> {
+        let room = self.room();
+        let flags = libc::MSG_DONTWAIT;
+        let got = unsafe { libc::recv(socket, room.as_mut_ptr().cast(), room.len(), flags) };
+        self.end += usize::try_from(got).unwrap_or(0);
+        (got >= 0).then_some(got > 0)
+    }
+
     fn receive(&mut self, socket: RawFd) -> bool {
         let room = self.room();
         let got = unsafe { libc::recv(socket, room.as_mut_ptr().cast(), room.len(), 0) };
@@ -183,12 +194,41 @@ impl Drop for Epoll {
     }
 }
 
+/// Whether looking again pays: credit for hits, debt for misses, a rest after too many.
+struct Spin {
+    credit: i32,
+    rest: u32,
+}
+
+impl Spin {
+    fn wait(&mut self, receiver: &mut Receiver, socket: RawFd) -> Option<bool> {
+        if self.rest > 0 {
+            self.rest -= 1;
+            return None;
+        }
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_micros(50) {
+            if let Some(got) = receiver.receive_now(socket) {
+                self.credit = (self.credit + 1).min(8);
+                return Some(got);
+            }
+            std::hint::spin_loop();
+        }
+        self.credit -= 2;
+        if self.credit < 0 {
+            (self.credit, self.rest) = (0, 64);
+        }
+        None
+    }
+}
+
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
     Null,
     Inline,
     Nowait,
     Blocking,
+    Spin,
     Pool,
     Uring,
 }
@@ -293,11 +333,17 @@ impl Server {
     fn serve_inline(&self, socket: RawFd) {
         let (mut receiver, epoll, slots) = (Receiver::new(), Epoll::new(socket), Slots::new());
         let mut replies = Vec::with_capacity(SLOTS);
+        let mut spin = Spin { credit: 0, rest: 0 };
         loop {
-            if self.mode != Mode::Blocking {
+            let spun = if self.mode == Mode::Spin {
+                spin.wait(&mut receiver, socket)
+            } else {
+                None
+            };
+            if self.mode != Mode::Blocking && spun.is_none() {
                 epoll.wait();
             }
-            if !receiver.receive(socket) {
+            if !spun.unwrap_or_else(|| receiver.receive(socket)) {
                 return;
             }
             while let Some((request, payload)) = receiver.next() {
@@ -438,6 +484,7 @@ fn main() {
         "inline" => Mode::Inline,
         "nowait" => Mode::Nowait,
         "blocking" => Mode::Blocking,
+        "spin" => Mode::Spin,
         "pool" => Mode::Pool,
         "uring" => Mode::Uring,
         other => panic!("unknown mode {other}"),
