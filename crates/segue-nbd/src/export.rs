@@ -40,6 +40,17 @@ impl BlockSizes {
     /// least 512 and `minimum`; or `maximum` neither 0xffffffff nor a multiple of `minimum` of at
     /// least `preferred`.
     pub fn new(minimum: u32, preferred: u32, maximum: u32) -> Result<Self, BlockSizesError> {
+        Self::received(minimum, preferred, maximum, u64::MAX)
+    }
+
+    /// Takes sizes that a server advertised for an export of `size_bytes`: `maximum` may be
+    /// smaller than `preferred` if the export is.
+    pub(crate) fn received(
+        minimum: u32,
+        preferred: u32,
+        maximum: u32,
+        size_bytes: u64,
+    ) -> Result<Self, BlockSizesError> {
         if !minimum.is_power_of_two() || minimum > 1 << 16 {
             return Err(BlockSizesError("minimum is not a power of two up to 65536"));
         }
@@ -48,7 +59,8 @@ impl BlockSizes {
                 "preferred is not a power of two of at least 512",
             ));
         }
-        if maximum != u32::MAX && (maximum % minimum != 0 || maximum < preferred) {
+        let maximum_min = u64::from(preferred).min(size_bytes);
+        if maximum != u32::MAX && (maximum % minimum != 0 || u64::from(maximum) < maximum_min) {
             return Err(BlockSizesError(
                 "maximum is not a multiple of minimum above preferred",
             ));

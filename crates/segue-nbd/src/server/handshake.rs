@@ -8,12 +8,13 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::options::{InfoWanted, parse_info, parse_meta_context};
+use super::output::Output;
 use super::rules::Rules;
 use super::transmission::Transmission;
-use super::{BASE_ALLOCATION_ID, Event, OPTION_DATA_BYTES_MAX, OPTION_SKIP_BYTES_MAX};
+use super::{Event, OPTION_DATA_BYTES_MAX, OPTION_SKIP_BYTES_MAX};
 use super::{Purpose, Refusal, RefusalKind, Step, Wants};
 use crate::consts as c;
-use crate::wire::{prefix, put_u16, put_u32, put_u64, string, u32_at, u64_at};
+use crate::wire::{string, u32_at, u64_at};
 use crate::{ExportInfo, ProtocolError};
 
 const SHUTTING_DOWN: &str = "the server is shutting down";
@@ -21,7 +22,7 @@ const SHUTTING_DOWN: &str = "the server is shutting down";
 #[derive(Debug)]
 pub(crate) struct Handshake {
     state: State,
-    pub(crate) output: Vec<u8>,
+    pub(crate) output: Output,
     pub(crate) structured: bool,
     fixed_newstyle: bool,
     no_zeroes: bool,
@@ -59,10 +60,8 @@ enum Question {
 
 impl Handshake {
     pub(crate) fn new() -> Self {
-        let mut output = Vec::new();
-        put_u64(&mut output, c::INIT_MAGIC);
-        put_u64(&mut output, c::OPTION_MAGIC);
-        put_u16(&mut output, c::FLAG_FIXED_NEWSTYLE | c::FLAG_NO_ZEROES);
+        let mut output = Output::default();
+        output.greeting();
         Handshake {
             state: State::ClientFlags,
             output,
@@ -209,7 +208,7 @@ impl Handshake {
         shutting_down: bool,
     ) -> Result<Event, ProtocolError> {
         if option == c::OPT_ABORT {
-            self.reply(option, c::REP_ACK, &[]);
+            self.output.ack(option);
             return Ok(Event::Finished);
         }
         if option == c::OPT_SET_META_CONTEXT {
@@ -234,7 +233,8 @@ impl Handshake {
             }
             c::OPT_STRUCTURED_REPLY if data.is_empty() => {
                 self.structured = true;
-                self.reply(option, c::REP_ACK, &[])
+                self.output.ack(option);
+                Event::Output
             }
             c::OPT_LIST | c::OPT_STRUCTURED_REPLY => {
                 self.refuse(option, c::REP_ERR_INVALID, "the option takes no data")
@@ -274,7 +274,7 @@ impl Handshake {
         match option {
             // Data sent with ABORT is to be ignored, however much.
             c::OPT_ABORT => {
-                self.reply(option, c::REP_ACK, &[]);
+                self.output.ack(option);
                 return Event::Finished;
             }
             c::OPT_SET_META_CONTEXT => self.context_export = None,
@@ -355,12 +355,19 @@ impl Handshake {
                 Ok(Some(self.open(&name, export, false)))
             }
             Question::Info { option, wanted } => {
-                self.reply_info(option, wanted, &export);
+                self.output.infos(option, wanted, &export, self.structured);
                 let opens = option == c::OPT_GO;
                 Ok(opens.then(|| self.open(&name, export, wanted.block_size)))
             }
             Question::MetaContext { option, matched } => {
-                self.reply_meta_context(option, matched && export.features.block_status, name);
+                let set = option == c::OPT_SET_META_CONTEXT;
+                if matched && export.features.block_status {
+                    self.output.meta_context(option, set);
+                    if set {
+                        self.context_export = Some(name);
+                    }
+                }
+                self.output.ack(option);
                 Ok(None)
             }
         }
@@ -377,48 +384,6 @@ impl Handshake {
             core::mem::take(&mut self.output),
             export,
         )
-    }
-
-    fn reply_info(&mut self, option: u32, wanted: InfoWanted, export: &ExportInfo) {
-        self.put_reply_head(option, c::REP_INFO, 12);
-        put_u16(&mut self.output, c::INFO_EXPORT);
-        self.put_export(export);
-        if wanted.block_size {
-            let sizes = export.block_sizes.served();
-            self.put_reply_head(option, c::REP_INFO, 14);
-            put_u16(&mut self.output, c::INFO_BLOCK_SIZE);
-            put_u32(&mut self.output, sizes.minimum());
-            put_u32(&mut self.output, sizes.preferred());
-            put_u32(&mut self.output, sizes.maximum());
-        }
-        if wanted.name {
-            self.reply_info_text(option, c::INFO_NAME, &export.name);
-        }
-        if wanted.description && !export.description.is_empty() {
-            self.reply_info_text(option, c::INFO_DESCRIPTION, &export.description);
-        }
-        self.reply(option, c::REP_ACK, &[]);
-    }
-
-    fn reply_info_text(&mut self, option: u32, kind: u16, text: &str) {
-        let text = prefix(text, c::STRING_BYTES_MAX);
-        self.put_reply_head(option, c::REP_INFO, 2 + text.len());
-        put_u16(&mut self.output, kind);
-        self.output.extend_from_slice(text.as_bytes());
-    }
-
-    fn reply_meta_context(&mut self, option: u32, selected: bool, export_name: String) {
-        let set = option == c::OPT_SET_META_CONTEXT;
-        if selected {
-            self.put_reply_head(option, c::REP_META_CONTEXT, 4 + c::BASE_ALLOCATION.len());
-            // In a list the id is reserved and zero.
-            put_u32(&mut self.output, if set { BASE_ALLOCATION_ID } else { 0 });
-            self.output.extend_from_slice(c::BASE_ALLOCATION.as_bytes());
-            if set {
-                self.context_export = Some(export_name);
-            }
-        }
-        self.reply(option, c::REP_ACK, &[]);
     }
 
     /// Takes the answer to the question for a list.
@@ -440,53 +405,16 @@ impl Handshake {
             }
             Ok(exports) => {
                 for (name, description) in exports {
-                    self.reply_server(name.as_ref(), description.as_ref());
+                    self.output.listed(name.as_ref(), description.as_ref());
                 }
-                self.reply(c::OPT_LIST, c::REP_ACK, &[]);
+                self.output.ack(c::OPT_LIST);
             }
         }
     }
 
-    fn reply_server(&mut self, name: &str, description: &str) {
-        if string(name.as_bytes()).is_none() {
-            return;
-        }
-        let description = prefix(description, c::STRING_BYTES_MAX);
-        self.put_reply_head(
-            c::OPT_LIST,
-            c::REP_SERVER,
-            4 + name.len() + description.len(),
-        );
-        put_u32(&mut self.output, name.len() as u32);
-        self.output.extend_from_slice(name.as_bytes());
-        self.output.extend_from_slice(description.as_bytes());
-    }
-
     fn refuse(&mut self, option: u32, kind: u32, message: &str) -> Event {
-        self.reply(
-            option,
-            kind,
-            prefix(message, c::STRING_BYTES_MAX).as_bytes(),
-        )
-    }
-
-    fn reply(&mut self, option: u32, kind: u32, data: &[u8]) -> Event {
-        self.put_reply_head(option, kind, data.len());
-        self.output.extend_from_slice(data);
+        self.output.error(option, kind, message);
         Event::Output
-    }
-
-    /// The lengths of replies are bounded by a few strings, so they fit 32 bits.
-    fn put_reply_head(&mut self, option: u32, kind: u32, data_bytes: usize) {
-        put_u64(&mut self.output, c::OPTION_REPLY_MAGIC);
-        put_u32(&mut self.output, option);
-        put_u32(&mut self.output, kind);
-        put_u32(&mut self.output, data_bytes as u32);
-    }
-
-    fn put_export(&mut self, export: &ExportInfo) {
-        put_u64(&mut self.output, export.size_bytes);
-        put_u16(&mut self.output, export.transmission_flags(self.structured));
     }
 }
 

@@ -23,6 +23,7 @@
 
 mod handshake;
 mod options;
+mod output;
 mod request;
 mod rules;
 mod transmission;
@@ -32,6 +33,7 @@ use alloc::vec::Vec;
 
 use crate::{Errno, ExportInfo, ProtocolError};
 use handshake::Handshake;
+use output::Output;
 pub use request::{Command, Request};
 use transmission::Transmission;
 
@@ -234,9 +236,7 @@ impl ServerConn {
             Phase::Transmission(transmission) => &mut transmission.output,
             Phase::Finished { output, .. } => output,
         };
-        let taken = core::mem::take(output);
-        out.extend_from_slice(&taken);
-        !taken.is_empty()
+        output.take(out)
     }
 
     /// Answers [`Event::WantExport`].
@@ -370,8 +370,11 @@ impl ServerConn {
 
     fn finish(&mut self) {
         let structured = self.is_structured();
-        let mut output = Vec::new();
-        self.take_output(&mut output);
+        let output = match &mut self.phase {
+            Phase::Handshake(handshake) => core::mem::take(&mut handshake.output),
+            Phase::Transmission(transmission) => core::mem::take(&mut transmission.output),
+            Phase::Finished { .. } => return,
+        };
         self.phase = Phase::Finished { output, structured };
     }
 

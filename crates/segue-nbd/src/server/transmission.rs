@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use super::output::Output;
 use super::rules::Rules;
 use super::{Answer, BASE_ALLOCATION_ID, Command, Event, Request, ServerConn, Step, Wants};
 use crate::consts as c;
@@ -16,7 +17,7 @@ pub(crate) struct Transmission {
     payload: Payload,
     pub(crate) structured: bool,
     /// What the handshake left to be sent.
-    pub(crate) output: Vec<u8>,
+    pub(crate) output: Output,
     pub(crate) export: ExportInfo,
 }
 
