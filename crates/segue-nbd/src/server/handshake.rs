@@ -347,11 +347,8 @@ impl Handshake {
         };
         match question {
             Question::ExportName => {
-                self.put_export(&export);
-                if !self.no_zeroes {
-                    self.output
-                        .extend_from_slice(&[0; c::EXPORT_NAME_PADDING_BYTES]);
-                }
+                self.output
+                    .export_name(&export, self.structured, self.no_zeroes);
                 Ok(Some(self.open(&name, export, false)))
             }
             Question::Info { option, wanted } => {

@@ -170,7 +170,7 @@ enum Phase {
     Transmission(Transmission),
     /// Output of the handshake may still wait (the ACK of OPT_ABORT); requests may be in flight.
     Finished {
-        output: Vec<u8>,
+        output: Output,
         structured: bool,
     },
 }

@@ -33,7 +33,7 @@ enum Payload {
 }
 
 impl Transmission {
-    pub(crate) fn new(rules: Rules, structured: bool, output: Vec<u8>, export: ExportInfo) -> Self {
+    pub(crate) fn new(rules: Rules, structured: bool, output: Output, export: ExportInfo) -> Self {
         Transmission {
             rules,
             payload: Payload::None,
