@@ -57,7 +57,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
 # Parts of messages -----------------------------------------------------------------------------
 
 
-class ContainerSpec(Message):
+class ContainerSpec(Message, frozen=True):
     """A storage container as an agent must open it.
 
     `uri` is ``file:///path`` (later ``block://``, ``nbd://``); `cache` is "page" or "direct" and
@@ -77,7 +77,7 @@ class ContainerSpec(Message):
     failed: bool = False
 
 
-class EntryRun(Message):
+class EntryRun(Message, frozen=True):
     """`count` entries from segment `first`: entry i is ``word + i * step`` (step 0 or 1)."""
 
     first: int
@@ -86,7 +86,7 @@ class EntryRun(Message):
     step: int = 0
 
 
-class BlockRun(Message):
+class BlockRun(Message, frozen=True):
     """Where a run of blocks of a faulted I/O lies.
 
     `first_block` and `count_blocks` are relative to the segment.  `location` is an entry word with
@@ -99,7 +99,7 @@ class BlockRun(Message):
     location: int
 
 
-class PendingFault(Message):
+class PendingFault(Message, frozen=True):
     """One unanswered fault, as `Hello` lists it; `command` is the `do_*` of status RUNNING/DONE.
 
     `outcome` and `errno` are those of a DONE one.
@@ -115,7 +115,7 @@ class PendingFault(Message):
 # Agent -> controller ---------------------------------------------------------------------------
 
 
-class Hello(Message, tag=1):
+class Hello(Message, frozen=True, tag=1):
     """Opens a session: the first message on every link.
 
     `incarnation` is random, 61 bits, made at every start of the agent.  `term` and `commit` are
@@ -134,13 +134,13 @@ class Hello(Message, tag=1):
     lease_lost: bool
 
 
-class LeaseRequest(Message, tag=2):
+class LeaseRequest(Message, frozen=True, tag=2):
     """Asks to extend the lease; `sent_ns` is read from the agent's clock before it is sent."""
 
     sent_ns: int
 
 
-class MapFault(Message, tag=3):
+class MapFault(Message, frozen=True, tag=3):
     """This I/O cannot proceed on this entry (the source's "map fault").
 
     `request` is unique within the incarnation.  `segments` counts segments from `segment`; the
@@ -158,7 +158,7 @@ class MapFault(Message, tag=3):
     word: int
 
 
-class Answer(Message, tag=4):
+class Answer(Message, frozen=True, tag=4):
     """Answers one command.  `entries` is filled by `get_entry` (words) only."""
 
     command: int
@@ -169,7 +169,7 @@ class Answer(Message, tag=4):
     """`activate` only: the quiesce named was still held."""
 
 
-class ContainerFailed(Message, tag=5):
+class ContainerFailed(Message, frozen=True, tag=5):
     """A flush or FUA write of a container failed; answered by `Failure` once that is durable."""
 
     request: int
@@ -178,27 +178,27 @@ class ContainerFailed(Message, tag=5):
     errno: int
 
 
-class QuiesceExpired(Message, tag=6):
+class QuiesceExpired(Message, frozen=True, tag=6):
     """The quiesce `quiesce` of `disk` ended by itself at its `hold` deadline."""
 
     disk: int
     quiesce: int
 
 
-class OpenExport(Message, tag=7):
+class OpenExport(Message, frozen=True, tag=7):
     """A host asked the agent for the disk called `name`; answered by `ExportOpened`."""
 
     request: int
     name: str
 
 
-class CloseExport(Message, tag=8):
+class CloseExport(Message, frozen=True, tag=8):
     """No host uses `disk` any more; the controller may end the attachment (`delete_table`)."""
 
     disk: int
 
 
-class ListExports(Message, tag=9):
+class ListExports(Message, frozen=True, tag=9):
     """A host asked for the list of exports; answered by `Exports`."""
 
     request: int
@@ -207,7 +207,7 @@ class ListExports(Message, tag=9):
 # Controller -> agent: session ------------------------------------------------------------------
 
 
-class Welcome(Message, tag=32):
+class Welcome(Message, frozen=True, tag=32):
     """Accepts a `Hello`.  Commands of an older (term, session) are refused from here on.
 
     `lost`: the controller has counted this incarnation as lost; the agent ends its lease at once.
@@ -220,14 +220,14 @@ class Welcome(Message, tag=32):
     lost: bool
 
 
-class Refused(Message, tag=33):
+class Refused(Message, frozen=True, tag=33):
     """Refuses a `Hello` (one clear sentence); the link is closed.  `final`: do not try again."""
 
     reason: str
     final: bool
 
 
-class Lease(Message, tag=34):
+class Lease(Message, frozen=True, tag=34):
     """The lease runs `duration_ns` from the `sent_ns` of the request it answers.
 
     `commit` is the newest commit number, for stamps.
@@ -238,7 +238,7 @@ class Lease(Message, tag=34):
     commit: int
 
 
-class ExportOpened(Message, tag=35):
+class ExportOpened(Message, frozen=True, tag=35):
     """Answers `OpenExport`; with `errno` 0 the table of `disk` exists at the agent by now."""
 
     request: int
@@ -249,7 +249,7 @@ class ExportOpened(Message, tag=35):
     read_only: bool = False
 
 
-class Exports(Message, tag=36):
+class Exports(Message, frozen=True, tag=36):
     """Answers `ListExports`."""
 
     request: int
@@ -259,7 +259,7 @@ class Exports(Message, tag=36):
 # Controller -> agent: answers to faults (each fault gets exactly one) --------------------------
 
 
-class Retry(Message, tag=48):
+class Retry(Message, frozen=True, tag=48):
     """Take these entries, then decide the I/O again."""
 
     request: int
@@ -267,7 +267,7 @@ class Retry(Message, tag=48):
     runs: list[EntryRun]
 
 
-class Failure(Message, tag=49):
+class Failure(Message, frozen=True, tag=49):
     """Give the host `errno` for this I/O alone; also answers `ContainerFailed`.
 
     With `set_error` the segment's entry takes the error state as well.
@@ -278,7 +278,7 @@ class Failure(Message, tag=49):
     set_error: bool = False
 
 
-class CompleteToHost(Message, tag=50):
+class CompleteToHost(Message, frozen=True, tag=50):
     """Another command has done this I/O: reply to the host."""
 
     request: int
@@ -287,7 +287,7 @@ class CompleteToHost(Message, tag=50):
 # Controller -> agent: commands, each answered by `Answer` --------------------------------------
 
 
-class NewTable(Message, tag=64):
+class NewTable(Message, frozen=True, tag=64):
     """Make a table of `disk`, all entries invalid."""
 
     command: int
@@ -299,14 +299,14 @@ class NewTable(Message, tag=64):
     containers: list[ContainerSpec]
 
 
-class DeleteTable(Message, tag=65):
+class DeleteTable(Message, frozen=True, tag=65):
     """Forget the table, blocking; I/O parked on it gets ESHUTDOWN."""
 
     command: int
     disk: int
 
 
-class ResizeTable(Message, tag=66):
+class ResizeTable(Message, frozen=True, tag=66):
     """Give the table another size; entries beyond it are gone, new ones invalid."""
 
     command: int
@@ -315,7 +315,7 @@ class ResizeTable(Message, tag=66):
     blocking: bool
 
 
-class GetEntry(Message, tag=67):
+class GetEntry(Message, frozen=True, tag=67):
     """Read entries back, table-wide states taken in (the source's get_entry and get_status)."""
 
     command: int
@@ -324,7 +324,7 @@ class GetEntry(Message, tag=67):
     count: int
 
 
-class SetEntry(Message, tag=68):
+class SetEntry(Message, frozen=True, tag=68):
     """Replace entries."""
 
     command: int
@@ -333,7 +333,7 @@ class SetEntry(Message, tag=68):
     blocking: bool
 
 
-class SetEntryState(Message, tag=69):
+class SetEntryState(Message, frozen=True, tag=69):
     """Set states over a run, or over the whole table (`whole_table`, invalid and no_write only).
 
     `flags`: STATE_* bits of `segue._native`.  `clear_no_write` clears that state instead.
@@ -349,7 +349,7 @@ class SetEntryState(Message, tag=69):
     blocking: bool
 
 
-class SetContainers(Message, tag=70):
+class SetContainers(Message, frozen=True, tag=70):
     """The containers a FLUSH of `disk` goes to, and all its entries may name."""
 
     command: int
@@ -357,7 +357,7 @@ class SetContainers(Message, tag=70):
     containers: list[ContainerSpec]
 
 
-class Quiesce(Message, tag=71):
+class Quiesce(Message, frozen=True, tag=71):
     """Park new host I/O of `disk`; answer when started pieces are done.
 
     Fails (and the disk is active again) if that takes longer than `drain_ns`; ends by itself after
@@ -371,7 +371,7 @@ class Quiesce(Message, tag=71):
     hold_ns: int
 
 
-class Activate(Message, tag=72):
+class Activate(Message, frozen=True, tag=72):
     """End the quiesce `quiesce` of `disk`; the answer's `held` says whether it still held."""
 
     command: int
@@ -379,7 +379,7 @@ class Activate(Message, tag=72):
     quiesce: int
 
 
-class DoWrite(Message, tag=73):
+class DoWrite(Message, frozen=True, tag=73):
     """Carry out the faulted write `request` at `location`, durably (FUA).
 
     Where the I/O covers its first or last block only in part, the rest of that block is read
@@ -393,7 +393,7 @@ class DoWrite(Message, tag=73):
     tail: int
 
 
-class DoSplitRead(Message, tag=74):
+class DoSplitRead(Message, frozen=True, tag=74):
     """Carry out the faulted read `request` from `runs`, which cover all its blocks in order."""
 
     command: int
@@ -429,8 +429,10 @@ Command = (
 ControllerMessage = Welcome | Refused | Lease | ExportOpened | Exports | FaultAnswer | Command
 
 _encoder = msgspec.msgpack.Encoder()
-_agent_decoder = msgspec.msgpack.Decoder(AgentMessage)
-_controller_decoder = msgspec.msgpack.Decoder(ControllerMessage)
+_agent_decoder: msgspec.msgpack.Decoder[AgentMessage] = msgspec.msgpack.Decoder(AgentMessage)
+_controller_decoder: msgspec.msgpack.Decoder[ControllerMessage] = msgspec.msgpack.Decoder(
+    ControllerMessage
+)
 
 
 def encode(message: Message) -> bytes:
