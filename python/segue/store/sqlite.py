@@ -1,0 +1,236 @@
+"""The store on SQLite: one file, one process, one thread that commits (DESIGN.md, section 8).
+
+`SqliteStore` is the asynchronous shell: it queues what is asked to its thread and settles futures
+when answers come back.  `sqlite_file.py` has the tables and transactions, `place.py` the lock and
+what file systems are refused, `sqlite_wal.py` what SQLite would overlook.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import groupby, islice
+from typing import NamedTuple, TypeVar, cast
+
+from .contract import (
+    Loaded,
+    LogRecord,
+    StoreCorrupt,
+    StoreError,
+    StoreFailed,
+    StoreTooNew,
+    Superseded,
+)
+from .place import InstallationLock, create_file, refuse_network_file_system, sync_folder
+from .sqlite_file import SqliteFile, connect, read_page
+from .sqlite_wal import wal_damage
+
+STAGE_PAGES = 32
+"""Pages written in one transaction ahead of a checkpoint: a commit waits for one of these."""
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class _Job(NamedTuple):
+    """What the thread is to do: `call`, or (a commit) append `record` with its neighbours."""
+
+    future: asyncio.Future[object]
+    call: Callable[[], object] | None
+    record: LogRecord | None
+
+
+_Result = tuple[asyncio.Future[object], object, BaseException | None]
+
+
+class SqliteStore:
+    """`Store` in one SQLite file: WAL, synchronous=FULL.
+
+    Commits waiting together share one transaction.  `path` is the database, `path.lock` the
+    installation's lock.  Raises at once `StoreInUse`, `StoreUnsafe`, `StoreTooNew`,
+    `StoreCorrupt`, `StoreFailed`, or `StoreError` for a folder that is not there.
+    """
+
+    def __init__(self, path: str, *, exclusive: bool = True) -> None:
+        """Open or create the store.
+
+        `exclusive=False` takes no lock and does not look for damage in the WAL: for a second
+        controller on the same machine, kept apart by terms alone.
+        """
+        self.path = os.path.abspath(path)
+        self._lock: InstallationLock | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._closed = False
+        self._broken: Exception | None = None  # the thread's
+        self._checkpointing = asyncio.Lock()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._file = self._open(exclusive)
+        self._thread = threading.Thread(target=self._run, name="segue-store", daemon=True)
+        self._thread.start()
+
+    def _open(self, exclusive: bool) -> SqliteFile:
+        folder = os.path.dirname(self.path)
+        try:
+            refuse_network_file_system(folder)
+            if exclusive:
+                self._lock = InstallationLock(self.path + ".lock")
+                if damage := wal_damage(self.path + "-wal"):
+                    raise StoreCorrupt(damage)
+            create_file(self.path)
+            file = SqliteFile(self.path)
+            # Not only when the file is new: a crash may have come between the two.
+            sync_folder(folder)
+            return file
+        except OSError as error:
+            self._unlock()
+            raise StoreError(f"{self.path}: {error.strerror}") from error
+        except StoreError:
+            self._unlock()
+            raise
+
+    def _unlock(self) -> None:
+        if self._lock:
+            self._lock.release()
+
+    # The store's contract --------------------------------------------------------------------
+
+    async def begin_term(self) -> Loaded:
+        """See `Store.begin_term`."""
+        state = await self._do(self._file.begin_term)
+        self._close_reader()
+        self._reader = reader = connect(self.path, read_only=True)
+        head, checkpoint, log = state
+        return Loaded(
+            term=head.term,
+            number=head.number,
+            checkpoint_number=checkpoint.number,
+            root=checkpoint.root,
+            log=log,
+            read_page=lambda page_id: read_page(reader, page_id),
+        )
+
+    async def newest_term(self) -> int:
+        """See `Store.newest_term`."""
+        return await self._do(self._file.newest_term)
+
+    async def append(self, term: int, number: int, body: bytes) -> None:
+        """See `Store.append`."""
+        await self._queue(None, LogRecord(term, number, body))
+
+    async def checkpoint(
+        self,
+        term: int,
+        number: int,
+        root: bytes,
+        pages: Mapping[int, bytes],
+        freed: Sequence[int],
+    ) -> None:
+        """See `Store.checkpoint`; commits go on between its pieces."""
+        async with self._checkpointing:
+            self._close_reader()
+            waiting = iter(pages.items())
+            while piece := dict(islice(waiting, STAGE_PAGES)):
+                await self._do(partial(self._file.stage, term, piece))
+            replace = partial(self._file.checkpoint, term, number, root, len(pages), freed)
+            await self._do(replace)
+            while await self._do(partial(self._file.sweep, term)):
+                pass
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+        while self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+        self._close_reader()
+        self._unlock()
+
+    def _close_reader(self) -> None:
+        if self._reader:
+            self._reader.close()
+            self._reader = None
+
+    # The thread ------------------------------------------------------------------------------
+
+    async def _do(self, call: Callable[[], _T]) -> _T:
+        return cast(_T, await self._queue(call, None))
+
+    def _queue(
+        self, call: Callable[[], object] | None, record: LogRecord | None
+    ) -> asyncio.Future[object]:
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            future.set_exception(StoreFailed("the store is closed"))
+        else:
+            self._jobs.put(_Job(future, call, record))
+        return future
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            jobs = [self._jobs.get()]
+            while not self._jobs.empty():
+                jobs.append(self._jobs.get())
+            stopping = None in jobs
+            for is_append, group in groupby(filter(None, jobs), key=lambda job: job.call is None):
+                if is_append:
+                    self._settle_soon(self._append(list(group)))
+                else:
+                    for job in group:
+                        self._settle_soon([self._call(job)])
+        self._file.close()
+
+    def _append(self, jobs: list[_Job]) -> list[_Result]:
+        records = [job.record for job in jobs if job.record]
+        try:
+            self._refuse_after_failure()
+            done = self._file.append(records)
+        except Exception as error:
+            self._remember(error)
+            return [(job.future, None, error) for job in jobs]
+        refused = Superseded("the term or the number is not the newest one")
+        return [(job.future, None, refused if i >= done else None) for i, job in enumerate(jobs)]
+
+    def _call(self, job: _Job) -> _Result:
+        assert job.call is not None
+        try:
+            self._refuse_after_failure()
+            return job.future, job.call(), None
+        except Exception as error:
+            self._remember(error)
+            return job.future, None, error
+
+    def _refuse_after_failure(self) -> None:
+        if self._broken is not None:
+            raise StoreFailed(f"the store has failed before: {self._broken}")
+
+    def _remember(self, error: Exception) -> None:
+        """After an unknown outcome or damage nothing more is tried."""
+        if isinstance(error, StoreFailed | StoreCorrupt | StoreTooNew) and self._broken is None:
+            _log.error("store %s: %s", self.path, error)
+            self._broken = error
+
+    @staticmethod
+    def _settle_soon(results: list[_Result]) -> None:
+        loop = results[0][0].get_loop()
+        # The loop may be closed: whoever asked is gone then, and with them the wish to know.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_settle, results)
+
+
+def _settle(results: list[_Result]) -> None:
+    for future, value, error in results:
+        if future.done():
+            continue  # cancelled while it was carried out
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)

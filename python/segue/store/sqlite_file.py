@@ -1,0 +1,362 @@
+"""The store's SQLite database: tables, transactions and what each verifies; blocking.
+
+Tables (format version 1, in ``user_version``)::
+
+    head        one row: newest term, newest commit number, that record's sum, crc
+    checkpoint  one row: number, its sum, count of live pages, root, crc
+    log         one row per commit; those up to the checkpoint's number are waste
+    page        pages by id, as `page_format` makes them
+    doomed      ids in `page` that the checkpoint does not refer to: not yet, or no more
+
+Pages of a checkpoint are written ahead in several transactions, each page doomed in the one that
+writes it; the transaction that replaces the checkpoint lifts their doom and dooms those it frees,
+so a checkpoint of any size is atomic and no transaction is long.  Waste goes later, in pieces; a
+crash anywhere leaves waste only, which the next term sweeps.
+
+Every transaction that writes reads the head first and is refused if its term is not the newest.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+from .contract import (
+    LogRecord,
+    StoreCorrupt,
+    StoreError,
+    StoreFailed,
+    StoreTooNew,
+    Superseded,
+)
+from .records import Checkpoint, Head, chain, doom
+
+APPLICATION_ID = 0x53656775  # "Segu"
+FORMAT_VERSION = 1
+SWEEP_ROWS = 256
+# Frames of 4 KiB in the WAL before a commit copies them into the database.  The file then keeps
+# its size: commits into a reused one cost half to two thirds (decision 0002).
+WAL_FRAMES = 2000
+BUSY_S = 5.0
+
+_SCHEMA = (
+    """create table head (id integer primary key check (id = 1), term integer not null,
+       number integer not null, chain integer not null, crc integer not null)""",
+    """create table checkpoint (id integer primary key check (id = 1), number integer not null,
+       chain integer not null, pages integer not null, crc integer not null,
+       root blob not null)""",
+    """create table log (number integer primary key, term integer not null,
+       chain integer not null, body blob not null)""",
+    "create table page (id integer primary key, body blob not null)",
+    "create table doomed (id integer primary key, crc integer not null)",
+)
+# What SQLite says of a damaged file; everything else (full, I/O error, busy...) is the world's.
+_DAMAGE_CODES = {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_FORMAT,
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_CONSTRAINT,
+}
+
+
+class TableState(NamedTuple):
+    """Everything but the pages, verified."""
+
+    head: Head
+    checkpoint: Checkpoint
+    log: list[LogRecord]
+
+
+def connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode that any one thread at a time may use."""
+    uri = "file:" + path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    db = sqlite3.connect(
+        uri + ("?mode=ro" if read_only else "?mode=rw"),
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_S,
+    )
+    # A flipped bit may turn a blob into a text that is no UTF-8: let the checksum say so.
+    db.text_factory = bytes
+    return db
+
+
+def store_error(error: sqlite3.Error, doing: str) -> StoreError:
+    """What an SQLite error means to the controller."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_INTERNAL) & 0xFF
+    if code in _DAMAGE_CODES:
+        return StoreCorrupt(f"{doing}: {error}")
+    return StoreFailed(f"{doing}: {error}")
+
+
+def read_version(db: sqlite3.Connection) -> bool:
+    """Whether this is a store (True) or an empty file (False); raises for anything else."""
+    application = db.execute("pragma application_id").fetchone()[0]
+    version = db.execute("pragma user_version").fetchone()[0]
+    tables = db.execute("select count(*) from sqlite_master").fetchone()[0]
+    if application == version == tables == 0:
+        return False
+    if application != APPLICATION_ID or version < 1:
+        raise StoreCorrupt(f"application id {application:#x}, version {version}: no Segue store")
+    if version > FORMAT_VERSION:
+        raise StoreTooNew(f"the store has version {version}, this Segue knows {FORMAT_VERSION}")
+    return True
+
+
+def _one_row(db: sqlite3.Connection, table: str, columns: str) -> list[Any]:
+    rows = db.execute(f"select {columns} from {table}").fetchall()
+    if len(rows) != 1:
+        raise StoreCorrupt(f"{table}: {len(rows)} rows, should be 1")
+    return list(rows[0])
+
+
+def read_head(db: sqlite3.Connection) -> Head:
+    """The verified head."""
+    *fields, crc = _one_row(db, "head", "term, number, chain, crc")
+    try:
+        head = Head(*fields)
+        if head.crc() == crc:
+            return head
+    except Exception as error:
+        raise StoreCorrupt(f"head: {fields}: {error}") from error
+    raise StoreCorrupt(f"head: crc {head.crc():08x}, should be {crc}")
+
+
+def read_checkpoint(db: sqlite3.Connection) -> Checkpoint:
+    """The verified checkpoint."""
+    *fields, crc = _one_row(db, "checkpoint", "number, chain, pages, root, crc")
+    try:
+        checkpoint = Checkpoint(*fields)
+        if checkpoint.crc() == crc:
+            return checkpoint
+    except Exception as error:
+        raise StoreCorrupt(f"checkpoint: {fields[:3]}: {error}") from error
+    raise StoreCorrupt(f"checkpoint: crc {checkpoint.crc():08x}, should be {crc}")
+
+
+def read_log(db: sqlite3.Connection, head: Head, checkpoint: Checkpoint) -> list[LogRecord]:
+    """The verified records after the checkpoint, the head's the last of them."""
+    last = LogRecord(0, checkpoint.number, b"")
+    last_chain = checkpoint.chain
+    records = []
+    query = "select number, term, chain, body from log where number > ? order by number"
+    for number, term, own_chain, body in db.execute(query, (checkpoint.number,)):
+        if number != last.number + 1:
+            raise StoreCorrupt(f"log record {last.number + 1}: missing")
+        try:
+            real = chain(last_chain, term, number, body)
+        except Exception as error:
+            raise StoreCorrupt(f"log record {number}: {error}") from error
+        if real != own_chain:
+            raise StoreCorrupt(f"log record {number}: crc {real:08x}, should be {own_chain}")
+        if not last.term <= term <= head.term:
+            raise StoreCorrupt(f"log record {number}: term {term} after {last.term}")
+        last, last_chain = LogRecord(term, number, body), own_chain
+        records.append(last)
+    if last.number != head.number:
+        raise StoreCorrupt(f"log record {last.number + 1}: missing, the head is {head.number}")
+    if last_chain != head.chain:
+        raise StoreCorrupt(f"log record {last.number}: not the one the head names")
+    return records
+
+
+def read_page(db: sqlite3.Connection, page_id: int) -> bytes:
+    """The bytes of a page, not verified; `StoreCorrupt` if there is none."""
+    try:
+        row = db.execute("select body from page where id = ?", (page_id,)).fetchone()
+    except sqlite3.Error as error:
+        raise store_error(error, f"page {page_id}") from error
+    if row is None or not isinstance(row[0], bytes):
+        raise StoreCorrupt(f"page {page_id}: missing")
+    return row[0]
+
+
+class SqliteFile:
+    """One connection that writes; blocking; one thread at a time."""
+
+    def __init__(self, path: str) -> None:
+        """Open the database at `path`, an empty file included, which becomes a store."""
+        self._db = connect(path)
+        try:
+            self._configure()
+        except sqlite3.Error as error:
+            self._db.close()
+            raise store_error(error, path) from error
+        except StoreError:
+            self._db.close()
+            raise
+
+    def _configure(self) -> None:
+        # Look before the first write: a newer format's file stays as it is.
+        exists = read_version(self._db)
+        self._db.execute("pragma page_size = 4096")
+        mode = self._db.execute("pragma journal_mode = wal").fetchone()[0]
+        self._db.execute("pragma synchronous = full")
+        synchronous = self._db.execute("pragma synchronous").fetchone()[0]
+        if mode not in (b"wal", "wal") or synchronous != 2:
+            raise StoreFailed(f"SQLite gave journal mode {mode!r}, synchronous {synchronous}")
+        self._db.execute("pragma cell_size_check = on")
+        self._db.execute(f"pragma wal_autocheckpoint = {WAL_FRAMES}")
+        if not exists:
+            self._create()
+
+    def _create(self) -> None:
+        head, checkpoint = Head(0, 0, 0), Checkpoint(0, 0, 0, b"")
+        with self._transaction("creation"):
+            if read_version(self._db):
+                return
+            for statement in _SCHEMA:
+                self._db.execute(statement)
+            self._db.execute("insert into head values (1, ?, ?, ?, ?)", (*head, head.crc()))
+            self._write_checkpoint(checkpoint)
+            self._db.execute(f"pragma application_id = {APPLICATION_ID}")
+            self._db.execute(f"pragma user_version = {FORMAT_VERSION}")
+
+    def close(self) -> None:
+        """Close the connection; the last one of a store empties the WAL."""
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self, doing: str) -> Iterator[None]:
+        try:
+            self._db.execute("begin immediate")
+            yield
+            self._db.execute("commit")
+        except BaseException as error:
+            with suppress(sqlite3.Error):
+                self._db.execute("rollback")
+            if isinstance(error, sqlite3.Error):
+                raise store_error(error, doing) from error
+            raise
+
+    def _guarded_head(self, term: int) -> Head:
+        head = read_head(self._db)
+        if head.term != term:
+            raise Superseded(f"term {term}: term {head.term} has begun")
+        return head
+
+    def _write_head(self, head: Head) -> None:
+        self._db.execute(
+            "update head set term = ?, number = ?, chain = ?, crc = ?", (*head, head.crc())
+        )
+
+    def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        number, own_chain, pages, root = checkpoint
+        self._db.execute(
+            "insert or replace into checkpoint (id, number, chain, pages, crc, root)"
+            " values (1, ?, ?, ?, ?, ?)",
+            (number, own_chain, pages, checkpoint.crc(), root),
+        )
+
+    def newest_term(self) -> int:
+        """The newest term, by a read of its own."""
+        try:
+            return read_head(self._db).term
+        except sqlite3.Error as error:
+            raise store_error(error, "head") from error
+
+    def begin_term(self) -> TableState:
+        """Verify all but the pages, claim the next term, and make what was found durable anew."""
+        with self._transaction("begin_term"):
+            head = read_head(self._db)
+            checkpoint = read_checkpoint(self._db)
+            log = read_log(self._db, head, checkpoint)
+            head = head._replace(term=head.term + 1)
+            self._write_head(head)
+        try:
+            # A sync that failed before a restart leaves commits readable in the page cache and
+            # not on the disk, for good.  Nothing is served until all of it was written afresh.
+            busy = self._db.execute("pragma wal_checkpoint(truncate)").fetchone()[0]
+        except sqlite3.Error as error:
+            raise store_error(error, "begin_term") from error
+        if busy:
+            raise StoreFailed(f"another process has read the store for {BUSY_S} s")
+        while self.sweep(head.term):
+            pass
+        return TableState(head, checkpoint, log)
+
+    def append(self, records: Sequence[LogRecord]) -> int:
+        """Commit the records in one transaction, up to the first illegal one: how many."""
+        done = 0
+        with self._transaction("append"):
+            head = read_head(self._db)
+            for term, number, body in records:
+                if term != head.term or number != head.number + 1:
+                    break
+                head = Head(term, number, chain(head.chain, term, number, body))
+                self._db.execute(
+                    "insert into log (number, term, chain, body) values (?, ?, ?, ?)",
+                    (number, term, head.chain, body),
+                )
+                done += 1
+            if done:
+                self._write_head(head)
+        return done
+
+    def stage(self, term: int, pages: Mapping[int, bytes]) -> None:
+        """Write pages ahead of the checkpoint that will refer to them."""
+        with self._transaction("stage"):
+            self._guarded_head(term)
+            try:
+                self._db.executemany("insert into page (id, body) values (?, ?)", pages.items())
+            except sqlite3.IntegrityError as error:
+                raise StoreError(f"a page id is in use: {error}") from error
+            self._doom(pages)
+
+    def _doom(self, ids: Sequence[int] | Mapping[int, bytes]) -> None:
+        self._db.executemany(
+            "insert into doomed (id, crc) values (?, ?)", [(i, doom(i)) for i in ids]
+        )
+
+    def checkpoint(
+        self, term: int, number: int, root: bytes, staged: int, freed: Sequence[int]
+    ) -> None:
+        """Put the new checkpoint, with `staged` pages written ahead, in place of the old one."""
+        with self._transaction("checkpoint"):
+            head = self._guarded_head(term)
+            old = read_checkpoint(self._db)
+            if not old.number <= number <= head.number:
+                raise Superseded(f"checkpoint {number}: not in {old.number}..{head.number}")
+            pages = old.pages + staged - len(freed)
+            doomed = self._db.execute("select count(*) from doomed").fetchone()[0]
+            if doomed != staged:
+                raise StoreCorrupt(f"{doomed} pages are doomed, should be {staged}")
+            self._db.execute("delete from doomed")
+            self._doom(freed)
+            missing = self._db.execute(
+                "select count(*) from doomed where id not in (select id from page)"
+            ).fetchone()[0]
+            if missing:
+                raise StoreError(f"{missing} freed pages are not in the checkpoint")
+            own_chain = old.chain
+            if number > old.number:
+                query = "select chain from log where number = ?"
+                row = self._db.execute(query, (number,)).fetchone()
+                if row is None or not isinstance(row[0], int):
+                    raise StoreCorrupt(f"log record {number}: missing")
+                own_chain = row[0]
+            self._write_checkpoint(Checkpoint(number, own_chain, pages, root))
+
+    def sweep(self, term: int) -> bool:
+        """Delete some waste; whether there may be more."""
+        with self._transaction("sweep"):
+            self._guarded_head(term)
+            rows = self._db.execute("select id, crc from doomed limit ?", (SWEEP_ROWS,)).fetchall()
+            for page_id, crc in rows:
+                if doom(page_id) != crc:
+                    raise StoreCorrupt(f"doomed page {page_id}: crc")
+            ids = [(page_id,) for page_id, _ in rows]
+            self._db.executemany("delete from page where id = ?", ids)
+            self._db.executemany("delete from doomed where id = ?", ids)
+            number = read_checkpoint(self._db).number
+            first = self._db.execute("select min(number) from log").fetchone()[0]
+            last = min(number, (first or 0) + SWEEP_ROWS - 1)
+            waste = first is not None and first <= number
+            if waste:
+                self._db.execute("delete from log where number <= ?", (last,))
+        return len(rows) == SWEEP_ROWS or (waste and last < number)
