@@ -1,1 +1,21 @@
-//! Data plane (under construction).
+//! The data plane: threads, sockets and files around the mapping engine and the NBD protocol.
+//!
+//! * [`container`]: storage containers, their header and fence, and wrappers that misbehave.
+//! * [`buffer`], [`pool`], [`sys`]: aligned buffers, threads that may block, system calls.
+//!
+//! Decisions live in `segue-map` and `segue-nbd`; here is whatever waits, blocks or is shared.
+
+pub mod buffer;
+pub mod container;
+pub mod pool;
+pub mod sys;
+
+/// Runs `body`; a panic in it ends the process, once it has been reported.
+///
+/// A data thread or worker that died alone would leave hosts waiting and fences held; the whole
+/// incarnation must be gone, cleanly (promise P9 is kept by not panicking).
+pub fn abort_on_panic(body: impl FnOnce()) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
+        std::process::abort();
+    }
+}

@@ -1,0 +1,92 @@
+//! The one small trait for what stores a container's bytes.
+
+use std::io;
+
+/// How a range is made to read as zeroes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ZeroHow {
+    /// The range must stay allocated (NBD's NO_HOLE).
+    pub no_hole: bool,
+    /// Fail with EOPNOTSUPP rather than write zeroes out (NBD's FAST_ZERO).
+    pub fast: bool,
+    /// Durable before it returns.
+    pub fua: bool,
+}
+
+/// Something that stores bytes: a file, or a wrapper that behaves worse than one on purpose.
+///
+/// Offsets and lengths are in bytes from its very start, header included. Reads and writes are
+/// whole or an error. All methods may be called from several threads at once; all but `try_*` may
+/// block. Ranges are multiples of [`Backing::unit_bytes`], except those of reads.
+pub trait Backing: Send + Sync + std::fmt::Debug {
+    /// Its size now, in bytes.
+    ///
+    /// # Errors
+    /// Whatever the storage says; so for all methods here.
+    fn size_bytes(&self) -> io::Result<u64>;
+
+    /// The smallest write it takes, in bytes: a power of two, 1 to 4096.
+    fn unit_bytes(&self) -> u32;
+
+    /// Fills `buffer` from `offset`; EIO where the storage ends early.
+    ///
+    /// # Errors
+    /// See [`Backing::size_bytes`].
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of `data` at `offset`; with `fua`, durable before it returns.
+    ///
+    /// # Errors
+    /// See [`Backing::size_bytes`]; part of the data may have been written.
+    fn write(&self, offset: u64, data: &[u8], fua: bool) -> io::Result<()>;
+
+    /// Makes a range read as zeroes.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP only with `how.fast`; else see [`Backing::size_bytes`].
+    fn zero(&self, offset: u64, length: u64, how: ZeroHow) -> io::Result<()>;
+
+    /// Says that a range is no longer needed; afterwards each of its blocks reads as before or as
+    /// zeroes.
+    ///
+    /// # Errors
+    /// See [`Backing::size_bytes`].
+    fn trim(&self, offset: u64, length: u64) -> io::Result<()>;
+
+    /// Makes every write durable that was answered before this call, by whichever process.
+    ///
+    /// # Errors
+    /// See [`Backing::size_bytes`]: then what was written since the last success may be lost.
+    fn flush(&self) -> io::Result<()>;
+
+    /// Takes the lock of a fence (61 bits) on the very description that does the I/O, so that
+    /// requests in flight keep it (design, section 4, "Fences").
+    ///
+    /// # Errors
+    /// EBUSY if somebody holds it, or what keeps the storage from having locks.
+    fn lock(&self, fence: u64) -> io::Result<()>;
+
+    /// Gives the lock of `fence` back.
+    ///
+    /// # Errors
+    /// See [`Backing::size_bytes`].
+    fn unlock(&self, fence: u64) -> io::Result<()>;
+
+    /// Whether somebody else holds the lock of `fence`.
+    ///
+    /// # Errors
+    /// See [`Backing::size_bytes`]: then nothing is known.
+    fn is_locked_elsewhere(&self, fence: u64) -> io::Result<bool>;
+
+    /// [`Backing::read`] if that cannot block; `None`: it can, nothing is known of the buffer.
+    #[inline]
+    fn try_read(&self, _offset: u64, _buffer: &mut [u8]) -> Option<io::Result<()>> {
+        None
+    }
+
+    /// [`Backing::write`] without FUA if that is only a copy into memory; `None`: it is more.
+    #[inline]
+    fn try_write(&self, _offset: u64, _data: &[u8]) -> Option<io::Result<()>> {
+        None
+    }
+}

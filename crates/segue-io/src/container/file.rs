@@ -1,0 +1,273 @@
+//! Files, through the page cache or past it (O_DIRECT).
+//!
+//! Which of the two belongs to the container and is the same for everybody (design, section 3):
+//! mixed, one side would read what the other has not written yet.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::backing::{Backing, ZeroHow};
+use crate::buffer::Buffer;
+use crate::sys;
+
+/// Locks of fences lie on bytes no file has: this plus the fence's 61 bits.
+const FENCE_AT: u64 = 1 << 62;
+/// Granularity of what is punched out on a trim.
+const TRIM_UNIT_BYTES: u64 = 4096;
+/// Alignment of memory for O_DIRECT; what is not so aligned goes through a buffer that is.
+const MEMORY_UNIT_BYTES: usize = 512;
+/// Zeroes are written out in pieces of this size where the file system cannot do better.
+const ZERO_PIECE_BYTES: u64 = 1 << 20;
+
+/// How a container's bytes are cached: one answer for all who open it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// The kernel's page cache: all users on one machine.
+    Page,
+    /// O_DIRECT.
+    Direct,
+}
+
+impl Cache {
+    /// Reads the word used in messages: "page" or "direct".
+    ///
+    /// # Errors
+    /// InvalidInput for any other word.
+    pub fn parse(word: &str) -> io::Result<Cache> {
+        match word {
+            "page" => Ok(Cache::Page),
+            "direct" => Ok(Cache::Direct),
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("unknown way of caching: {word:?} (page or direct)"),
+            )),
+        }
+    }
+}
+
+/// An open file.
+#[derive(Debug)]
+pub struct FileBacking {
+    file: File,
+    cache: Cache,
+    unit_bytes: u32,
+}
+
+impl FileBacking {
+    /// Opens an existing file for reading and writing.
+    ///
+    /// # Errors
+    /// Those of open(2); EINVAL if O_DIRECT is not to be had on this file system.
+    pub fn open(path: &Path, cache: Cache) -> io::Result<FileBacking> {
+        let flags = if cache == Cache::Direct {
+            libc::O_DIRECT
+        } else {
+            0
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(flags)
+            .open(path)?;
+        Ok(Self::of(file, cache))
+    }
+
+    /// Makes a new file of `size_bytes`, all holes; an empty one of that name is taken over.
+    ///
+    /// # Errors
+    /// AlreadyExists if there is one with something in it; else those of open(2).
+    pub fn create(path: &Path, size_bytes: u64, cache: Cache) -> io::Result<FileBacking> {
+        let flags = if cache == Cache::Direct {
+            libc::O_DIRECT
+        } else {
+            0
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .custom_flags(flags)
+            .mode(0o600)
+            .open(path)?;
+        let found = file.metadata()?;
+        if !found.is_file() || found.len() > 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!("{} exists and is not an empty file", path.display()),
+            ));
+        }
+        file.set_len(size_bytes)?;
+        file.sync_all()?;
+        Ok(Self::of(file, cache))
+    }
+
+    fn of(file: File, cache: Cache) -> FileBacking {
+        let unit_bytes = match cache {
+            Cache::Page => 1,
+            Cache::Direct => sys::direct_unit_bytes(&file),
+        };
+        FileBacking {
+            file,
+            cache,
+            unit_bytes,
+        }
+    }
+
+    fn read_whole(&self, mut offset: u64, mut buffer: &mut [u8]) -> io::Result<()> {
+        while !buffer.is_empty() {
+            let count = sys::pread(&self.file, buffer, offset, 0)?;
+            if count == 0 {
+                return Err(sys::os_error(libc::EIO));
+            }
+            buffer = &mut buffer[count..];
+            offset += count as u64;
+        }
+        Ok(())
+    }
+
+    fn write_whole(&self, mut offset: u64, mut data: &[u8], flags: i32) -> io::Result<()> {
+        while !data.is_empty() {
+            let count = sys::pwrite(&self.file, data, offset, flags)?;
+            if count == 0 {
+                return Err(sys::os_error(libc::EIO));
+            }
+            data = &data[count..];
+            offset += count as u64;
+        }
+        Ok(())
+    }
+
+    fn fits_direct(&self, offset: u64, buffer: &[u8]) -> bool {
+        let unit = u64::from(self.unit_bytes);
+        offset % unit == 0
+            && buffer.len() as u64 % unit == 0
+            && buffer.as_ptr() as usize % MEMORY_UNIT_BYTES == 0
+    }
+
+    /// Reads the units around a range that O_DIRECT cannot read as it is.
+    fn read_around(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let unit = u64::from(self.unit_bytes);
+        let start = offset - offset % unit;
+        let end = (offset + buffer.len() as u64).next_multiple_of(unit);
+        let around = Buffer::new((end - start) as usize);
+        // SAFETY: `around` is this function's own.
+        let all = unsafe { around.part_mut(0, (end - start) as usize) };
+        self.read_whole(start, all)?;
+        let skip = (offset - start) as usize;
+        buffer.copy_from_slice(&all[skip..skip + buffer.len()]);
+        Ok(())
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        let zeroes = Buffer::new(ZERO_PIECE_BYTES.min(length) as usize);
+        let mut done = 0;
+        while done < length {
+            let count = ZERO_PIECE_BYTES.min(length - done);
+            self.write_whole(offset + done, zeroes.part(0, count as usize), 0)?;
+            done += count;
+        }
+        Ok(())
+    }
+}
+
+impl Backing for FileBacking {
+    fn size_bytes(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn unit_bytes(&self) -> u32 {
+        self.unit_bytes
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        if self.cache == Cache::Direct && !self.fits_direct(offset, buffer) {
+            return self.read_around(offset, buffer);
+        }
+        self.read_whole(offset, buffer)
+    }
+
+    fn write(&self, offset: u64, data: &[u8], fua: bool) -> io::Result<()> {
+        let flags = if fua { libc::RWF_DSYNC } else { 0 };
+        if self.cache == Cache::Direct && !self.fits_direct(offset, data) {
+            let copy = Buffer::new(data.len());
+            // SAFETY: `copy` is this function's own.
+            unsafe { copy.part_mut(0, data.len()) }.copy_from_slice(data);
+            return self.write_whole(offset, copy.part(0, data.len()), flags);
+        }
+        self.write_whole(offset, data, flags)
+    }
+
+    fn zero(&self, offset: u64, length: u64, how: ZeroHow) -> io::Result<()> {
+        let mode = if how.no_hole {
+            libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE
+        } else {
+            libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE
+        };
+        match sys::fallocate(&self.file, mode, offset, length) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) && !how.fast => {
+                self.write_zeroes(offset, length)?;
+            }
+            done => done?,
+        }
+        if how.fua {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn trim(&self, offset: u64, length: u64) -> io::Result<()> {
+        let start = offset.next_multiple_of(TRIM_UNIT_BYTES);
+        let end = (offset + length) / TRIM_UNIT_BYTES * TRIM_UNIT_BYTES;
+        if start >= end {
+            return Ok(());
+        }
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        match sys::fallocate(&self.file, mode, start, end - start) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+            done => done,
+        }
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn lock(&self, fence: u64) -> io::Result<()> {
+        sys::lock_byte(&self.file, FENCE_AT + fence).map_err(|error| match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::EACCES) => sys::os_error(libc::EBUSY),
+            _ => error,
+        })
+    }
+
+    fn unlock(&self, fence: u64) -> io::Result<()> {
+        sys::unlock_byte(&self.file, FENCE_AT + fence)
+    }
+
+    fn is_locked_elsewhere(&self, fence: u64) -> io::Result<bool> {
+        sys::is_locked_elsewhere(&self.file, FENCE_AT + fence)
+    }
+
+    #[inline]
+    fn try_read(&self, offset: u64, buffer: &mut [u8]) -> Option<io::Result<()>> {
+        if self.cache == Cache::Direct {
+            return None;
+        }
+        // A miss, a short read at the cache's edge and a real error all go to a thread that may
+        // block: it finds out which it was.
+        match sys::pread(&self.file, buffer, offset, libc::RWF_NOWAIT) {
+            Ok(count) if count == buffer.len() => Some(Ok(())),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    fn try_write(&self, offset: u64, data: &[u8]) -> Option<io::Result<()>> {
+        if self.cache == Cache::Direct {
+            return None;
+        }
+        Some(self.write_whole(offset, data, 0))
+    }
+}

@@ -1,0 +1,334 @@
+//! Storage containers: places for bytes, carved into segments (design, section 3, "Containers").
+//!
+//! Here live opening, making and looking at containers, their header and fence. Never here: which
+//! segment is whose.
+
+mod backing;
+mod faulty;
+mod file;
+mod forgetful;
+mod header;
+mod uri;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+pub use backing::{Backing, ZeroHow};
+pub use faulty::Faulty;
+pub use file::{Cache, FileBacking};
+pub use forgetful::{Forgetful, Forgotten, power_loss};
+pub use header::{DATA_AT_BYTES, Header, Identity, Slot, is_segment_size};
+pub use uri::ContainerUri;
+
+use crate::buffer::Buffer;
+use crate::sys::{self, errno_of};
+
+/// Bytes moved at once by a copy.
+const COPY_PIECE_BYTES: u64 = 1 << 20;
+/// The lock byte that serialises header writers, below all fences'.
+const STAMP_FENCE: u64 = (1 << 61) - 1;
+
+/// A container could not be opened, made or used: which, why, and the errno to tell.
+#[derive(Debug)]
+pub struct ContainerError {
+    /// Linux's number for it.
+    pub errno: i32,
+    /// One sentence that names the container.
+    pub what: String,
+}
+
+impl ContainerError {
+    fn new(uri: &str, errno: i32, what: impl fmt::Display) -> ContainerError {
+        ContainerError {
+            errno,
+            what: format!("container {uri}: {what}"),
+        }
+    }
+}
+
+impl fmt::Display for ContainerError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for ContainerError {}
+
+fn naming(uri: &str) -> impl Fn(io::Error) -> ContainerError {
+    move |error| ContainerError::new(uri, errno_of(&error), error)
+}
+
+/// An open container; offsets count from the start of its data area (segment 0).
+///
+/// Dropping the last reference closes the description and with it gives the fence's lock back:
+/// whatever does I/O holds a reference.
+#[derive(Debug)]
+pub struct Container {
+    backing: Arc<dyn Backing>,
+    header: Header,
+    data_bytes: u64,
+    uri: String,
+}
+
+impl Container {
+    /// Opens a container, checks that it is the one meant, and takes the lock of `fence`.
+    ///
+    /// `installation`: `None` where only the container's own identity is known (agents).
+    ///
+    /// # Errors
+    /// Those of opening; EINVAL if its header is missing, damaged or somebody else's; EBUSY if
+    /// the fence is held.
+    pub fn open(
+        uri: &str,
+        cache: Cache,
+        identity: Identity,
+        installation: Option<Identity>,
+        fence: u64,
+    ) -> Result<Container, ContainerError> {
+        let backing = ContainerUri::parse(uri)
+            .and_then(|parsed| parsed.open(cache))
+            .map_err(naming(uri))?;
+        let refuse = |what: &str| Err(ContainerError::new(uri, libc::EINVAL, what));
+        let Some(header) = Header::read(&*backing).map_err(naming(uri))? else {
+            return refuse("it has no header of Segue's");
+        };
+        if header.container != identity {
+            return refuse("its header names another container");
+        }
+        if installation.is_some_and(|installation| installation != header.installation) {
+            return refuse("it belongs to another installation");
+        }
+        let data_bytes = header.segments * header.segment_bytes;
+        if backing.size_bytes().map_err(naming(uri))? < DATA_AT_BYTES + data_bytes {
+            return refuse("it is shorter than its header says");
+        }
+        if fence >= STAMP_FENCE {
+            return refuse("a fence has 61 bits");
+        }
+        backing.lock(fence).map_err(naming(uri))?;
+        Ok(Container {
+            backing,
+            header,
+            data_bytes,
+            uri: uri.to_owned(),
+        })
+    }
+
+    /// The header as it was read when the container was opened.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Its URI, for messages.
+    #[must_use]
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// The smallest write it takes, in bytes.
+    #[must_use]
+    pub fn unit_bytes(&self) -> u32 {
+        self.backing.unit_bytes()
+    }
+
+    /// Where a range of the data area lies in the storage.
+    fn at(&self, offset: u64, length: u64) -> io::Result<u64> {
+        match offset.checked_add(length) {
+            Some(end) if end <= self.data_bytes => Ok(DATA_AT_BYTES + offset),
+            _ => Err(sys::os_error(libc::EINVAL)),
+        }
+    }
+
+    /// See [`Backing::read`].
+    ///
+    /// # Errors
+    /// EINVAL outside the data area; else the storage's.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.backing
+            .read(self.at(offset, buffer.len() as u64)?, buffer)
+    }
+
+    /// See [`Backing::write`].
+    ///
+    /// # Errors
+    /// EINVAL outside the data area; else the storage's.
+    pub fn write(&self, offset: u64, data: &[u8], fua: bool) -> io::Result<()> {
+        self.backing
+            .write(self.at(offset, data.len() as u64)?, data, fua)
+    }
+
+    /// See [`Backing::try_read`].
+    #[inline]
+    pub fn try_read(&self, offset: u64, buffer: &mut [u8]) -> Option<io::Result<()>> {
+        match self.at(offset, buffer.len() as u64) {
+            Ok(at) => self.backing.try_read(at, buffer),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// See [`Backing::try_write`].
+    #[inline]
+    pub fn try_write(&self, offset: u64, data: &[u8]) -> Option<io::Result<()>> {
+        match self.at(offset, data.len() as u64) {
+            Ok(at) => self.backing.try_write(at, data),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// See [`Backing::zero`].
+    ///
+    /// # Errors
+    /// EINVAL outside the data area; else the storage's.
+    pub fn zero(&self, offset: u64, length: u64, how: ZeroHow) -> io::Result<()> {
+        self.backing.zero(self.at(offset, length)?, length, how)
+    }
+
+    /// See [`Backing::trim`].
+    ///
+    /// # Errors
+    /// EINVAL outside the data area; else the storage's.
+    pub fn trim(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.backing.trim(self.at(offset, length)?, length)
+    }
+
+    /// See [`Backing::flush`].
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn flush(&self) -> io::Result<()> {
+        self.backing.flush()
+    }
+
+    /// Copies a range of another container (or of this one; ranges must not overlap).
+    ///
+    /// Not durable before [`Container::flush`]. The caller holds both ranges (rule 12).
+    ///
+    /// # Errors
+    /// EINVAL outside a data area; else either storage's. Part may have been copied.
+    pub fn copy_from(
+        &self,
+        source: &Container,
+        source_offset: u64,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<()> {
+        source.at(source_offset, length)?;
+        self.at(offset, length)?;
+        let buffer = Buffer::new(COPY_PIECE_BYTES.min(length) as usize);
+        let mut done = 0;
+        while done < length {
+            let count = COPY_PIECE_BYTES.min(length - done) as usize;
+            // SAFETY: `buffer` is this function's own.
+            source.read(source_offset + done, unsafe { buffer.part_mut(0, count) })?;
+            self.write(offset + done, buffer.part(0, count), false)?;
+            done += count as u64;
+        }
+        Ok(())
+    }
+
+    /// Whether the lock of `fence` is gone: no I/O that rode on its description is under way.
+    ///
+    /// # Errors
+    /// The storage's: then nothing is known, and the fence counts as held.
+    pub fn fence_ended(&self, fence: u64) -> io::Result<bool> {
+        Ok(!self.backing.is_locked_elsewhere(fence)?)
+    }
+
+    /// Notes the newest (term, commit number) in the header, durably.
+    ///
+    /// # Errors
+    /// EBUSY if another process stamps at this moment; ESTALE if the header has seen a newer term
+    /// or commit number (this controller is not the newest); else the storage's.
+    pub fn stamp(&self, term: u64, commit: u64) -> io::Result<()> {
+        self.backing.lock(STAMP_FENCE)?;
+        let done = self.stamp_locked(term, commit);
+        self.backing.unlock(STAMP_FENCE)?;
+        done
+    }
+
+    fn stamp_locked(&self, term: u64, commit: u64) -> io::Result<()> {
+        let mut header = Header::read(&*self.backing)?
+            .ok_or_else(|| header::invalid("its header has gone".into()))?;
+        if (header.term, header.commit) > (term, commit) {
+            return Err(sys::os_error(libc::ESTALE));
+        }
+        (header.term, header.commit) = (term, commit);
+        header.sequence += 1;
+        header.write(&*self.backing)
+    }
+
+    /// The header as it is now.
+    ///
+    /// # Errors
+    /// The storage's; InvalidData if it is damaged or gone.
+    pub fn read_header(&self) -> io::Result<Header> {
+        Header::read(&*self.backing)?.ok_or_else(|| header::invalid("its header has gone".into()))
+    }
+}
+
+/// Makes a container: a file of `size_bytes` (header included) with its header, durably.
+///
+/// A file that already carries the header of this very container, from an attempt that was cut
+/// off, is taken as made.
+///
+/// # Errors
+/// EINVAL for sizes that make no segment; EEXIST for a file with something else in it; else the
+/// file's.
+pub fn create(
+    uri: &str,
+    size_bytes: u64,
+    segment_bytes: u64,
+    identity: Identity,
+    installation: Identity,
+    cache: Cache,
+) -> Result<Header, ContainerError> {
+    if !is_segment_size(segment_bytes) {
+        let what = "a segment is a power of two from 64 KiB to 64 MiB";
+        return Err(ContainerError::new(uri, libc::EINVAL, what));
+    }
+    let segments = size_bytes.saturating_sub(DATA_AT_BYTES) / segment_bytes;
+    if segments == 0 || segments > 1 << 44 {
+        let what = format!("{size_bytes} bytes hold no segment (1 MiB goes to the header)");
+        return Err(ContainerError::new(uri, libc::EINVAL, what));
+    }
+    let parsed = ContainerUri::parse(uri).map_err(naming(uri))?;
+    if let Ok(Some(header)) = inspect(uri) {
+        if header.container == identity && header.installation == installation {
+            return Ok(header);
+        }
+    }
+    let file_bytes = DATA_AT_BYTES + segments * segment_bytes;
+    let backing = parsed.create(file_bytes, cache).map_err(naming(uri))?;
+    let header = Header {
+        installation,
+        container: identity,
+        segment_bytes,
+        segments,
+        write_unit_bytes: backing.unit_bytes(),
+        clean: true,
+        term: 0,
+        commit: 0,
+        sequence: 0,
+    };
+    header.write(&*backing).map_err(naming(uri))?;
+    // The name is durable only with its directory.
+    let folder = parsed.path().parent().unwrap_or(parsed.path());
+    let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(naming(uri))?;
+    Ok(header)
+}
+
+/// Looks at the header of what may be a container, taking no lock; `None`: no file, or not ours.
+///
+/// # Errors
+/// EINVAL if it is ours but damaged or too new; else the file's.
+pub fn inspect(uri: &str) -> Result<Option<Header>, ContainerError> {
+    let parsed = ContainerUri::parse(uri).map_err(naming(uri))?;
+    match parsed.open(Cache::Page) {
+        Ok(backing) => Header::read(&*backing).map_err(naming(uri)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(naming(uri)(error)),
+    }
+}
