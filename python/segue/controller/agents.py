@@ -1,0 +1,309 @@
+"""Agents: hello, sessions, leases, and the watch over each incarnation (design, section 4).
+
+Order of a session: hello, welcome; if the incarnation was counted lost, its tables are made
+invalid, blocking; what it holds and should not is deleted, its flush sets are brought up to date;
+then it is PRESENT, its lease requests are answered, and after the first answer its faults are.
+
+A lost incarnation becomes PRESENT only after its blocking answers: from LOST on nobody asks it
+before relying on its restriction, so its old I/O must have ended before it can hold grants again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from segue.controller.changes import AgentKnown, Detached, FenceEnded, Returned
+from segue.controller.commits import TermEnded
+from segue.controller.peer import Fault, Peer, PeerLost, PeerState, SessionLost
+from segue.controller.ports import Link, LinkClosed
+from segue.controller.procedures.attach import (
+    close_export,
+    list_exports,
+    open_export,
+    quiesce_expired,
+)
+from segue.controller.procedures.fault import answer_fault
+from segue.controller.procedures.flush_failed import container_failed
+from segue.controller.restrict import invalidate_table
+from segue.wire.messages import (
+    PROTOCOL_VERSION,
+    AgentMessage,
+    Answer,
+    CloseExport,
+    ContainerFailed,
+    DeleteTable,
+    FaultStatus,
+    Hello,
+    Lease,
+    LeaseRequest,
+    ListExports,
+    MapFault,
+    OpenExport,
+    PendingFault,
+    QuiesceExpired,
+    Refused,
+    SetContainers,
+    Welcome,
+)
+
+if TYPE_CHECKING:
+    from segue.controller.controller import Controller
+
+log = logging.getLogger("segue.controller.agents")
+
+INCARNATION_BITS = 61
+
+
+async def serve_agent(c: Controller, link: Link) -> None:
+    """One link, from hello to its end."""
+    try:
+        async with asyncio.timeout(c.settings.hello_timeout_s):
+            hello = await link.receive()
+        if not isinstance(hello, Hello):
+            raise LinkClosed("the first message was no hello")
+        peer = await _accept(c, link, hello)
+    except (LinkClosed, TimeoutError, TermEnded):
+        link.close()
+        return
+    if peer is None:
+        link.close()
+        return
+    session = peer.session
+    try:
+        while True:
+            message = await link.receive()
+            if peer.session != session:
+                return
+            _dispatch(c, peer, message)
+    except LinkClosed:
+        pass
+    finally:
+        _session_ended(c, peer, session)
+
+
+async def _accept(c: Controller, link: Link, hello: Hello) -> Peer | None:
+    """Decides on a hello; None if it was refused."""
+    refusal = _refusal(c, hello)
+    if refusal is not None:
+        link.send(refusal)
+        log.warning("event=hello_refused agent=%s reason=%r", hello.name, refusal.reason)
+        return None
+    agent = await _identify(c, hello.name)
+    peer = c.peers.get(hello.incarnation)
+    refusal = _refusal(c, hello)  # asked again: much can have happened during the commit
+    if refusal is not None:
+        link.send(refusal)
+        return None
+    if peer is None:
+        peer = Peer(agent, hello.name, hello.incarnation, known=False)
+        c.adopt_peer(peer)
+    c.sessions += 1
+    was_lost = peer.gone
+    peer.open_session(link, c.sessions)
+    link.send(Welcome(c.term, c.sessions, agent, c.table.installation, was_lost))
+    if not peer.gone:
+        peer.become(PeerState.RETURNING)
+    log.info(
+        "event=hello agent=%s incarnation=%x session=%d lost=%s tables=%d faults=%d",
+        hello.name,
+        hello.incarnation,
+        c.sessions,
+        was_lost,
+        len(hello.tables),
+        len(hello.faults),
+    )
+    for fault, item in peer.take_list(hello.faults, c.clock.now_ns()):
+        _take_fault(c, peer, fault, item)
+    peer.listed = True
+    peer.wake()
+    c.spawn(_establish(c, peer, hello, was_lost))
+    return peer
+
+
+def _refusal(c: Controller, hello: Hello) -> Refused | None:
+    if hello.version != PROTOCOL_VERSION:
+        return Refused(
+            f"this controller speaks protocol {PROTOCOL_VERSION}, the agent {hello.version}", True
+        )
+    if not hello.name or hello.incarnation >> INCARNATION_BITS:
+        return Refused("an agent needs a name and an incarnation of 61 bits", True)
+    if hello.installation and hello.installation != c.table.installation:
+        return Refused("the agent belongs to another installation", True)
+    if hello.term > c.term or hello.commit > c.table.number:
+        return Refused(
+            f"the agent has seen term {hello.term} commit {hello.commit}, later than this "
+            f"controller's store: an old copy of the store was put back, or a newer term has begun",
+            False,
+        )
+    if hello.incarnation in c.ended and hello.tables:
+        return Refused("this incarnation was counted dead: start the agent anew", True)
+    peer = c.peers.get(hello.incarnation)
+    for other in c.peers.values():
+        if other.name == hello.name and other is not peer and other.link is not None:
+            return Refused(f"an agent called {hello.name} is connected already", False)
+    return None
+
+
+async def _identify(c: Controller, name: str) -> int:
+    """The agent's number; its identity and longest lease are durable before its first grant."""
+    async with c.locks.hold(("agents",), exclusive=True):
+        for row in c.table.agents.values():
+            if row.name == name:
+                if row.lease_ns < c.settings.lease_ns:
+                    await c.commit(AgentKnown(row.agent, name, c.settings.lease_ns))
+                return row.agent
+        agent = max(c.table.agents, default=0) + 1
+        await c.commit(AgentKnown(agent, name, c.settings.lease_ns))
+        return agent
+
+
+async def _establish(c: Controller, peer: Peer, hello: Hello, was_lost: bool) -> None:
+    """Brings a session to PRESENT, or leaves it to the next one."""
+    session = peer.session
+    attached = c.table.disks_of(peer.incarnation)
+    try:
+        for disk in hello.tables:
+            if disk not in attached:
+                command = c.next_command()
+                await peer.command(command, DeleteTable(command, disk), session)
+            elif was_lost:
+                await invalidate_table(c, peer, disk, session)
+        for disk in attached:
+            if disk not in hello.tables:
+                await c.commit(Detached(disk, peer.incarnation))
+                peer.forget_grants(disk)
+            elif disk in c.table.disks:
+                command = c.next_command()
+                specs = c.table.specs(c.table.disks[disk])
+                await peer.command(command, SetContainers(command, disk, specs), session)
+        if peer.state is PeerState.LOST:
+            await c.commit(Returned(peer.incarnation))
+    except (SessionLost, PeerLost):
+        return
+    if peer.session != session or peer.link is None or peer.gone is not was_lost:
+        return
+    peer.lease_until_ns = max(peer.lease_until_ns, c.clock.now_ns() + c.settings.lease_ns)
+    peer.become(PeerState.PRESENT)
+
+
+def _session_ended(c: Controller, peer: Peer, session: int) -> None:
+    if peer.session != session or peer.link is None:
+        return
+    peer.close_session()
+    log.info("event=session_ended agent=%s session=%d", peer.name, session)
+    if peer.state in (PeerState.PRESENT, PeerState.RETURNING):
+        peer.become(PeerState.ABSENT)
+
+
+def _dispatch(c: Controller, peer: Peer, message: AgentMessage) -> None:
+    match message:
+        case MapFault():
+            if message.request not in peer.faults:
+                fault = Fault(peer, message, c.clock.now_ns())
+                peer.faults[message.request] = fault
+                _take_fault(c, peer, fault, None)
+        case Answer():
+            peer.answered(message)
+        case LeaseRequest():
+            c.spawn(_grant_lease(c, peer, peer.session, message))
+        case OpenExport():
+            c.spawn(open_export(c, peer, peer.session, message))
+        case CloseExport():
+            c.spawn(close_export(c, peer, message))
+        case ListExports():
+            list_exports(c, peer, message)
+        case ContainerFailed():
+            c.spawn(container_failed(c, peer, message))
+        case QuiesceExpired():
+            quiesce_expired(c, peer, message)
+        case Hello():
+            log.warning("event=second_hello agent=%s", peer.name)
+            peer.close_session()
+
+
+def _take_fault(c: Controller, peer: Peer, fault: Fault, listed: PendingFault | None) -> None:
+    """Starts the fault's procedure, or keeps it for the session's first lease."""
+    if listed is not None and listed.status == FaultStatus.RUNNING:
+        # An older term's command: it is awaited at once, its blocks must not go to anyone else.
+        c.spawn(answer_fault(c, fault, peer.adopt_running(listed.command)))
+    elif peer.leased:
+        c.spawn(answer_fault(c, fault))
+    else:
+        peer.deferred.append(fault)
+
+
+async def _grant_lease(c: Controller, peer: Peer, session: int, request: LeaseRequest) -> None:
+    """Answers a lease request, if this term is still the newest (section 4, Leases)."""
+    try:
+        await peer.present_in(session)
+    except SessionLost:
+        return
+    newest = await c.term_is_newest()
+    if not newest or peer.session != session or peer.state is not PeerState.PRESENT:
+        return
+    lease_ns = c.settings.lease_ns
+    peer.lease_until_ns = c.clock.now_ns() + c.settings.lease_and_margin_ns(lease_ns)
+    peer.send(Lease(request.sent_ns, lease_ns, c.table.number))
+    if not peer.leased:
+        peer.leased = True
+        deferred, peer.deferred = peer.deferred, []
+        for fault in deferred:
+            c.spawn(answer_fault(c, fault))
+
+
+async def watch(c: Controller, peer: Peer) -> None:
+    """Counts an incarnation lost when its lease has ended, ended when its fences say so.
+
+    Returns when it has ended.  An incarnation that is PRESENT is asked nothing; one that is away
+    is proven dead by its locks, where the containers have them, before its lease is over.
+    """
+    pause_s = c.settings.fence_poll_s
+    while True:
+        now = c.clock.now_ns()
+        if not peer.gone and now >= peer.lease_until_ns and peer.lease_until_ns:
+            log.warning("event=agent_lost agent=%s incarnation=%x", peer.name, peer.incarnation)
+            peer.close_session()
+            peer.become(PeerState.LOST)
+        if peer.state in (PeerState.PRESENT, PeerState.RETURNING) or peer.link is not None:
+            pause_s = c.settings.fence_poll_s
+            left_ns = max(peer.lease_until_ns - now, 0) if not peer.gone else 0
+            await _pause(peer, c.seconds(left_ns) if left_ns else 1.0)
+            continue
+        if await _proven_dead(c, peer):
+            return
+        await _pause(peer, pause_s)
+        pause_s = min(1.0, pause_s * 2)
+
+
+async def _pause(peer: Peer, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await peer.changed()
+    except TimeoutError:
+        pass
+
+
+async def _proven_dead(c: Controller, peer: Peer) -> bool:
+    """Ends an incarnation that is away and whose I/O has provably ended everywhere.
+
+    One that holds no table has nothing to prove; it may come back as a newcomer.
+    """
+    if peer.attaching:
+        return False
+    disks = [c.table.disks[d] for d in c.table.disks_of(peer.incarnation)]
+    containers = {number for disk in disks for number in disk.containers}
+    containers |= c.table.quarantined_at(peer.incarnation)
+    if not await c.fence_ended_everywhere(peer.incarnation, sorted(containers)):
+        return False
+    if peer.link is not None or peer.attaching:
+        return False
+    del c.peers[peer.incarnation]
+    if containers:
+        c.ended.add(peer.incarnation)
+        # Its attachments go in the same commit, before anyone can rely on its end.
+        await c.commit(FenceEnded(peer.incarnation))
+    peer.become(PeerState.ENDED)
+    log.info("event=agent_ended agent=%s incarnation=%x", peer.name, peer.incarnation)
+    return True

@@ -1,0 +1,215 @@
+"""The entry changes a commit is made of: the body of the store's log records.
+
+A commit is a list of changes, applied in order, all or nothing.  Each is an absolute fact ("this
+disk's segment is now this extent at this location"), so that a record says everything needed to
+replay it.  New fields go to the end with a default; a change is never renumbered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+
+class Change(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One fact of a commit."""
+
+
+class InstallationMade(Change, tag=1, frozen=True):
+    """First commit of a store: whose it is (16 bytes)."""
+
+    installation: bytes
+
+
+class TermBegun(Change, tag=2, frozen=True):
+    """First commit of a term; `fence` names its copier's lock at the containers (rule 11)."""
+
+    term: int
+    fence: int
+
+
+class FenceEnded(Change, tag=3, frozen=True):
+    """The I/O of this holder (an incarnation, or a term's copier) has provably ended everywhere."""
+
+    holder: int
+
+
+class ContainerAdded(Change, tag=10, frozen=True):
+    """A container of the pool; `clean`: unallocated segments of it are known to read as zeroes."""
+
+    container: int
+    name: str
+    uri: str
+    identity: bytes
+    segment_bytes: int
+    segments: int
+    cache: str
+    write_unit_bytes: int
+    clean: bool
+
+
+class DiskMade(Change, tag=20, frozen=True):
+    """A new disk, all zero; `containers` is its first flush set."""
+
+    disk: int
+    name: str
+    size_bytes: int
+    segment_bytes: int
+    block_bytes: int
+    containers: list[int]
+
+
+class DiskDeleted(Change, tag=21, frozen=True):
+    """The disk and all its extents are gone; `holders` may still have I/O under way there."""
+
+    disk: int
+    holders: list[int]
+
+
+class DiskContainers(Change, tag=22, frozen=True):
+    """The flush set of a disk is now this (section 3, Containers)."""
+
+    disk: int
+    containers: list[int]
+
+
+class FlushFailed(Change, tag=23, frozen=True):
+    """A flush of this disk failed at this container: EIO until cleared (promise P5)."""
+
+    disk: int
+    container: int
+    errno: int
+
+
+class FlushCleared(Change, tag=24, frozen=True):
+    """An operator has taken note of the disk's flush errors."""
+
+    disk: int
+
+
+class AgentKnown(Change, tag=30, frozen=True):
+    """An agent's identity, and the longest lease ever granted to it."""
+
+    agent: int
+    name: str
+    lease_ns: int
+
+
+class Attached(Change, tag=31, frozen=True):
+    """This incarnation may hold a table of the disk."""
+
+    disk: int
+    agent: int
+    incarnation: int
+
+
+class Detached(Change, tag=32, frozen=True):
+    """This incarnation holds no table of the disk any more."""
+
+    disk: int
+    incarnation: int
+
+
+class Allocated(Change, tag=40, frozen=True):
+    """A zero segment got an extent at a location (word of container and segment).
+
+    With `incomplete` the location is unclean and the extent has a record with source zero.
+    """
+
+    disk: int
+    segment: int
+    extent: int
+    location: int
+    incomplete: bool
+
+
+class Discarded(Change, tag=41, frozen=True):
+    """A run of segments is zero again; its locations are freed.
+
+    `holders` may still have I/O under way there: until their `FenceEnded` or `Returned` the
+    locations are in quarantine (rule 5).
+    """
+
+    disk: int
+    first: int
+    count: int
+    holders: list[int]
+
+
+class Written(Change, tag=42, frozen=True):
+    """Blocks of an incomplete extent that a host wrote, durable at its own location."""
+
+    extent: int
+    first_block: int
+    count_blocks: int
+
+
+class Copied(Change, tag=43, frozen=True):
+    """Blocks of an incomplete extent that the copier made durable at its own location."""
+
+    extent: int
+    first_block: int
+    count_blocks: int
+
+
+class Completed(Change, tag=44, frozen=True):
+    """All blocks of the extent are durable at its location: its record ends."""
+
+    extent: int
+
+
+class CleaningBegun(Change, tag=50, frozen=True):
+    """The copier of `fence` is about to zero these free locations (rule 11)."""
+
+    locations: list[int]
+    fence: int
+
+
+class Cleaned(Change, tag=51, frozen=True):
+    """These free locations read as zeroes, durably."""
+
+    locations: list[int]
+
+
+class Returned(Change, tag=52, frozen=True):
+    """A lost incarnation is back and has no I/O under way: its quarantines end."""
+
+    holder: int
+
+
+AnyChange = (
+    InstallationMade
+    | TermBegun
+    | FenceEnded
+    | ContainerAdded
+    | DiskMade
+    | DiskDeleted
+    | DiskContainers
+    | FlushFailed
+    | FlushCleared
+    | AgentKnown
+    | Attached
+    | Detached
+    | Allocated
+    | Discarded
+    | Written
+    | Copied
+    | Completed
+    | CleaningBegun
+    | Cleaned
+    | Returned
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[AnyChange])
+
+
+def encode_changes(changes: Sequence[AnyChange]) -> bytes:
+    """The body of a log record."""
+    return _encoder.encode(changes)
+
+
+def decode_changes(body: bytes) -> list[AnyChange]:
+    """Raises `msgspec.ValidationError` on a body this version does not know."""
+    return _decoder.decode(body)

@@ -1,0 +1,208 @@
+"""A table as a checkpoint's root and pages, and back (design, section 3, Central store).
+
+The root is everything but the page trees: a few rows per disk, container, agent, incomplete
+extent.  The trees (segment -> extent, extent -> location, clean marks) are pages, each checked by
+its parent, the topmost by the root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from segue.controller.changes import AgentKnown, ContainerAdded
+from segue.controller.space import CLEANING, QUARANTINED, USED, Space
+from segue.controller.table import (
+    MARKS_PER_WORD,
+    Container,
+    Disk,
+    Record,
+    Table,
+    container_of,
+    segment_of,
+)
+from segue.store.contract import Loaded, StoreCorrupt, StoreTooNew
+from segue.store.pages import PageSpace, PageTree
+
+TABLE_VERSION = 1
+
+
+class ContainerRow(msgspec.Struct, array_like=True):
+    """A container and the root of its marks."""
+
+    row: ContainerAdded
+    marks: bytes
+
+
+class DiskRow(msgspec.Struct, array_like=True):
+    """A disk and the root of its map."""
+
+    disk: int
+    name: str
+    size_bytes: int
+    segment_bytes: int
+    block_bytes: int
+    containers: list[int]
+    failed: dict[int, int]
+    map: bytes
+
+
+class RecordRow(msgspec.Struct, array_like=True):
+    """A record; bitmaps little-endian, block 0 the lowest bit."""
+
+    extent: int
+    source: int
+    blocks: int
+    written: bytes
+    copied: bytes
+
+
+class Root(msgspec.Struct, array_like=True):
+    """All of a table that is no page."""
+
+    version: int
+    installation: bytes
+    next_page: int
+    last_disk: int
+    containers: list[ContainerRow]
+    disks: list[DiskRow]
+    extents: bytes
+    records: list[RecordRow]
+    agents: list[AgentKnown]
+    attached: dict[int, dict[int, int]]
+    fences: dict[int, int]
+    quarantine: dict[int, list[int]]
+    cleaning: dict[int, int]
+
+
+def encode_table(table: Table) -> tuple[bytes, dict[int, bytes], list[int]]:
+    """The root, the pages that are new since the last checkpoint, and the ids of freed ones."""
+    pages: dict[int, bytes] = {}
+    containers = [ContainerRow(c.row, c.marks.flush(pages)) for c in table.containers.values()]
+    disks = [
+        DiskRow(
+            d.disk,
+            d.name,
+            d.size_bytes,
+            d.segment_bytes,
+            d.block_bytes,
+            d.containers,
+            d.failed,
+            d.map.flush(pages),
+        )
+        for d in table.disks.values()
+    ]
+    extents = table.extents.flush(pages)
+    records = [
+        RecordRow(extent, r.source, r.blocks, _bits(r.written, r.blocks), _bits(r.copied, r.blocks))
+        for extent, r in table.records.items()
+    ]
+    root = Root(
+        version=TABLE_VERSION,
+        installation=table.installation,
+        next_page=table.pages.next_id,
+        last_disk=table.last_disk,
+        containers=containers,
+        disks=disks,
+        extents=extents,
+        records=records,
+        agents=list(table.agents.values()),
+        attached=table.attached,
+        fences=table.fences,
+        quarantine=table.quarantine,
+        cleaning=table.cleaning,
+    )
+    return msgspec.msgpack.encode(root), pages, table.pages.take_freed()
+
+
+def load_table(loaded: Loaded) -> Table:
+    """The table of a store: its checkpoint and the log since.
+
+    Raises `StoreCorrupt` for whatever is damaged or contradicts itself, `StoreTooNew`.
+    """
+    table = decode_table(loaded.root, loaded.read_page) if loaded.root else Table()
+    table.number = loaded.checkpoint_number
+    for record in loaded.log:
+        try:
+            table.replay(record.body)
+        except (msgspec.MsgspecError, KeyError, AssertionError) as error:
+            raise StoreCorrupt(f"commit {record.number} cannot be applied: {error!r}") from error
+    table.derive_extents()
+    problems = table.problems()
+    if problems:
+        raise StoreCorrupt("; ".join(problems[:5]))
+    return table
+
+
+def decode_table(data: bytes, read_page: Callable[[int], bytes]) -> Table:
+    """The table of a checkpoint."""
+    try:
+        version = msgspec.msgpack.decode(data)[0]
+        if version != TABLE_VERSION:
+            raise StoreTooNew(f"table format {version}, this Segue knows {TABLE_VERSION}")
+        root = msgspec.msgpack.decode(data, type=Root)
+    except (msgspec.MsgspecError, IndexError, TypeError, KeyError) as error:
+        raise StoreCorrupt(f"root of the checkpoint: {error}") from error
+    table = Table(PageSpace(root.next_page))
+    table.installation = root.installation
+    table.last_disk = root.last_disk
+    for container in root.containers:
+        _load_container(table, container, read_page)
+    table.extents = PageTree.load(table.pages, root.extents, read_page)
+    for record in root.records:
+        table.records[record.extent] = Record(
+            record.source,
+            0,
+            0,
+            record.blocks,
+            int.from_bytes(record.written, "little"),
+            int.from_bytes(record.copied, "little"),
+        )
+    for row in root.disks:
+        _load_disk(table, row, read_page)
+    table.agents = {row.agent: row for row in root.agents}
+    table.attached = root.attached
+    table.fences = root.fences
+    table.quarantine = root.quarantine
+    table.cleaning = root.cleaning
+    for locations, state in ((root.quarantine, QUARANTINED), (root.cleaning, CLEANING)):
+        for location in locations:
+            table.containers[container_of(location)].space.move(segment_of(location), state)
+    return table
+
+
+def _load_container(table: Table, stored: ContainerRow, read_page: Callable[[int], bytes]) -> None:
+    row = stored.row
+    space = Space(row.segments, row.clean)
+    marks = PageTree.load(table.pages, stored.marks, read_page)
+    for word, bits in marks.items():
+        for bit in range(MARKS_PER_WORD):
+            if bits >> bit & 1:
+                space.set_clean(word * MARKS_PER_WORD + bit, not row.clean)
+    table.containers[row.container] = Container(row, space, marks)
+    table.container_names[row.name] = row.container
+
+
+def _load_disk(table: Table, row: DiskRow, read_page: Callable[[int], bytes]) -> None:
+    disk = Disk(
+        row.disk,
+        row.name,
+        row.size_bytes,
+        row.segment_bytes,
+        row.block_bytes,
+        row.containers,
+        PageTree.load(table.pages, row.map, read_page),
+        row.failed,
+    )
+    table.disks[row.disk] = disk
+    table.disk_names[row.name] = row.disk
+    for segment, extent, location in table.mapped_segments(disk):
+        container = table.containers.get(container_of(location))
+        if container is None or segment_of(location) >= container.row.segments:
+            raise StoreCorrupt(f"disk {row.name} segment {segment}: extent {extent} lies nowhere")
+        container.space.move(segment_of(location), USED)
+
+
+def _bits(bitmap: int, blocks: int) -> bytes:
+    return bitmap.to_bytes(-(-blocks // 8), "little")

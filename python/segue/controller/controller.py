@@ -1,0 +1,319 @@
+"""The controller: owns the central table, answers faults, commands agents (design, section 4).
+
+This file holds what the procedures share and the life of a term; what a fault or a verb does stands
+in `procedures/`, one file each.  Everything runs on one event loop.
+
+A term begins by claiming it in the store, loading the table, refusing to go on if a container has
+seen a later commit than the store holds (promise P7), and one first commit; from that commit it
+counts the longest lease of every agent that older terms attached.  It ends when a commit's outcome
+is unknown or a newer term has begun: `failed` is set and the process must exit.  There is no way
+back into service but a new term (crash-only).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Coroutine
+from typing import Any
+
+from segue.controller.agents import serve_agent, watch
+from segue.controller.changes import (
+    AnyChange,
+    ContainerAdded,
+    InstallationMade,
+    TermBegun,
+)
+from segue.controller.checkpoint import encode_table, load_table
+from segue.controller.commits import Commits, TermEnded
+from segue.controller.locks import BlockRanges, Locks
+from segue.controller.peer import Peer
+from segue.controller.ports import Clock, Link, Stamp, Storage
+from segue.controller.procedures import verbs
+from segue.controller.procedures.background import Background
+from segue.controller.settings import SECOND_NS, Settings
+from segue.controller.table import Disk, Table
+from segue.store.contract import Store, StoreCorrupt, StoreError, Superseded
+from segue.wire.messages import Answer, Command
+
+log = logging.getLogger("segue.controller")
+
+
+class Controller:
+    """One term of service over a store.
+
+    `rng` makes identities (installation, fence): from a seed in the simulator, from the system's
+    randomness in the server.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        storage: Storage,
+        clock: Clock,
+        settings: Settings,
+        rng: random.Random,
+    ) -> None:
+        self.store = store
+        self.storage = storage
+        self.clock = clock
+        self.settings = settings
+        self.rng = rng
+        self.term = 0
+        self.fence = 0
+        self.table = Table()
+        self.locks = Locks()
+        self.blocks = BlockRanges()
+        self.peers: dict[int, Peer] = {}
+        self.ended: set[int] = set()
+        """Incarnations that this term has proven dead."""
+        self.sessions = 0
+        self.inherited: set[int] = set()
+        """Incomplete extents of older terms; nobody writes there before `inherited_clear`."""
+        self.background = Background(self)
+        self.open_containers: set[int] = set()
+        self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self.faults_answered = 0
+        self._commands = 0
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._term_readers: list[asyncio.Future[None]] = []
+        self._term_reading = False
+        self._term_seen_ns = 0
+        self._stamped = Stamp(0, 0)
+        self._reused_since_stamp = False
+        self._stamping = asyncio.Lock()
+
+    # Life of the term ---------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begins a term.
+
+        Raises `StoreError` for a store that cannot be served, `OSError` for a container that an
+        incomplete extent needs and that cannot be opened.
+        """
+        self._term_seen_ns = self.clock.now_ns()
+        loaded = await self.store.begin_term()
+        self.term = loaded.term
+        self.table = load_table(loaded)
+        self.fence = self.rng.getrandbits(61)
+        self.commits = Commits(self.store, self.table, self.term, self.fail)
+        for number in self.table.containers:
+            await self.open_container(number)
+        first: list[AnyChange] = []
+        if not self.table.installation:
+            first.append(InstallationMade(self.rng.randbytes(16)))
+        old_fences = list(self.table.fences)
+        await self.commits.commit(*first, TermBegun(self.term, self.fence))
+        self.inherited = set(self.table.records)
+        self._recall_agents()
+        self.background.start(old_fences)
+        log.info(
+            "event=term_begun term=%d commit=%d disks=%d incomplete=%d",
+            self.term,
+            self.table.number,
+            len(self.table.disks),
+            len(self.table.records),
+        )
+
+    def _recall_agents(self) -> None:
+        """Every agent that an older term attached may hold all that was granted (section 4)."""
+        for holders in self.table.attached.values():
+            for incarnation, agent in holders.items():
+                if incarnation in self.peers:
+                    continue
+                row = self.table.agents[agent]
+                peer = Peer(agent, row.name, incarnation, known=True)
+                longest = max(row.lease_ns, self.settings.lease_ns)
+                peer.lease_until_ns = self.clock.now_ns() + self.settings.lease_and_margin_ns(
+                    longest
+                )
+                self.adopt_peer(peer)
+
+    def adopt_peer(self, peer: Peer) -> None:
+        """From now on the peer's lease is watched."""
+        self.peers[peer.incarnation] = peer
+        self.spawn(watch(self, peer))
+
+    async def stop(self) -> None:
+        """Ends service in order: stamps the containers, cuts all links."""
+        if not self.failed.done():
+            await self.stamp()
+        for peer in list(self.peers.values()):
+            peer.close_session()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def fail(self, error: BaseException) -> None:
+        """The term is over: the process must exit; nothing more is granted."""
+        if not self.failed.done():
+            log.error("event=term_ended term=%d cause=%r", self.term, error)
+            self.failed.set_result(error)
+            for peer in self.peers.values():
+                peer.close_session()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs a procedure; an exception it did not expect ends the term."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None or isinstance(error, TermEnded):
+            return
+        log.error("event=procedure_failed", exc_info=error)
+        self.fail(error)
+
+    async def serve(self, link: Link) -> None:
+        """Serves one agent's link until it ends."""
+        await serve_agent(self, link)
+
+    # Verbs (procedures/verbs.py) ----------------------------------------------------------------
+
+    async def add_container(
+        self, name: str, uri: str, size_bytes: int, cache: str = "page"
+    ) -> ContainerAdded:
+        """Makes storage at `uri` into a container of the pool; raises `Refusal`."""
+        return await verbs.add_container(self, name, uri, size_bytes, cache)
+
+    async def create_disk(self, name: str, size_bytes: int, block_bytes: int = 4096) -> Disk:
+        """Makes a thin disk, all zero; raises `Refusal`."""
+        return await verbs.create_disk(self, name, size_bytes, block_bytes)
+
+    async def delete_disk(self, name: str) -> None:
+        """Deletes a disk and frees its locations; raises `Refusal`."""
+        await verbs.delete_disk(self, name)
+
+    async def clear_error(self, name: str) -> None:
+        """Ends the flush errors of a disk; raises `Refusal`."""
+        await verbs.clear_error(self, name)
+
+    # What procedures share ----------------------------------------------------------------------
+
+    async def commit(self, *changes: AnyChange) -> None:
+        """Makes changes durable, all or none; raises `TermEnded`."""
+        await self.commits.commit(*changes)
+        self.background.committed()
+        if self.commits.log_bytes > self.settings.checkpoint_log_bytes:
+            self.commits.log_bytes = 0
+            self.spawn(self.checkpoint())
+
+    async def checkpoint(self) -> None:
+        """Folds the log into pages."""
+        number = self.table.number
+        root, pages, freed = encode_table(self.table)
+        try:
+            await self.store.checkpoint(self.term, number, root, pages, freed)
+        except StoreError as error:
+            self.fail(error)
+
+    def next_command(self) -> int:
+        """A command id of this term; unique among terms that an agent can confuse."""
+        self._commands += 1
+        return self.term << 40 | self._commands
+
+    def peers_of(self, disk: int) -> list[Peer]:
+        """All incarnations that may hold a table of the disk, by incarnation."""
+        holders = self.table.attached.get(disk)
+        return [self.peers[incarnation] for incarnation in sorted(holders)] if holders else []
+
+    def refused(self, peer: Peer, message: Command, answer: Answer) -> None:
+        """An agent refused a command that this table says is right: start over with it."""
+        log.error(
+            "event=command_refused agent=%s errno=%d command=%r", peer.name, answer.errno, message
+        )
+        peer.close_session()
+
+    async def open_container(self, number: int) -> None:
+        """Opens a container for the copier, and refuses a store older than its stamp."""
+        spec = self.table.spec(number)
+        stamp = await self.storage.open(spec, self.table.installation, self.fence)
+        if stamp.term >= self.term or stamp.commit > self.table.number:
+            name = self.table.containers[number].row.name
+            raise StoreCorrupt(
+                f"container {name} has seen term {stamp.term} commit {stamp.commit}, this store "
+                f"only commit {self.table.number}: an old copy of the store was put back"
+            )
+        self.open_containers.add(number)
+
+    async def term_is_newest(self) -> bool:
+        """Whether a read of the store, begun after this call, shows no newer term.
+
+        One read serves all who wait (section 4, Leases).
+        """
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._term_readers.append(turn)
+        if not self._term_reading:
+            self._term_reading = True
+            self.spawn(self._read_terms())
+        await turn
+        return not self.failed.done()
+
+    async def _read_terms(self) -> None:
+        while self._term_readers:
+            waiting, self._term_readers = self._term_readers, []
+            try:
+                begun_ns = self.clock.now_ns()
+                newest = await self.store.newest_term()
+                if newest == self.term:
+                    self._term_seen_ns = begun_ns
+                else:
+                    self.fail(Superseded(f"term {newest} has begun"))
+            except StoreError as error:
+                self.fail(error)
+            for turn in waiting:
+                if not turn.done():
+                    turn.set_result(None)
+        self._term_reading = False
+
+    async def copier_may_write(self) -> None:
+        """The copier lives by the same check as leases (section 4); raises `TermEnded`."""
+        age_ns = self.clock.now_ns() - self._term_seen_ns
+        if age_ns > self.settings.lease_ns // 3 and not await self.term_is_newest():
+            raise TermEnded
+
+    # Stamps -------------------------------------------------------------------------------------
+
+    async def stamp(self) -> None:
+        """Writes the newest (term, commit number) into every container's header."""
+        async with self._stamping:
+            newest = Stamp(self.term, self.table.number)
+            if newest == self._stamped:
+                return
+            for number in sorted(self.open_containers):
+                try:
+                    await self.storage.stamp(number, newest)
+                except OSError as error:
+                    log.warning("event=stamp_failed container=%d error=%s", number, error)
+            self._stamped = newest
+            self._reused_since_stamp = False
+
+    async def stamp_before_reuse(self) -> None:
+        """Called before a freed location is used again; stamps once per interval."""
+        if not self._reused_since_stamp:
+            await self.stamp()
+            self._reused_since_stamp = True
+
+    # Holders ------------------------------------------------------------------------------------
+
+    async def fence_ended_everywhere(self, holder: int, containers: list[int]) -> bool:
+        """Whether the holder's I/O has provably ended at all these containers."""
+        for number in containers:
+            try:
+                if not await self.storage.fence_ended(number, holder):
+                    return False
+            except OSError as error:
+                log.warning("event=fence_unknown container=%d error=%s", number, error)
+                return False
+        return True
+
+    def seconds(self, ns: int) -> float:
+        """For timeouts."""
+        return ns / SECOND_NS

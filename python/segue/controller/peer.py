@@ -1,0 +1,273 @@
+"""One incarnation of an agent, as the controller sees it.
+
+    ABSENT ----hello----> RETURNING ---> PRESENT ---link ends---> ABSENT
+       |                     ^   (what it may hold is known)         |
+       +--lease ends--> LOST-+ <--------------lease ends-------------+
+                         |
+                         +--fence proves that no I/O is under way--> ENDED   (from ABSENT as well)
+
+ABSENT, RETURNING and PRESENT may hold grants and have I/O under way.  LOST holds no grant any more
+(rule 8 at the agent, with drift and margin here) but may have I/O under way; ENDED has neither and
+never comes back.  A wait for an answer ends when the session does (`SessionLost`) or the lease does
+(`PeerLost`), so every wait here has an owner that is alive, or a deadline (rule 7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+
+from segue.controller.grants import Grants
+from segue.controller.ports import Link
+from segue.wire.messages import (
+    Answer,
+    Command,
+    ControllerMessage,
+    FaultStatus,
+    MapFault,
+    PendingFault,
+)
+
+
+class SessionLost(Exception):
+    """The session ended before the command was answered; whether it was carried out is unknown.
+
+    For a `do_*`: it is not under way and its fault is listed anew.
+    """
+
+
+class PeerLost(Exception):
+    """The incarnation's lease has ended: it holds no grant, but may have I/O under way."""
+
+
+class PeerState(Enum):
+    """See the module's diagram."""
+
+    ABSENT = "absent"
+    RETURNING = "returning"
+    PRESENT = "present"
+    LOST = "lost"
+    ENDED = "ended"
+
+
+class Fault:
+    """One unanswered fault: answered exactly once, in the session it belongs to (rule 7)."""
+
+    __slots__ = ("answered", "begun_ns", "message", "peer", "session")
+
+    def __init__(self, peer: Peer, message: MapFault, now_ns: int) -> None:
+        self.peer = peer
+        self.session = peer.session
+        self.message = message
+        self.begun_ns = now_ns
+        self.answered = False
+
+    @property
+    def current(self) -> bool:
+        """Whether an answer would still reach its I/O."""
+        return not self.answered and self.peer.faults.get(self.message.request) is self
+
+    def answer(self, message: ControllerMessage) -> None:
+        """Sends the answer, unless the fault was taken over by a later session's list."""
+        assert not self.answered, "a fault is answered once"
+        current = self.current
+        self.answered = True
+        if current:
+            del self.peer.faults[self.message.request]
+            self.peer.send(message)
+
+
+class Peer:
+    """State of one incarnation."""
+
+    def __init__(self, agent: int, name: str, incarnation: int, *, known: bool) -> None:
+        self.agent = agent
+        self.name = name
+        self.incarnation = incarnation
+        self.state = PeerState.ABSENT
+        self.lease_until_ns = 0
+        self.link: Link | None = None
+        self.session = 0
+        self.leased = False
+        """A lease was granted in this session: its faults may be answered."""
+        self.deferred: list[Fault] = []
+        """Faults of this session that wait for its first lease."""
+        self.faults: dict[int, Fault] = {}
+        self.attaching = 0
+        """Attachments being made durable: the peer must not be forgotten meanwhile."""
+        self.listed = not known
+        """Has told this term what it has under way."""
+        self._assume_everything = known
+        self._grants: dict[int, Grants] = {}
+        self._commands: dict[int, asyncio.Future[Answer]] = {}
+        self._dos: dict[int, asyncio.Future[Answer]] = {}
+        self._changed: list[asyncio.Future[None]] = []
+
+    # State --------------------------------------------------------------------------------------
+
+    def become(self, state: PeerState) -> None:
+        """Changes the state and wakes whoever waits for that."""
+        assert self.state is not PeerState.ENDED, "an ended incarnation does not come back"
+        self.state = state
+        if state in (PeerState.LOST, PeerState.ENDED):
+            self._fail(self._commands, PeerLost())
+            self._fail(self._dos, PeerLost())
+        self.wake()
+
+    def wake(self) -> None:
+        """Lets all waiters of `changed` look again."""
+        waiting, self._changed = self._changed, []
+        for turn in waiting:
+            if not turn.done():
+                turn.set_result(None)
+
+    async def changed(self) -> None:
+        """Returns at the next change of state."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changed.append(turn)
+        await turn
+
+    @property
+    def gone(self) -> bool:
+        """Holds no grant any more."""
+        return self.state in (PeerState.LOST, PeerState.ENDED)
+
+    async def present_or_gone(self) -> bool:
+        """True when it can be commanded, False when its lease has ended."""
+        while self.state is not PeerState.PRESENT:
+            if self.gone:
+                return False
+            await self.changed()
+        return True
+
+    async def present_in(self, session: int) -> None:
+        """Returns when this session is established; raises `SessionLost` if it ends before."""
+        while self.state is not PeerState.PRESENT or self.session != session:
+            if self.session != session or self.link is None:
+                raise SessionLost
+            await self.changed()
+
+    async def drained(self) -> None:
+        """Returns when a lost incarnation has provably no I/O under way any more.
+
+        It has ended by its fence, or is back and has answered a blocking command.
+        """
+        while self.state not in (PeerState.ENDED, PeerState.PRESENT):
+            await self.changed()
+
+    # Grants -------------------------------------------------------------------------------------
+
+    def grants(self, disk: int) -> Grants:
+        """What this incarnation may hold of the disk's table."""
+        grants = self._grants.get(disk)
+        if grants is None:
+            grants = self._grants[disk] = Grants(everything=self._assume_everything)
+        return grants
+
+    def forget_grants(self, disk: int) -> None:
+        """The table is gone at the agent, or new and empty."""
+        self._grants[disk] = Grants(everything=False)
+
+    # Sessions -----------------------------------------------------------------------------------
+
+    def open_session(self, link: Link, session: int) -> None:
+        """A hello was accepted: older sessions' faults and commands are void."""
+        self.close_session()
+        self.link = link
+        self.session = session
+        self.leased = False
+
+    def close_session(self) -> None:
+        """The link has ended: plain commands are lost, `do_*` may still be under way."""
+        if self.link is not None:
+            self.link.close()
+            self.link = None
+        self.deferred.clear()
+        self._fail(self._commands, SessionLost())
+        self.wake()
+
+    def take_list(
+        self, pending: list[PendingFault], now_ns: int
+    ) -> list[tuple[Fault, PendingFault]]:
+        """Takes in a hello's list; returns the faults that need a procedure of their own.
+
+        A fault whose `do_*` this controller is waiting for stays with that procedure: RUNNING
+        waits on, DONE gets its answer now.  Every other `do_*` was lost in the cut.
+        """
+        dos, self._dos = self._dos, {}
+        old_faults, self.faults = self.faults, {}
+        fresh = []
+        for item in pending:
+            request = item.fault.request
+            waiting = dos.pop(item.command, None) if item.status != FaultStatus.WAITING else None
+            if waiting is None:
+                fault = Fault(self, item.fault, now_ns)
+                fresh.append((fault, item))
+                self.faults[request] = fault
+                continue
+            if request in old_faults:
+                self.faults[request] = old_faults[request]
+            if item.status == FaultStatus.RUNNING:
+                self._dos[item.command] = waiting
+            elif not waiting.done():
+                waiting.set_result(Answer(item.command, item.outcome, item.errno))
+        self._fail(dos, SessionLost())
+        return fresh
+
+    def adopt_running(self, command: int) -> asyncio.Future[Answer]:
+        """The answer of a `do_*` that an older term sent and that is still under way."""
+        return self._dos.setdefault(command, asyncio.get_running_loop().create_future())
+
+    # Messages -----------------------------------------------------------------------------------
+
+    def send(self, message: ControllerMessage) -> None:
+        """Queues a message on the link, if there is one."""
+        if self.link is not None:
+            self.link.send(message)
+
+    async def command(self, command: int, message: Command, returning: int | None = None) -> Answer:
+        """Sends a command and waits for its answer; raises `SessionLost`, `PeerLost`.
+
+        `returning` is the session being established: the only one that may command an
+        incarnation that is still counted lost.
+        """
+        if returning is None and self.gone:
+            raise PeerLost
+        if returning is not None and returning != self.session:
+            raise SessionLost
+        return await self._ask(self._commands, command, message)
+
+    async def do(self, command: int, message: Command) -> Answer:
+        """Like `command`, for `do_write` and `do_split_read`: survives a change of session."""
+        if self.gone:
+            raise PeerLost
+        return await self._ask(self._dos, command, message)
+
+    async def _ask(
+        self, table: dict[int, asyncio.Future[Answer]], command: int, message: Command
+    ) -> Answer:
+        if self.link is None:
+            raise SessionLost
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        table[command] = answer
+        self.link.send(message)
+        try:
+            return await answer
+        finally:
+            # Not `table`: a new session's list may have moved it.
+            self._commands.pop(command, None)
+            self._dos.pop(command, None)
+
+    def answered(self, answer: Answer) -> None:
+        """Takes in an answer; one that nobody waits for is dropped (an older session's)."""
+        for table in (self._commands, self._dos):
+            waiting = table.get(answer.command)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(answer)
+
+    @staticmethod
+    def _fail(table: dict[int, asyncio.Future[Answer]], error: Exception) -> None:
+        for waiting in table.values():
+            if not waiting.done():
+                waiting.set_exception(error)
+        table.clear()

@@ -1,0 +1,148 @@
+"""Which agent serves which disk: attachments, made on demand and durable.
+
+A host opens an export at an agent; the agent asks; the attachment is committed; only then is the
+table made at the agent, so every agent that can hold a grant stands in the durable table.
+
+Interleavings.  `attach` and `detach` of one disk at one agent exclude each other by a lock of their
+own; they hold the disk shared, so a delete waits for them or they find it gone.  Before a second
+agent is attached the tables of the others are made invalid once (see `restrict.invalidate`): the
+answer to a fault that replaced their entry may have been lost.  A crash after the commit leaves an
+attachment without a table: the new term assumes it holds everything until the agent's hello lists
+its tables, and then ends it.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from errno import EBUSY, EEXIST, EIO, ENOENT
+from typing import TYPE_CHECKING
+
+from segue.controller.changes import Attached, Detached
+from segue.controller.peer import Peer, PeerLost, SessionLost
+from segue.controller.restrict import delete_table, invalidate_table
+from segue.controller.table import Disk
+from segue.wire.messages import (
+    CloseExport,
+    ExportOpened,
+    Exports,
+    ListExports,
+    NewTable,
+    OpenExport,
+    Outcome,
+    QuiesceExpired,
+)
+
+if TYPE_CHECKING:
+    from segue.controller.controller import Controller
+
+log = logging.getLogger("segue.controller.attach")
+
+
+async def open_export(c: Controller, peer: Peer, session: int, request: OpenExport) -> None:
+    """Answers `OpenExport`, in the session it came in."""
+    errno, disk = ENOENT, None
+    number = c.table.disk_names.get(request.name)
+    if number is not None:
+        async with (
+            c.locks.hold(("attach", number, peer.incarnation), exclusive=True),
+            c.locks.hold(("disk", number), exclusive=False),
+        ):
+            disk = c.table.disks.get(number)
+            if disk is not None:
+                with suppress(SessionLost, PeerLost):
+                    errno = await _attach(c, peer, session, disk)
+    if peer.session != session:
+        return
+    if errno or disk is None:
+        peer.send(ExportOpened(request.request, errno))
+        return
+    peer.send(
+        ExportOpened(
+            request.request, 0, disk.disk, disk.size_bytes, disk.block_bytes, read_only=False
+        )
+    )
+
+
+async def _attach(c: Controller, peer: Peer, session: int, disk: Disk) -> int:
+    """Errno; raises `SessionLost`, `PeerLost`, after which the agent asks again."""
+    await peer.present_in(session)
+    holders = c.table.attached.get(disk.disk, {})
+    if peer.incarnation in holders:
+        return 0
+    if holders and not _may_share(c, disk):
+        return EBUSY
+    peer.attaching += 1
+    try:
+        peer.forget_grants(disk.disk)
+        await c.commit(Attached(disk.disk, peer.agent, peer.incarnation))
+        for other in c.peers_of(disk.disk):
+            if other is not peer:
+                await _forget_answers(c, other, disk.disk)
+        return await _new_table(c, peer, session, disk)
+    finally:
+        peer.attaching -= 1
+
+
+def _may_share(c: Controller, disk: Disk) -> bool:
+    """Several agents need a block no smaller than each container's write unit (section 2)."""
+    units = [c.table.containers[number].row.write_unit_bytes for number in disk.containers]
+    return all(unit <= disk.block_bytes for unit in units)
+
+
+async def _forget_answers(c: Controller, other: Peer, disk: int) -> None:
+    while await other.present_or_gone():
+        with suppress(SessionLost, PeerLost):
+            await invalidate_table(c, other, disk)
+            return
+
+
+async def _new_table(c: Controller, peer: Peer, session: int, disk: Disk) -> int:
+    await peer.present_in(session)
+    command = c.next_command()
+    message = NewTable(
+        command=command,
+        disk=disk.disk,
+        size_bytes=disk.size_bytes,
+        segment_bytes=disk.segment_bytes,
+        block_bytes=disk.block_bytes,
+        read_only=False,
+        containers=c.table.specs(disk),
+    )
+    answer = await peer.command(command, message)
+    if answer.outcome == Outcome.DONE:
+        return 0
+    if answer.errno == EEXIST and await delete_table(c, peer, disk.disk) is None:
+        # Left over from an older session's command that was carried out late.
+        return await _new_table(c, peer, session, disk)
+    log.warning("event=table_refused agent=%s disk=%s errno=%d", peer.name, disk.name, answer.errno)
+    await c.commit(Detached(disk.disk, peer.incarnation))
+    return answer.errno or EIO
+
+
+async def close_export(c: Controller, peer: Peer, request: CloseExport) -> None:
+    """No host of this agent uses the disk any more: takes its table away."""
+    disk = request.disk
+    async with (
+        c.locks.hold(("attach", disk, peer.incarnation), exclusive=True),
+        c.locks.hold(("disk", disk), exclusive=False),
+    ):
+        if peer.incarnation not in c.table.attached.get(disk, {}):
+            return
+        if await delete_table(c, peer, disk) is None:
+            await c.commit(Detached(disk, peer.incarnation))
+
+
+def list_exports(c: Controller, peer: Peer, request: ListExports) -> None:
+    """Answers `ListExports` from the table."""
+    peer.send(Exports(request.request, sorted(c.table.disk_names)))
+
+
+def quiesce_expired(c: Controller, peer: Peer, message: QuiesceExpired) -> None:
+    """A quiesce ended at its `hold` deadline: whoever relied on it learns that by `activate`."""
+    log.warning(
+        "event=quiesce_expired agent=%s disk=%d quiesce=%d",
+        peer.name,
+        message.disk,
+        message.quiesce,
+    )

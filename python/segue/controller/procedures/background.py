@@ -1,0 +1,111 @@
+"""What a term does without being asked: completing, cleaning, stamping, taking over.
+
+Each piece of work is started by an event, not by a clock (an idle controller does nothing), and
+repeated after a pause only when a container has failed.
+
+Taking over (section 4, Terms; rule 11): incomplete extents and half-cleaned locations of older
+terms are touched only when every agent that those terms had attached has listed what it has under way, or
+is lost, and every older copier's fence has provably ended at every container.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from segue.controller.changes import FenceEnded
+from segue.controller.procedures.clean import clean_batch
+from segue.controller.procedures.complete import complete_zero
+
+if TYPE_CHECKING:
+    from segue.controller.controller import Controller
+    from segue.controller.peer import Peer
+
+log = logging.getLogger("segue.controller.background")
+
+RETRY_S = 1.0
+"""Pause before work that failed at a container is tried again."""
+
+
+class Background:
+    """The background work of one term."""
+
+    def __init__(self, c: Controller) -> None:
+        self._c = c
+        self._work = asyncio.Event()
+        self._taken_over = asyncio.Event()
+        self._incomplete: set[int] = set()
+        """Extents whose completion is under way."""
+        self._dirty = asyncio.Event()
+
+    def start(self, old_fences: list[int]) -> None:
+        """Begins; `old_fences` are those of older terms' copiers."""
+        c = self._c
+        c.spawn(self._take_over(old_fences, list(c.peers.values())))
+        c.spawn(self._clean())
+        c.spawn(self._stamp_now_and_then())
+
+    async def inherited_clear(self) -> None:
+        """Returns when what older terms left incomplete may be touched."""
+        await self._taken_over.wait()
+
+    def complete_later(self, extent: int) -> None:
+        """The extent is incomplete: its rest is to be zeroed."""
+        if extent not in self._incomplete:
+            self._incomplete.add(extent)
+            self._c.spawn(self._complete(extent))
+
+    def work_appeared(self) -> None:
+        """Locations were freed."""
+        self._work.set()
+
+    def committed(self) -> None:
+        """Something was committed: containers may be due for a stamp."""
+        self._dirty.set()
+
+    async def _take_over(self, old_fences: list[int], known: list[Peer]) -> None:
+        c = self._c
+        for peer in known:
+            while not peer.listed and not peer.gone:
+                await peer.changed()
+        for fence in old_fences:
+            await self._fence_ended(fence)
+            await c.commit(FenceEnded(fence))
+        inherited = sorted(c.inherited)
+        c.inherited.clear()
+        self._taken_over.set()
+        log.info("event=taken_over incomplete=%d", len(inherited))
+        for extent in inherited:
+            if extent in c.table.records:
+                self.complete_later(extent)
+        self._work.set()
+
+    async def _fence_ended(self, fence: int) -> None:
+        c = self._c
+        pause_s = c.settings.fence_poll_s
+        for number in sorted(c.open_containers):
+            while not await c.fence_ended_everywhere(fence, [number]):
+                await asyncio.sleep(pause_s)
+                pause_s = min(1.0, pause_s * 2)
+
+    async def _complete(self, extent: int) -> None:
+        while not await complete_zero(self._c, extent):
+            await asyncio.sleep(RETRY_S)
+        self._incomplete.discard(extent)
+
+    async def _clean(self) -> None:
+        await self._taken_over.wait()
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while await clean_batch(self._c):
+                pass
+
+    async def _stamp_now_and_then(self) -> None:
+        c = self._c
+        while True:
+            await self._dirty.wait()
+            await asyncio.sleep(c.settings.stamp_interval_s)
+            self._dirty.clear()
+            await c.stamp()

@@ -1,0 +1,102 @@
+"""Completing an incomplete extent whose source is zero (rules 6, 11, 12).
+
+1. Piece by piece, zero the blocks that no bit is set for and nobody holds: the extent shared, the
+   piece's blocks exclusively, from before the zeroing until the bits are set in memory.
+2. When every block is set: flush the container once, without error.
+3. Take disk shared, segment and extent exclusively, and commit that the record ends.
+
+The record named location and purpose before anything was written (rule 11).  Copied bits decide
+reads at once: the zeroes they stand for are what the source reads, so a lost bit only repeats work;
+they are not committed for a zero source, whose completion is a matter of milliseconds.
+
+Interleavings.  A faulted write that finds its blocks taken waits for one piece at most; the piece
+skips blocks that are set or taken, so a write under way makes another round necessary, not a wait.
+While the record stands every agent's entry is invalid, so step 3 needs no restriction, and it
+grants nothing: the next fault does.  A discard that comes first removes the record under the
+segment's exclusive lock; the completion then finds it gone and stops.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from segue.controller.changes import Completed
+from segue.controller.table import Disk, Record, container_of, run_bits, segment_of
+
+if TYPE_CHECKING:
+    from segue.controller.controller import Controller
+
+log = logging.getLogger("segue.controller.complete")
+
+
+async def complete_zero(c: Controller, extent: int) -> bool:
+    """Completes the extent; False if a failing container makes another try necessary."""
+    while (record := c.table.records.get(extent)) is not None:
+        disk = c.table.disks[record.disk]
+        try:
+            if await _zero_rest(c, extent, record, disk):
+                await c.storage.flush(container_of(c.table.extents.get(extent)))
+            else:
+                continue
+        except OSError as error:
+            log.warning("event=zeroing_failed extent=%d disk=%s error=%s", extent, disk.name, error)
+            return False
+        await _end_record(c, extent, record)
+    return True
+
+
+async def _zero_rest(c: Controller, extent: int, record: Record, disk: Disk) -> bool:
+    """One round over the blocks not yet here; True when all are."""
+    all_bits = run_bits(0, record.blocks)
+    piece_blocks = max(1, c.settings.copy_piece_bytes // disk.block_bytes)
+    for first, count in runs_of(all_bits & ~record.here, piece_blocks):
+        async with c.locks.hold(("extent", extent), exclusive=False):
+            if c.table.records.get(extent) is not record:
+                return False
+            bits = run_bits(first, count) & ~record.here & ~c.blocks.taken(extent)
+            for piece_first, piece_count in runs_of(bits, piece_blocks):
+                await _zero_piece(c, extent, record, disk, piece_first, piece_count)
+    if record.here != all_bits:
+        # What is missing is held by writes under way: wait for them.
+        async with c.blocks.hold(extent, all_bits & ~record.here, exclusive=True):
+            pass
+    return record.here == all_bits
+
+
+async def _zero_piece(
+    c: Controller, extent: int, record: Record, disk: Disk, first: int, count: int
+) -> None:
+    bits = run_bits(first, count)
+    async with c.blocks.hold(extent, bits, exclusive=True):
+        if bits & record.here:
+            return
+        location = c.table.extents.get(extent)
+        start = segment_of(location) * disk.segment_bytes + first * disk.block_bytes
+        await c.copier_may_write()
+        await c.storage.zero(container_of(location), start, count * disk.block_bytes)
+        record.copied |= bits
+
+
+async def _end_record(c: Controller, extent: int, record: Record) -> None:
+    async with (
+        c.locks.hold(("disk", record.disk), exclusive=False),
+        c.locks.hold((record.disk, record.segment), exclusive=True),
+        c.locks.hold(("extent", extent), exclusive=True),
+    ):
+        if c.table.records.get(extent) is record:
+            await c.commit(Completed(extent))
+
+
+def runs_of(bits: int, longest: int) -> Iterator[tuple[int, int]]:
+    """The runs of set bits, lowest first, none longer than that: (first, count)."""
+    first = 0
+    while bits:
+        skip = (bits & -bits).bit_length() - 1
+        bits >>= skip
+        first += skip
+        count = min(longest, ((~bits & (bits + 1)).bit_length() - 1))
+        yield first, count
+        bits >>= count
+        first += count

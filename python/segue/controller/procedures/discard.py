@@ -1,0 +1,57 @@
+"""Whole segments become zero again: trim, and write-zeroes without NO_HOLE (section 3; rules 3, 5).
+
+1. Take the segments exclusively, ascending; nobody reads, writes or copies their extents now.
+2. Make them invalid, blocking, at every agent of the disk, the faulting one included.
+3. Commit: the run is zero, its locations are free, or in quarantine while a lost agent may still
+   have I/O under way there.
+4. Answer retry with zero entries; the agent then has it done at once.
+
+A crash before 3 leaves the data as it was, and the host without an answer: nothing is lost; after
+3 the segments read as zeroes, which the host asked for.  A flush need not cover it: the commit is
+durable.  What is zero already is not touched: a run of zeroes costs no commit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from segue.controller.changes import Discarded
+from segue.controller.peer import Fault
+from segue.controller.procedures.first_touch import entry_runs
+from segue.controller.restrict import invalidate
+from segue.controller.table import Disk
+from segue.wire.messages import Retry
+
+if TYPE_CHECKING:
+    from segue.controller.controller import Controller
+
+RUN_SEGMENTS = 4096
+"""The most that is done under one set of locks; a longer run is done piece by piece."""
+
+
+async def discard(c: Controller, fault: Fault, disk: Disk) -> None:
+    """Makes the faulted run zero."""
+    message = fault.message
+    end = message.segment + message.segments
+    first = message.segment
+    while first < end:
+        count = min(RUN_SEGMENTS, end - first)
+        keys = [(disk.disk, segment) for segment in range(first, first + count)]
+        if any(extent in c.inherited for extent in disk.map.slice(first, count)):
+            await c.background.inherited_clear()
+            continue
+        async with c.locks.hold(*keys, exclusive=True):
+            await discard_run(c, disk, first, count)
+            first += count
+            if first == end:
+                last = entry_runs(c, fault.peer, disk, first - count, count, own=count)
+                fault.answer(Retry(message.request, disk.disk, last))
+
+
+async def discard_run(c: Controller, disk: Disk, first: int, count: int) -> None:
+    """Steps 2 and 3; the caller holds the segments exclusively."""
+    if not any(disk.map.slice(first, count)):
+        return
+    holders = await invalidate(c, disk.disk, first, count)
+    await c.commit(Discarded(disk.disk, first, count, holders))
+    c.background.work_appeared()

@@ -1,0 +1,58 @@
+"""A read of an incomplete extent, by `do_split_read` (Fig. 6B, steps 750-790; rule 12).
+
+The caller holds disk and segment shared.  The blocks are held shared from the decision until the
+agent has answered: nothing overwrites or copies over what this read was told to read.  Bits decide
+reads as soon as they are in the table; copied ones earlier, when the copier has written the block
+(rule 6): they are in the record's `copied` either way.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from segue.controller.peer import Fault, PeerLost, SessionLost
+from segue.controller.table import Disk, Record, run_bits
+from segue.wire.messages import BlockRun, CompleteToHost, DoSplitRead, Failure, Outcome
+
+if TYPE_CHECKING:
+    from segue.controller.controller import Controller
+
+
+async def do_split_read(c: Controller, fault: Fault, disk: Disk, extent: int) -> None:
+    """Carries out the faulted read; `extent` has a record."""
+    message = fault.message
+    count = min(message.count_blocks, disk.blocks_per_segment - message.first_block)
+    bits = run_bits(message.first_block, count)
+    async with (
+        c.locks.hold(("extent", extent), exclusive=False),
+        c.blocks.hold(extent, bits, exclusive=False),
+    ):
+        if not fault.current:
+            return
+        location = c.table.extents.get(extent)
+        runs = split(c.table.records[extent], location, message.first_block, count)
+        command = c.next_command()
+        try:
+            answer = await fault.peer.do(command, DoSplitRead(command, message.request, runs))
+        except SessionLost:
+            return
+        except PeerLost:
+            await fault.peer.drained()
+            return
+        if answer.outcome == Outcome.DONE:
+            fault.answer(CompleteToHost(message.request))
+        elif answer.outcome == Outcome.FAILED:
+            fault.answer(Failure(message.request, answer.errno))
+
+
+def split(record: Record, location: int, first_block: int, count_blocks: int) -> list[BlockRun]:
+    """The runs that cover these blocks in order, each where its blocks read from."""
+    runs: list[BlockRun] = []
+    here = record.here
+    block, end = first_block, first_block + count_blocks
+    while block < end:
+        start, at_home = block, here >> block & 1
+        while block < end and here >> block & 1 == at_home:
+            block += 1
+        runs.append(BlockRun(start, block - start, location if at_home else 0))
+    return runs

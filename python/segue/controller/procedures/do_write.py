@@ -1,0 +1,70 @@
+"""A write to an incomplete extent, by `do_write` (Fig. 6B, steps 740-745; rules 6, 12).
+
+The caller holds disk and segment shared.
+
+1. Take the extent shared, and the I/O's blocks exclusively: the copier is not writing them.
+2. Command `do_write` at the extent's own location, with where the rest of a partly written first
+   or last block reads from; the agent answers done only when all of it is durable.
+3. Commit the written bits.
+4. Answer complete_to_host.
+
+Interleavings.  A crash after 2 leaves bytes at the location that no bit speaks of: reads take the
+source, the host has no answer, and the fault comes again.  If the session is cut, the agent's list
+says whether the command is running or done (then this procedure goes on) or never came (then it
+gives up: the fault is listed and starts anew).  If the agent is lost, its write may still land:
+the blocks stay held until it has provably ended (rule 12).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from segue.controller.changes import Written
+from segue.controller.peer import Fault, PeerLost, SessionLost
+from segue.controller.table import Disk, Record, run_bits
+from segue.wire.messages import CompleteToHost, DoWrite, Failure, Outcome
+
+if TYPE_CHECKING:
+    from segue.controller.controller import Controller
+
+
+async def do_write(c: Controller, fault: Fault, disk: Disk, extent: int) -> None:
+    """Carries out the faulted write; `extent` has a record."""
+    message = fault.message
+    bits = run_bits(message.first_block, message.count_blocks)
+    async with (
+        c.locks.hold(("extent", extent), exclusive=False),
+        c.blocks.hold(extent, bits, exclusive=True),
+    ):
+        if not fault.current:
+            return
+        location = c.table.extents.get(extent)
+        record = c.table.records[extent]
+        last_block = message.first_block + message.count_blocks - 1
+        command = c.next_command()
+        order = DoWrite(
+            command=command,
+            request=message.request,
+            location=location,
+            head=_reads_from(record, location, message.first_block),
+            tail=_reads_from(record, location, last_block),
+        )
+        try:
+            answer = await fault.peer.do(command, order)
+        except SessionLost:
+            return
+        except PeerLost:
+            await fault.peer.drained()
+            return
+        if answer.outcome == Outcome.DONE:
+            await c.commit(Written(extent, message.first_block, message.count_blocks))
+            fault.answer(CompleteToHost(message.request))
+        elif answer.outcome == Outcome.FAILED:
+            fault.answer(Failure(message.request, answer.errno))
+    if c.table.records[extent].here == run_bits(0, record.blocks):
+        c.background.complete_later(extent)
+
+
+def _reads_from(record: Record, location: int, block: int) -> int:
+    """Where a block reads from: the extent's own location, or 0 for its source, zeroes."""
+    return location if record.here >> block & 1 else 0

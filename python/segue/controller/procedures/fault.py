@@ -1,0 +1,117 @@
+"""A map fault, answered (design, section 5): which procedure it needs, and the locks it takes.
+
+    entry in the durable table    read           write            discard (whole segments)
+    zero                          first touch    first write      first touch
+    complete extent               first touch    first touch      discard
+    incomplete extent             split read     do_write         discard
+
+Shared holders of disk and segment look and answer; whatever changes an entry holds the segment
+exclusively.  A first write finds out only under the shared lock that it needs the exclusive one:
+it lets go and looks again, since the locks cannot be upgraded.  A fault on an incomplete extent
+holds disk, segment and extent shared, and its blocks, from its decision to the commit of its bits.
+
+An extent that an older term left incomplete is touched only after every agent it had attached has
+said what it has under way, or is lost (section 4, Terms); a `do_*` of that older term that is still
+running holds its blocks here from before that moment until its answer, and is then done again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from errno import EINVAL, ESHUTDOWN
+from typing import TYPE_CHECKING
+
+from segue.controller.peer import Fault, PeerLost, SessionLost
+from segue.controller.procedures.discard import discard
+from segue.controller.procedures.do_split_read import do_split_read
+from segue.controller.procedures.do_write import do_write
+from segue.controller.procedures.first_touch import first_touch
+from segue.controller.procedures.first_write import first_write
+from segue.controller.table import Disk, run_bits
+from segue.wire.messages import Answer, Failure, Operation
+
+if TYPE_CHECKING:
+    from segue.controller.controller import Controller
+
+
+async def answer_fault(
+    c: Controller, fault: Fault, running: asyncio.Future[Answer] | None = None
+) -> None:
+    """Answers one fault, exactly once.
+
+    `running` is the coming answer of an older term's `do_*` for this fault.
+    """
+    message = fault.message
+    key = ("disk", message.disk)
+    await c.locks.acquire(key, exclusive=False)
+    try:
+        disk = c.table.disks.get(message.disk)
+        errno = _errno(c, fault, disk)
+        if disk is None or errno:
+            fault.answer(Failure(message.request, errno or ESHUTDOWN))
+            return
+        if running is not None:
+            await _hold_while_running(c, fault, disk, running)
+        if fault.current:
+            await _decide(c, fault, disk)
+    finally:
+        c.locks.release(key, exclusive=False)
+    c.faults_answered += 1
+
+
+def _errno(c: Controller, fault: Fault, disk: Disk | None) -> int:
+    """What is wrong with the fault itself (rule 10); 0 if nothing."""
+    message = fault.message
+    if disk is None or fault.peer.incarnation not in c.table.attached.get(message.disk, {}):
+        return ESHUTDOWN
+    if message.segments < 1 or message.segment + message.segments > disk.segments:
+        return EINVAL
+    blocks = disk.blocks_per_segment * message.segments
+    if message.count_blocks < 1 or message.first_block + message.count_blocks > blocks:
+        return EINVAL
+    if message.operation == Operation.WRITE and message.segments != 1:
+        return EINVAL
+    return 0
+
+
+async def _decide(c: Controller, fault: Fault, disk: Disk) -> None:
+    message = fault.message
+    if message.operation == Operation.DISCARD:
+        await discard(c, fault, disk)
+        return
+    while fault.current:
+        extent = disk.map.get(message.segment)
+        if extent in c.inherited:
+            await c.background.inherited_clear()
+            continue
+        if extent == 0 and message.operation == Operation.WRITE:
+            await first_write(c, fault, disk)
+            continue
+        async with c.locks.hold((disk.disk, message.segment), exclusive=False):
+            extent = disk.map.get(message.segment)
+            if extent in c.inherited or (extent == 0 and message.operation == Operation.WRITE):
+                continue
+            if extent not in c.table.records:
+                first_touch(c, fault, disk)
+            elif message.operation == Operation.READ:
+                await do_split_read(c, fault, disk, extent)
+            else:
+                await do_write(c, fault, disk, extent)
+            return
+
+
+async def _hold_while_running(
+    c: Controller, fault: Fault, disk: Disk, running: asyncio.Future[Answer]
+) -> None:
+    """Keeps everyone away from the blocks of an older term's `do_*` until it has ended."""
+    message = fault.message
+    async with c.locks.hold((disk.disk, message.segment), exclusive=False):
+        extent = disk.map.get(message.segment)
+        bits = run_bits(message.first_block, message.count_blocks)
+        async with c.blocks.hold(extent, bits, message.operation == Operation.WRITE):
+            try:
+                with suppress(SessionLost):
+                    await running
+            except PeerLost:
+                await fault.peer.drained()

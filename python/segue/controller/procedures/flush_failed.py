@@ -1,0 +1,36 @@
+"""A container's flush failed: durable before the host hears of it (section 4, promise P5).
+
+Every disk that may have been written on that container is marked, at all its agents: pages that a
+kernel dropped after one failed flush must not be covered by a later flush that succeeds.  The mark
+is an error of the disk until an operator clears it.
+"""
+
+from __future__ import annotations
+
+from errno import EIO
+from typing import TYPE_CHECKING
+
+from segue.controller.changes import FlushFailed
+from segue.controller.peer import Peer
+from segue.controller.restrict import extend_containers
+from segue.wire.messages import ContainerFailed, Failure
+
+if TYPE_CHECKING:
+    from segue.controller.controller import Controller
+
+
+async def container_failed(c: Controller, peer: Peer, message: ContainerFailed) -> None:
+    """Commits the failure, answers the flush, and tells the other agents."""
+    session = peer.session
+    number = message.container
+    disks = [
+        disk.disk
+        for disk in c.table.disks.values()
+        if number in disk.containers and number not in disk.failed
+    ]
+    if disks:
+        await c.commit(*(FlushFailed(disk, number, message.errno) for disk in disks))
+    if peer.session == session:
+        peer.send(Failure(message.request, EIO))
+    for disk in disks:
+        await extend_containers(c, disk)

@@ -1,0 +1,145 @@
+"""What an operator asks for (design, section 10): the verbs behind the API.
+
+Each checks everything first and changes nothing if it refuses: `Refusal`, with one clear sentence
+(rule 10).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from segue.controller.changes import (
+    ContainerAdded,
+    DiskDeleted,
+    DiskMade,
+    FlushCleared,
+)
+from segue.controller.restrict import delete_tables, extend_containers
+
+if TYPE_CHECKING:
+    from segue.controller.controller import Controller
+    from segue.controller.table import Disk
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_MAX_DISK_BYTES = 1 << 60
+_MAX_CONTAINERS = 1 << 16
+BLOCK_SIZES = (512, 4096)
+SECTOR = 512
+
+
+class Refusal(Exception):
+    """The request is wrong, or cannot be done now; nothing was changed.
+
+    `missing`: it names something that does not exist.
+    """
+
+    def __init__(self, sentence: str, *, missing: bool = False) -> None:
+        super().__init__(sentence)
+        self.missing = missing
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise Refusal(
+            f"{name!r} is no name for a {kind}: letters, digits, '.', '_' and '-', 63 at most, "
+            f"beginning with a letter or a digit"
+        )
+
+
+def disk_called(c: Controller, name: str) -> Disk:
+    """The disk of that name, or a `Refusal`."""
+    number = c.table.disk_names.get(name)
+    if number is None:
+        raise Refusal(f"no disk is called {name}", missing=True)
+    return c.table.disks[number]
+
+
+async def add_container(
+    c: Controller, name: str, uri: str, size_bytes: int, cache: str = "page"
+) -> ContainerAdded:
+    """Makes storage at `uri` into a container of the pool."""
+    _check_name("container", name)
+    async with c.locks.hold(("containers",), exclusive=True):
+        if name in c.table.container_names:
+            raise Refusal(f"a container called {name} exists already")
+        if any(other.row.uri == uri for other in c.table.containers.values()):
+            raise Refusal(f"{uri} is a container already")
+        number = max(c.table.containers, default=0) + 1
+        if number >= _MAX_CONTAINERS:
+            raise Refusal("no more containers can be numbered")
+        identity = c.rng.randbytes(16)
+        segment_bytes = c.settings.segment_bytes
+        try:
+            made = await c.storage.create(
+                uri, size_bytes, segment_bytes, identity, c.table.installation, cache
+            )
+        except OSError as error:
+            raise Refusal(f"cannot make a container at {uri}: {error.strerror or error}") from error
+        row = ContainerAdded(
+            container=number,
+            name=name,
+            uri=uri,
+            identity=identity,
+            segment_bytes=segment_bytes,
+            segments=made.segments,
+            cache=cache,
+            write_unit_bytes=made.write_unit_bytes,
+            clean=made.clean,
+        )
+        await c.commit(row)
+        await c.open_container(number)
+        return row
+
+
+async def create_disk(c: Controller, name: str, size_bytes: int, block_bytes: int = 4096) -> Disk:
+    """Makes a thin disk, all zero."""
+    _check_name("disk", name)
+    if block_bytes not in BLOCK_SIZES:
+        raise Refusal(f"a block has 512 or 4096 bytes, not {block_bytes}")
+    if size_bytes <= 0 or size_bytes % SECTOR or size_bytes > _MAX_DISK_BYTES:
+        raise Refusal(f"a disk has a multiple of 512 bytes, 1 EiB at most, not {size_bytes}")
+    async with c.locks.hold(("disks",), exclusive=True):
+        if name in c.table.disk_names:
+            raise Refusal(f"a disk called {name} exists already")
+        roomy = max(
+            c.table.containers.values(),
+            key=lambda container: (container.space.free, -container.row.container),
+            default=None,
+        )
+        if roomy is None:
+            raise Refusal("there is no container yet: add one first")
+        number = c.table.last_disk + 1
+        await c.commit(
+            DiskMade(
+                number,
+                name,
+                size_bytes,
+                roomy.row.segment_bytes,
+                block_bytes,
+                [roomy.row.container],
+            )
+        )
+        return c.table.disks[number]
+
+
+async def delete_disk(c: Controller, name: str) -> None:
+    """Deletes a disk: its tables everywhere (blocking), then the table's rows; no data is touched.
+
+    A crash before the commit leaves the disk whole: agents ask for its table again.
+    """
+    number = disk_called(c, name).disk
+    async with c.locks.hold(("disk", number), exclusive=True):
+        disk_called(c, name)
+        holders = await delete_tables(c, number)
+        await c.commit(DiskDeleted(number, holders))
+    c.background.work_appeared()
+
+
+async def clear_error(c: Controller, name: str) -> None:
+    """Ends the flush errors of a disk (promise P5): the operator has taken note."""
+    disk = disk_called(c, name)
+    async with c.locks.hold(("disk", disk.disk), exclusive=False):
+        if disk.failed:
+            await c.commit(FlushCleared(disk.disk))
+            await extend_containers(c, disk.disk)

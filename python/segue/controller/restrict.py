@@ -1,0 +1,143 @@
+"""Restrict before relying on it: blocking commands at every agent of a disk (rule 3, rule 5).
+
+The caller holds, exclusively, the locks of the segments it restricts, so nothing can be granted
+there while the answers are awaited, and what was not granted before need not be asked.
+
+What comes back are *holders*: incarnations whose lease has ended (they hold no grant) but that may
+still have I/O under way, for want of a fence.  What is taken from a disk while there are holders
+goes into quarantine, in the same commit (rule 5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from errno import ENOENT
+from typing import TYPE_CHECKING
+
+from segue import _native
+from segue.controller.peer import Peer, PeerLost, PeerState, SessionLost
+from segue.wire.messages import DeleteTable, Outcome, SetContainers, SetEntryState
+
+if TYPE_CHECKING:
+    from segue.controller.controller import Controller
+
+INVALID: int = _native.STATE_INVALID
+
+
+async def invalidate(
+    c: Controller, disk: int, first: int, count: int, *, spare: Peer | None = None
+) -> list[int]:
+    """Makes a run of segments invalid, blocking, at every agent of the disk.
+
+    `spare` need not be asked if it is the only agent of the disk: the answer to its fault replaces
+    its entry.  With a second agent that would not do: the answer may be lost with the link, and
+    the old entry (zero, say) would be served beside what the other one writes; so a second agent
+    is attached only after `invalidate_table` at the first.  Returns holders, ascending.
+    """
+    peers = c.peers_of(disk)
+    if not peers or peers == [spare]:
+        return []
+    if len(peers) == 1:
+        holders = [await _invalidate_at(c, peers[0], disk, first, count)]
+    else:
+        holders = await asyncio.gather(
+            *(_invalidate_at(c, peer, disk, first, count) for peer in peers)
+        )
+    return sorted(holder for holder in holders if holder is not None)
+
+
+async def _invalidate_at(
+    c: Controller, peer: Peer, disk: int, first: int, count: int
+) -> int | None:
+    grants = peer.grants(disk)
+    while grants.any(first, count):
+        if peer.state is PeerState.ENDED:
+            return None
+        if peer.state is PeerState.LOST:
+            return peer.incarnation
+        if peer.state is not PeerState.PRESENT:
+            await peer.changed()
+            continue
+        command = c.next_command()
+        message = SetEntryState(
+            command=command,
+            disk=disk,
+            first=first,
+            count=count,
+            flags=INVALID,
+            clear_no_write=False,
+            whole_table=False,
+            blocking=True,
+        )
+        try:
+            answer = await peer.command(command, message)
+        except (SessionLost, PeerLost):
+            continue
+        if answer.outcome == Outcome.DONE or answer.errno == ENOENT:
+            grants.clear(first, count)
+            return None
+        c.refused(peer, message, answer)
+    return None
+
+
+async def invalidate_table(
+    c: Controller, peer: Peer, disk: int, returning: int | None = None
+) -> None:
+    """Makes the whole table of a disk invalid, blocking, at one agent; see `Peer.command`."""
+    command = c.next_command()
+    message = SetEntryState(
+        command=command,
+        disk=disk,
+        first=0,
+        count=0,
+        flags=INVALID,
+        clear_no_write=False,
+        whole_table=True,
+        blocking=True,
+    )
+    answer = await peer.command(command, message, returning)
+    if answer.outcome != Outcome.DONE and answer.errno != ENOENT:
+        c.refused(peer, message, answer)
+        raise SessionLost
+    peer.grants(disk).clear_all()
+
+
+async def delete_tables(c: Controller, disk: int) -> list[int]:
+    """Deletes the disk's table, blocking, at every agent; returns holders, ascending."""
+    holders = await asyncio.gather(*(delete_table(c, peer, disk) for peer in c.peers_of(disk)))
+    return sorted(holder for holder in holders if holder is not None)
+
+
+async def delete_table(c: Controller, peer: Peer, disk: int) -> int | None:
+    """Deletes the disk's table, blocking, at one agent; returns its incarnation if it is lost."""
+    while True:
+        if not await peer.present_or_gone():
+            return peer.incarnation if peer.state is PeerState.LOST else None
+        command = c.next_command()
+        try:
+            await peer.command(command, DeleteTable(command, disk))
+        except (SessionLost, PeerLost):
+            continue
+        peer.forget_grants(disk)
+        return None
+
+
+async def extend_containers(c: Controller, disk: int) -> None:
+    """Tells every agent of the disk its flush set; all have answered, or are lost, on return."""
+    await asyncio.gather(*(_tell_containers(c, peer, disk) for peer in c.peers_of(disk)))
+
+
+async def _tell_containers(c: Controller, peer: Peer, disk: int) -> None:
+    while await peer.present_or_gone():
+        row = c.table.disks.get(disk)
+        if row is None:
+            return
+        command = c.next_command()
+        message = SetContainers(command, disk, c.table.specs(row))
+        try:
+            answer = await peer.command(command, message)
+        except (SessionLost, PeerLost):
+            continue
+        if answer.outcome != Outcome.DONE:
+            c.refused(peer, message, answer)
+        return

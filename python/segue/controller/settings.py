@@ -1,0 +1,42 @@
+"""What an operator can set of a controller."""
+
+from __future__ import annotations
+
+import msgspec
+
+SECOND_NS = 1_000_000_000
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Times in seconds, sizes in bytes; the defaults are the design's."""
+
+    lease_s: float = 30.0
+    """How long an agent may serve clean I/O without hearing from the controller."""
+    lease_margin_s: float = 0.5
+    """Added, with `clock_drift`, before an agent is counted lost."""
+    clock_drift: float = 0.002
+    """How much two machines' boot clocks may differ in rate."""
+    hello_timeout_s: float = 10.0
+    segment_bytes: int = 1 << 20
+    """Of the pool: a power of two, 64 KiB to 64 MiB."""
+    prefetch_segments: int = 32
+    """Neighbours sent with the answer to a first touch."""
+    copy_piece_bytes: int = 1 << 20
+    """The copier's and the zeroing's unit: what a faulted write waits for at most."""
+    clean_batch: int = 64
+    """Freed segments zeroed under one durable record (rule 11)."""
+    checkpoint_log_bytes: int = 8 << 20
+    """The log is folded into pages when it has grown so much."""
+    stamp_interval_s: float = 10.0
+    """How often containers learn the newest (term, commit number) (promise P7)."""
+    fence_poll_s: float = 0.05
+    """First interval of asking whether a silent agent's locks are gone; doubles up to 1 s."""
+
+    @property
+    def lease_ns(self) -> int:
+        """The lease as an agent counts it."""
+        return round(self.lease_s * SECOND_NS)
+
+    def lease_and_margin_ns(self, lease_ns: int) -> int:
+        """The lease as the controller counts it."""
+        return round(lease_ns * (1 + self.clock_drift) + self.lease_margin_s * SECOND_NS)

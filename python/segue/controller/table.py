@@ -1,0 +1,455 @@
+"""The central mapping table: disk -> segment -> extent -> location (design, section 3).
+
+`Table` is the fold of all commits: `apply` is the only thing that changes it, so a checker, a new
+term and the running controller hold the same table after the same records.  What can be derived
+(free space, sharers, who is attached where) is derived here and stored nowhere.
+
+It must never do I/O, wait, or decide: procedures decide, `commits.py` makes durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from segue import _native
+from segue.controller.changes import (
+    AgentKnown,
+    Allocated,
+    AnyChange,
+    Attached,
+    Cleaned,
+    CleaningBegun,
+    Completed,
+    ContainerAdded,
+    Copied,
+    Detached,
+    Discarded,
+    DiskContainers,
+    DiskDeleted,
+    DiskMade,
+    FenceEnded,
+    FlushCleared,
+    FlushFailed,
+    InstallationMade,
+    Returned,
+    TermBegun,
+    Written,
+    decode_changes,
+)
+from segue.controller.space import CLEANING, FREE, QUARANTINED, USED, Space
+from segue.store.pages import PageSpace, PageTree
+from segue.wire.messages import ContainerSpec
+
+VALID: int = _native.ENTRY_VALID
+ZERO_WORD: int = _native.ENTRY_VALID | _native.ENTRY_ZERO
+CONTAINER_SHIFT: int = _native.ENTRY_CONTAINER_SHIFT
+SEGMENT_MASK: int = _native.ENTRY_SEGMENT_MASK
+MARKS_PER_WORD = 64
+
+
+def location_of(container: int, segment: int) -> int:
+    """The word of a location: VALID, container, segment; also the entry of state "none"."""
+    return VALID | container << CONTAINER_SHIFT | segment
+
+
+def container_of(location: int) -> int:
+    """The container a location word names."""
+    return location >> CONTAINER_SHIFT & 0xFFFF
+
+
+def segment_of(location: int) -> int:
+    """The segment number within its container that a location word names."""
+    return location & SEGMENT_MASK
+
+
+@dataclass(slots=True)
+class Container:
+    """A row of the pool and the state of its segments."""
+
+    row: ContainerAdded
+    space: Space
+    marks: PageTree
+    """Durable marks, 64 segments a word: bit set where `Space` holds a mark."""
+
+
+@dataclass(slots=True)
+class Disk:
+    """A virtual disk: its row and its map of segment -> extent (0: zero)."""
+
+    disk: int
+    name: str
+    size_bytes: int
+    segment_bytes: int
+    block_bytes: int
+    containers: list[int]
+    map: PageTree
+    failed: dict[int, int] = field(default_factory=dict)
+    """Containers whose flush failed for this disk -> errno (promise P5)."""
+
+    @property
+    def segments(self) -> int:
+        """How many segments the disk has; the last one may be short."""
+        return -(-self.size_bytes // self.segment_bytes)
+
+    @property
+    def blocks_per_segment(self) -> int:
+        """Blocks of a whole segment."""
+        return self.segment_bytes // self.block_bytes
+
+    def blocks_of(self, segment: int) -> int:
+        """Blocks of this segment that lie within the disk."""
+        length = min(self.segment_bytes, self.size_bytes - segment * self.segment_bytes)
+        return -(-length // self.block_bytes)
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known of an incomplete extent; bitmaps are ints, bit n = block n.
+
+    `source` is 0 for zeroes (other sources come with movement).  `disk` and `segment` say where
+    it is mapped: derived, as every extent has one entry so far.
+    """
+
+    source: int
+    disk: int
+    segment: int
+    blocks: int
+    written: int = 0
+    copied: int = 0
+
+    @property
+    def here(self) -> int:
+        """Bitmap of the blocks that read from the extent's own location."""
+        return self.written | self.copied
+
+
+def run_bits(first_block: int, count_blocks: int) -> int:
+    """A bitmap with that run set."""
+    return ((1 << count_blocks) - 1) << first_block
+
+
+class Table:
+    """The durable table, as of commit `number`."""
+
+    def __init__(self, pages: PageSpace | None = None) -> None:
+        self.pages = pages or PageSpace()
+        self.number = 0
+        self.installation = b""
+        self.containers: dict[int, Container] = {}
+        self.disks: dict[int, Disk] = {}
+        self.disk_names: dict[str, int] = {}
+        self.container_names: dict[str, int] = {}
+        self.agents: dict[int, AgentKnown] = {}
+        self.attached: dict[int, dict[int, int]] = {}
+        """Disk -> incarnation -> agent: who may hold a table of it."""
+        self.fences: dict[int, int] = {}
+        """Copier fence -> term, of every term whose copier may still have I/O under way."""
+        self.extents = PageTree(self.pages)
+        self.records: dict[int, Record] = {}
+        self.quarantine: dict[int, list[int]] = {}
+        """Location -> holders that may have I/O under way there (rule 5)."""
+        self.cleaning: dict[int, int] = {}
+        """Location -> fence of the copier that zeroes it (rule 11)."""
+        self.last_disk = 0
+        """Ids are not used twice: an agent may still know an old one."""
+        self._next_extent = 1
+        self._free_extents: list[int] = []
+
+    # Reading ------------------------------------------------------------------------------------
+
+    def word(self, disk: Disk, segment: int) -> int:
+        """The most an agent may hold for this segment now (rule 3): its entry word.
+
+        Incomplete extents give invalid (0): their I/O goes through `do_*`.
+        """
+        extent = disk.map.get(segment)
+        if extent == 0:
+            return ZERO_WORD
+        if extent in self.records:
+            return 0
+        return self.extents.get(extent)
+
+    def specs(self, disk: Disk) -> list[ContainerSpec]:
+        """The containers of a disk as its agents must open them."""
+        return [self.spec(number, number in disk.failed) for number in disk.containers]
+
+    def spec(self, number: int, failed: bool = False) -> ContainerSpec:
+        """One container as an agent or the copier must open it."""
+        row = self.containers[number].row
+        return ContainerSpec(
+            container=number,
+            uri=row.uri,
+            identity=row.identity,
+            segment_bytes=row.segment_bytes,
+            segments=row.segments,
+            cache=row.cache,
+            write_unit_bytes=row.write_unit_bytes,
+            failed=failed,
+        )
+
+    def disks_of(self, incarnation: int) -> list[int]:
+        """The disks this incarnation may hold tables of, ascending."""
+        return sorted(disk for disk, holders in self.attached.items() if incarnation in holders)
+
+    def quarantined_at(self, holder: int) -> set[int]:
+        """The containers where locations wait for this holder."""
+        return {container_of(at) for at, holders in self.quarantine.items() if holder in holders}
+
+    def take_extent(self) -> int:
+        """An extent id not in use; given back by `give_extent` if no commit named it."""
+        if self._free_extents:
+            return self._free_extents.pop()
+        self._next_extent += 1
+        return self._next_extent - 1
+
+    def give_extent(self, extent: int) -> None:
+        """The commit that would have named it was not made."""
+        self._free_extents.append(extent)
+
+    def mapped_segments(self, disk: Disk) -> Iterator[tuple[int, int, int]]:
+        """(segment, extent, location) of everything mapped, ascending."""
+        for segment, extent in disk.map.items():
+            yield segment, extent, self.extents.get(extent)
+
+    # Changing -----------------------------------------------------------------------------------
+
+    def replay(self, body: bytes) -> None:
+        """Applies one commit's record; used by a new term and by checkers."""
+        self.apply(decode_changes(body))
+
+    def apply(self, changes: Iterable[AnyChange]) -> None:
+        """Takes in one commit that is durable."""
+        for change in changes:
+            _APPLY[type(change)](self, change)
+        self.number += 1
+
+    def _installation_made(self, change: InstallationMade) -> None:
+        self.installation = change.installation
+
+    def _term_begun(self, change: TermBegun) -> None:
+        self.fences[change.fence] = change.term
+
+    def _fence_ended(self, change: FenceEnded) -> None:
+        self.fences.pop(change.holder, None)
+        self._end_holder(change.holder)
+        for holders in self.attached.values():
+            holders.pop(change.holder, None)
+        for location in [at for at, fence in self.cleaning.items() if fence == change.holder]:
+            del self.cleaning[location]
+            self._space(location).move(segment_of(location), FREE)
+
+    def _returned(self, change: Returned) -> None:
+        self._end_holder(change.holder)
+
+    def _end_holder(self, holder: int) -> None:
+        for location in [at for at, holders in self.quarantine.items() if holder in holders]:
+            left = [other for other in self.quarantine[location] if other != holder]
+            if left:
+                self.quarantine[location] = left
+            else:
+                del self.quarantine[location]
+                self._space(location).move(segment_of(location), FREE)
+
+    def _container_added(self, change: ContainerAdded) -> None:
+        self.containers[change.container] = Container(
+            change, Space(change.segments, change.clean), PageTree(self.pages)
+        )
+        self.container_names[change.name] = change.container
+
+    def _disk_made(self, change: DiskMade) -> None:
+        self.disks[change.disk] = Disk(
+            change.disk,
+            change.name,
+            change.size_bytes,
+            change.segment_bytes,
+            change.block_bytes,
+            change.containers,
+            PageTree(self.pages),
+        )
+        self.disk_names[change.name] = change.disk
+        self.last_disk = max(self.last_disk, change.disk)
+
+    def _disk_deleted(self, change: DiskDeleted) -> None:
+        disk = self.disks[change.disk]
+        for segment, extent in list(disk.map.items()):
+            self._unmap(disk, segment, extent, change.holders)
+        disk.map.drop()
+        del self.disks[change.disk]
+        del self.disk_names[disk.name]
+        self.attached.pop(change.disk, None)
+
+    def _disk_containers(self, change: DiskContainers) -> None:
+        self.disks[change.disk].containers = change.containers
+
+    def _flush_failed(self, change: FlushFailed) -> None:
+        self.disks[change.disk].failed[change.container] = change.errno
+
+    def _flush_cleared(self, change: FlushCleared) -> None:
+        self.disks[change.disk].failed.clear()
+
+    def _agent_known(self, change: AgentKnown) -> None:
+        self.agents[change.agent] = change
+
+    def _attached(self, change: Attached) -> None:
+        self.attached.setdefault(change.disk, {})[change.incarnation] = change.agent
+
+    def _detached(self, change: Detached) -> None:
+        self.attached.get(change.disk, {}).pop(change.incarnation, None)
+
+    def _allocated(self, change: Allocated) -> None:
+        disk = self.disks[change.disk]
+        assert disk.map.get(change.segment) == 0, "allocated over a mapped segment"
+        disk.map.set(change.segment, change.extent)
+        self.extents.set(change.extent, change.location)
+        segment = segment_of(change.location)
+        self._space(change.location).move(segment, USED)
+        self._mark(change.location, clean=False)
+        if change.incomplete:
+            self.records[change.extent] = Record(
+                0, change.disk, change.segment, disk.blocks_of(change.segment)
+            )
+
+    def _discarded(self, change: Discarded) -> None:
+        disk = self.disks[change.disk]
+        for segment in range(change.first, change.first + change.count):
+            extent = disk.map.get(segment)
+            if extent:
+                self._unmap(disk, segment, extent, change.holders)
+
+    def _unmap(self, disk: Disk, segment: int, extent: int, holders: list[int]) -> None:
+        location = self.extents.get(extent)
+        disk.map.set(segment, 0)
+        self.extents.set(extent, 0)
+        self.records.pop(extent, None)
+        self._free_extents.append(extent)
+        if holders:
+            self.quarantine[location] = list(holders)
+        self._space(location).move(segment_of(location), QUARANTINED if holders else FREE)
+
+    def _written(self, change: Written) -> None:
+        record = self.records[change.extent]
+        record.written |= run_bits(change.first_block, change.count_blocks)
+
+    def _copied(self, change: Copied) -> None:
+        record = self.records[change.extent]
+        record.copied |= run_bits(change.first_block, change.count_blocks)
+
+    def _completed(self, change: Completed) -> None:
+        del self.records[change.extent]
+
+    def _cleaning_begun(self, change: CleaningBegun) -> None:
+        for location in change.locations:
+            self.cleaning[location] = change.fence
+            self._space(location).move(segment_of(location), CLEANING)
+
+    def _cleaned(self, change: Cleaned) -> None:
+        for location in change.locations:
+            del self.cleaning[location]
+            self._mark(location, clean=True)
+            self._space(location).move(segment_of(location), FREE)
+
+    def _space(self, location: int) -> Space:
+        return self.containers[container_of(location)].space
+
+    def _mark(self, location: int, clean: bool) -> None:
+        container = self.containers[container_of(location)]
+        segment = segment_of(location)
+        if container.space.is_clean(segment) != clean:
+            container.space.set_clean(segment, clean)
+            word = segment // MARKS_PER_WORD
+            container.marks.set(word, container.marks.get(word) ^ 1 << segment % MARKS_PER_WORD)
+
+    # Checking -----------------------------------------------------------------------------------
+
+    def derive_extents(self) -> None:
+        """After a load: finds the free extent ids and where incomplete extents are mapped."""
+        used = set()
+        for disk in self.disks.values():
+            for segment, extent in disk.map.items():
+                used.add(extent)
+                record = self.records.get(extent)
+                if record is not None:
+                    record.disk, record.segment = disk.disk, segment
+        self._next_extent = max(used, default=0) + 1
+        self._free_extents = [e for e in range(1, self._next_extent) if e not in used]
+
+    def problems(self) -> list[str]:
+        """Every contradiction in the table, named; empty for a sound one (`segue check`)."""
+        found: list[str] = []
+        owner: dict[int, str] = {}
+        for disk in self.disks.values():
+            for segment, extent, location in self.mapped_segments(disk):
+                found += self._entry_problems(disk, segment, extent, location, owner)
+        for location, holders in self.quarantine.items():
+            if location in owner:
+                found.append(f"{self.name_of(location)}: in quarantine, used by {owner[location]}")
+            if not holders:
+                found.append(f"{self.name_of(location)}: in quarantine for nobody")
+        for location in self.cleaning:
+            if location in owner:
+                found.append(f"{self.name_of(location)}: being cleaned, used by {owner[location]}")
+        mapped = {e for d in self.disks.values() for _, e in d.map.items()}
+        found += [
+            f"extent {e}: no disk refers to it" for e, _ in self.extents.items() if e not in mapped
+        ]
+        found += [
+            f"extent {e}: has a record, no disk refers to it"
+            for e in self.records
+            if e not in mapped
+        ]
+        return found
+
+    def _entry_problems(
+        self, disk: Disk, segment: int, extent: int, location: int, owner: dict[int, str]
+    ) -> list[str]:
+        where = f"disk {disk.name} segment {segment}"
+        if segment >= disk.segments:
+            return [f"{where}: beyond the end of the disk"]
+        if location == 0:
+            return [f"{where}: extent {extent} has no location"]
+        container = self.containers.get(container_of(location))
+        if container is None or segment_of(location) >= container.row.segments:
+            return [f"{where}: {self.name_of(location)} does not exist"]
+        found = []
+        if location in owner:
+            found.append(f"{where}: {self.name_of(location)} is also used by {owner[location]}")
+        owner[location] = where
+        if container_of(location) not in disk.containers:
+            found.append(f"{where}: {self.name_of(location)} is not in the disk's flush set")
+        if container.space.is_clean(segment_of(location)):
+            found.append(f"{where}: {self.name_of(location)} is in use and marked clean")
+        if container.space.state(segment_of(location)) != USED:
+            found.append(f"{where}: {self.name_of(location)} is in use and counted free")
+        return found
+
+    def name_of(self, location: int) -> str:
+        """A location for people."""
+        container = self.containers.get(container_of(location))
+        name = container.row.name if container else f"#{container_of(location)}"
+        return f"container {name} segment {segment_of(location)}"
+
+
+_APPLY: dict[type, Callable[[Table, Any], None]] = {
+    InstallationMade: Table._installation_made,
+    TermBegun: Table._term_begun,
+    FenceEnded: Table._fence_ended,
+    ContainerAdded: Table._container_added,
+    DiskMade: Table._disk_made,
+    DiskDeleted: Table._disk_deleted,
+    DiskContainers: Table._disk_containers,
+    FlushFailed: Table._flush_failed,
+    FlushCleared: Table._flush_cleared,
+    AgentKnown: Table._agent_known,
+    Attached: Table._attached,
+    Detached: Table._detached,
+    Allocated: Table._allocated,
+    Discarded: Table._discarded,
+    Written: Table._written,
+    Copied: Table._copied,
+    Completed: Table._completed,
+    CleaningBegun: Table._cleaning_begun,
+    Cleaned: Table._cleaned,
+    Returned: Table._returned,
+}
