@@ -163,12 +163,14 @@ async def _establish(c: Controller, peer: Peer, hello: Hello, was_lost: bool) ->
     """Brings a session to PRESENT, or leaves it to the next one."""
     session = peer.session
     attached = c.table.disks_of(peer.incarnation)
+    # An older term may have counted it lost: its quarantines still wait for blocking answers.
+    waited_for = was_lost or bool(c.table.quarantined_at(peer.incarnation))
     try:
         for disk in hello.tables:
             if disk not in attached:
                 command = c.next_command()
                 await peer.command(command, DeleteTable(command, disk), session)
-            elif was_lost:
+            elif waited_for:
                 await invalidate_table(c, peer, disk, session)
         for disk in attached:
             if disk not in hello.tables:
@@ -178,7 +180,7 @@ async def _establish(c: Controller, peer: Peer, hello: Hello, was_lost: bool) ->
                 command = c.next_command()
                 specs = c.table.specs(c.table.disks[disk])
                 await peer.command(command, SetContainers(command, disk, specs), session)
-        if peer.state is PeerState.LOST:
+        if waited_for:
             await c.commit(Returned(peer.incarnation))
     except (SessionLost, PeerLost):
         return

@@ -4,8 +4,8 @@ Each piece of work is started by an event, not by a clock (an idle controller do
 repeated after a pause only when a container has failed.
 
 Taking over (section 4, Terms; rule 11): incomplete extents and half-cleaned locations of older
-terms are touched only when every agent that those terms had attached has listed what it has under way, or
-is lost, and every older copier's fence has provably ended at every container.
+terms are touched only when every agent that those terms had attached has listed what it has under
+way, or is lost, and every older copier's fence has provably ended at every container.
 """
 
 from __future__ import annotations
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from segue.controller.peer import Peer
 
 log = logging.getLogger("segue.controller.background")
-
-RETRY_S = 1.0
-"""Pause before work that failed at a container is tried again."""
 
 
 class Background:
@@ -90,8 +87,7 @@ class Background:
                 pause_s = min(1.0, pause_s * 2)
 
     async def _complete(self, extent: int) -> None:
-        while not await complete_zero(self._c, extent):
-            await asyncio.sleep(RETRY_S)
+        await complete_zero(self._c, extent)
         self._incomplete.discard(extent)
 
     async def _clean(self) -> None:

@@ -18,6 +18,7 @@ segment's exclusive lock; the completion then finds it gone and stops.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -30,9 +31,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("segue.controller.complete")
 
+RETRY_S = 1.0
+"""Pause before work that failed at a container is tried again."""
 
-async def complete_zero(c: Controller, extent: int) -> bool:
-    """Completes the extent; False if a failing container makes another try necessary."""
+
+async def complete_zero(c: Controller, extent: int) -> None:
+    """Completes the extent, or finds it gone; tries again for as long as its container fails."""
     while (record := c.table.records.get(extent)) is not None:
         disk = c.table.disks[record.disk]
         try:
@@ -42,9 +46,9 @@ async def complete_zero(c: Controller, extent: int) -> bool:
                 continue
         except OSError as error:
             log.warning("event=zeroing_failed extent=%d disk=%s error=%s", extent, disk.name, error)
-            return False
+            await asyncio.sleep(RETRY_S)
+            continue
         await _end_record(c, extent, record)
-    return True
 
 
 async def _zero_rest(c: Controller, extent: int, record: Record, disk: Disk) -> bool:
