@@ -21,7 +21,7 @@ next session; a fault raised before that list is in it, so its own event is drop
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
@@ -108,8 +108,11 @@ class Session:
     set as well it must not come back.
     """
 
-    def __init__(self, plane: Plane, name: str, incarnation: int) -> None:
+    def __init__(
+        self, plane: Plane, name: str, incarnation: int, listens: Sequence[str] = ()
+    ) -> None:
         self.name = name
+        self.listens = list(listens)
         self.incarnation = incarnation
         self.phase = Phase.DOWN
         self.newest = (0, 0)
@@ -335,6 +338,7 @@ class Session:
                 tables=list(tables),
                 faults=faults,
                 lease_lost=self.lease_lost(now),
+                listens=self.listens,
             )
         )
 

@@ -101,6 +101,7 @@ async def _accept(c: Controller, link: Link, hello: Hello) -> Peer | None:
         c.adopt_peer(peer)
     c.sessions += 1
     was_lost = peer.gone
+    peer.listens = hello.listens
     peer.open_session(link, c.sessions)
     link.send(Welcome(c.term, c.sessions, agent, c.table.installation, was_lost))
     if not peer.gone:

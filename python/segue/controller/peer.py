@@ -84,6 +84,8 @@ class Peer:
         self.agent = agent
         self.name = name
         self.incarnation = incarnation
+        self.listens: list[str] = []
+        """NBD addresses of its hello, for `disk uri`."""
         self.state = PeerState.ABSENT
         self.lease_until_ns = 0
         self.link: Link | None = None

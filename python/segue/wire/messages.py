@@ -121,6 +121,7 @@ class Hello(Message, frozen=True, tag=1):
     `incarnation` is random, 61 bits, made at every start of the agent.  `term` and `commit` are
     the newest the agent has seen (0: none).  `tables` are the disks it holds tables of, `faults`
     all its unanswered faults.  `lease_lost`: its lease has ended since its last session.
+    `listens`: where hosts reach it, as ``nbd://HOST:PORT`` or ``nbd+unix:///?socket=PATH``.
     """
 
     version: int
@@ -132,6 +133,7 @@ class Hello(Message, frozen=True, tag=1):
     tables: list[int]
     faults: list[PendingFault]
     lease_lost: bool
+    listens: list[str] = []
 
 
 class LeaseRequest(Message, frozen=True, tag=2):
