@@ -26,7 +26,7 @@ from segue.controller.procedures.attach import (
 )
 from segue.controller.procedures.fault import answer_fault
 from segue.controller.procedures.flush_failed import container_failed
-from segue.controller.restrict import invalidate_table
+from segue.controller.restrict import invalidate_table, set_containers
 from segue.wire.messages import (
     PROTOCOL_VERSION,
     AgentMessage,
@@ -44,7 +44,6 @@ from segue.wire.messages import (
     PendingFault,
     QuiesceExpired,
     Refused,
-    SetContainers,
     Welcome,
 )
 
@@ -178,9 +177,7 @@ async def _establish(c: Controller, peer: Peer, hello: Hello, was_lost: bool) ->
                 await c.commit(Detached(disk, peer.incarnation))
                 peer.forget_grants(disk)
             elif disk in c.table.disks:
-                command = c.next_command()
-                specs = c.table.specs(c.table.disks[disk])
-                await peer.command(command, SetContainers(command, disk, specs), session)
+                await set_containers(c, peer, c.table.disks[disk], session)
         if waited_for:
             await c.commit(Returned(peer.incarnation))
     except (SessionLost, PeerLost):

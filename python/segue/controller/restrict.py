@@ -11,15 +11,20 @@ goes into quarantine, in the same commit (rule 5).
 from __future__ import annotations
 
 import asyncio
+import logging
 from errno import ENOENT
 from typing import TYPE_CHECKING
 
 from segue import _native
+from segue.controller.changes import Detached
 from segue.controller.peer import Peer, PeerLost, PeerState, SessionLost
 from segue.wire.messages import DeleteTable, Outcome, SetContainers, SetEntryState
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
+    from segue.controller.table import Disk
+
+log = logging.getLogger("segue.controller.restrict")
 
 INVALID: int = _native.STATE_INVALID
 
@@ -132,12 +137,30 @@ async def _tell_containers(c: Controller, peer: Peer, disk: int) -> None:
         row = c.table.disks.get(disk)
         if row is None:
             return
-        command = c.next_command()
-        message = SetContainers(command, disk, c.table.specs(row))
         try:
-            answer = await peer.command(command, message)
+            await set_containers(c, peer, row)
         except (SessionLost, PeerLost):
             continue
-        if answer.outcome != Outcome.DONE:
-            c.refused(peer, message, answer)
         return
+
+
+async def set_containers(
+    c: Controller, peer: Peer, row: Disk, returning: int | None = None
+) -> None:
+    """Tells one agent a disk's flush set; raises like `Peer.command`.
+
+    An agent that cannot open one of the containers would answer flushes that do not cover it: the
+    disk is taken away from it, and its hosts hear so.
+    """
+    command = c.next_command()
+    message = SetContainers(command, row.disk, c.table.specs(row))
+    answer = await peer.command(command, message, returning)
+    if answer.outcome == Outcome.DONE or answer.errno == ENOENT:
+        return
+    log.error(
+        "event=container_refused agent=%s disk=%s errno=%d", peer.name, row.name, answer.errno
+    )
+    command = c.next_command()
+    await peer.command(command, DeleteTable(command, row.disk), returning)
+    await c.commit(Detached(row.disk, peer.incarnation))
+    peer.forget_grants(row.disk)
