@@ -1,2 +1,23 @@
-//! Mapping engine (under construction).
+//! Segue's mapping engine: tables, the decision, splitting, parked I/O, commands, leases.
+//!
+//! Sans-I/O: no clock, socket, thread or file lives here, and none must (`no_std` sees to it).
+//! The driver, a data thread or the simulator, hands in host I/O, finished pieces, commands and
+//! the time, and takes out [`Effect`]s and [`Event`]s.  `docs/mapping.md` describes it for readers.
 #![no_std]
+#![allow(clippy::too_many_arguments)]
+
+extern crate alloc;
+
+pub mod control;
+pub mod engine;
+pub mod entry;
+pub mod errno;
+pub mod output;
+
+pub use control::{BlockRun, ContainerSpec, Control, EntryRun};
+pub use engine::{Config, Engine, HostOp, host_flags};
+pub use entry::Entry;
+pub use errno::Errno;
+pub use output::{
+    Effect, Event, FaultStatus, IoKind, MapFault, Operation, Outcome, PendingFault, PieceId, Src,
+};

@@ -1,4 +1,9 @@
 //! `segue._native`: thin PyO3 classes over the engines and the data plane.
+//!
+//! Each file registers its own classes and functions with the module.
+
+mod messages;
+
 use pyo3::prelude::*;
 
 #[pymodule]
