@@ -52,7 +52,7 @@ impl Transmission {
         match self.payload {
             Payload::None => {}
             Payload::Wanted(_) => return Ok(Step::quiet(0)),
-            Payload::Skipped(..) => return Ok(self.skip(input)),
+            Payload::Skipped(..) => return self.skip(input, shutting_down),
         }
         let Some(header) = input.first_chunk::<{ c::REQUEST_BYTES }>() else {
             return Ok(Step::quiet(0));
@@ -90,19 +90,18 @@ impl Transmission {
                 }
             },
         };
-        self.answer(
-            Answer {
-                cookie,
-                command: number,
-                error,
-                why,
-            },
-            length,
-        )
+        let answer = Answer {
+            cookie,
+            command: number,
+            error,
+            why,
+        };
+        self.answer(answer, length, &input[c::REQUEST_BYTES..])
     }
 
-    /// Gives the answer, after the payload if the request has one.
-    fn answer(&mut self, answer: Answer, length: u32) -> Result<Step, ProtocolError> {
+    /// Gives the answer, after the payload if the request has one. `rest`: what follows the
+    /// header.
+    fn answer(&mut self, answer: Answer, length: u32, rest: &[u8]) -> Result<Step, ProtocolError> {
         if answer.command != c::CMD_WRITE || length == 0 {
             return Ok(Step::new(c::REQUEST_BYTES, Event::Answer(answer)));
         }
@@ -110,26 +109,36 @@ impl Transmission {
             return Err(ProtocolError::PayloadTooLong(length));
         }
         self.payload = Payload::Skipped(length, Some(answer));
-        Ok(Step::quiet(c::REQUEST_BYTES))
+        // There is an answer, so this ends after the payload and looks at no further header.
+        let step = self.skip(rest, false)?;
+        Ok(Step {
+            consumed: c::REQUEST_BYTES + step.consumed,
+            event: step.event,
+        })
     }
 
-    /// Skips what of the payload is in `input`.
-    fn skip(&mut self, input: &[u8]) -> Step {
+    /// Skips what of the payload is in `input`. A step without event says that all input is
+    /// used up, so if no answer is due this goes on to the next request.
+    fn skip(&mut self, input: &[u8], shutting_down: bool) -> Result<Step, ProtocolError> {
         let Payload::Skipped(left, answer) = &mut self.payload else {
-            return Step::quiet(0);
+            return Ok(Step::quiet(0));
         };
         // At most `left`, so the cast is exact.
         let count = input.len().min(*left as usize);
         *left -= count as u32;
         if *left > 0 {
-            return Step::quiet(count);
+            return Ok(Step::quiet(count));
         }
-        let event = answer.take().map(Event::Answer);
+        let answer = answer.take();
         self.payload = Payload::None;
-        Step {
-            consumed: count,
-            event,
+        if let Some(answer) = answer {
+            return Ok(Step::new(count, Event::Answer(answer)));
         }
+        let step = self.feed(&input[count..], shutting_down)?;
+        Ok(Step {
+            consumed: count + step.consumed,
+            event: step.event,
+        })
     }
 
     pub(crate) fn wants(&self) -> Wants {
