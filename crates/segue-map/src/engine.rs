@@ -108,7 +108,7 @@ impl Engine {
         unimplemented!()
     }
 
-    /// Pushes one `Event::Faults`, and each unanswered `Event::ContainerFailed` once more.
+    /// Pushes one `Event::Faults`, for the `Hello` of a new session.
     pub fn list_faults(&mut self) {
         unimplemented!()
     }

@@ -25,12 +25,12 @@ pub enum IoKind {
 pub enum Src {
     /// Zeroes.
     Zeroes,
-    /// A container's data area: byte `i` of the effect's range is byte `offset_bytes + i` there
-    /// (for `head` and `tail` alike).
+    /// A container's data area: a whole unit (`unit_bytes` of the effect) from here holds the
+    /// missing bytes, at the place they have in the first (`head`) or last (`tail`) unit.
     Location {
         /// The container to read from; it need not be the one written to.
         container: u16,
-        /// What corresponds to the first byte of the range; aligned like the effect's own offset.
+        /// Where the unit starts; aligned to it.
         offset_bytes: u64,
     },
 }
@@ -93,6 +93,8 @@ pub enum Effect {
         tail: Src,
         /// Durable before `piece_done`.
         fua: bool,
+        /// Bytes of a unit; `len` is a multiple of it.
+        unit_bytes: u32,
     },
     /// Make durable what was written to the container.
     Flush {
