@@ -29,6 +29,9 @@ MAX_UNSENT_BYTES = 64 << 20
 MAX_WAITING = 4096
 """Messages received and not taken; beyond it the socket is not read."""
 
+LINGER_S = 5.0
+"""How long a closed link may take to send what was queued."""
+
 M = TypeVar("M")
 
 
@@ -84,10 +87,20 @@ class Link(asyncio.Protocol, Generic[M]):
         self._unsent.append(encode(message))
 
     def close(self, reason: str = "closed by this side") -> None:
-        """End the link both ways, now: what was queued is dropped."""
+        """End the link both ways: nothing more is received, what was sent before still leaves."""
+        if self.reason:
+            return
+        self._flush()
         self._end(reason)
         if self._transport is not None:
-            self._transport.abort()
+            self._transport.close()
+            # A peer that does not read would keep the socket for ever.
+            asyncio.get_running_loop().call_later(LINGER_S, self._transport.abort)
+
+    def _abort(self, reason: str) -> None:
+        self._end(reason)
+        assert self._transport is not None
+        self._transport.abort()
 
     @property
     def closed(self) -> bool:
@@ -113,9 +126,9 @@ class Link(asyncio.Protocol, Generic[M]):
             for payload in self._frames.feed(data):
                 self._received.append(self._decode(payload))
         except FrameError as error:
-            self.close(f"the peer does not speak the protocol: {error}")
+            self._abort(f"the peer does not speak the protocol: {error}")
         except msgspec.MsgspecError as error:
-            self.close(f"the peer sent what is no message of its side: {error}")
+            self._abort(f"the peer sent what is no message of its side: {error}")
         if len(self._received) > MAX_WAITING and not self.reason and not self._paused:
             self._paused = True
             assert self._transport is not None
@@ -153,10 +166,10 @@ class Link(asyncio.Protocol, Generic[M]):
         try:
             self._transport.write(frames(payloads))
         except FrameError as error:
-            self.close(f"a message is too long to send: {error}")
+            self._abort(f"a message is too long to send: {error}")
             return
         if self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            self.close(f"the peer left {MAX_UNSENT_BYTES >> 20} MiB unread")
+            self._abort(f"the peer left {MAX_UNSENT_BYTES >> 20} MiB unread")
 
     def _end(self, reason: str) -> None:
         if not self.reason:

@@ -92,8 +92,6 @@ def test_what_arrived_before_the_end_is_still_received(tmp_path: Path) -> None:
     async def body(pair: Pair) -> None:
         agent, controller = pair
         agent.send(LeaseRequest(1))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
         agent.close()
         assert await controller.receive() == LeaseRequest(1)
         with pytest.raises(LinkClosed):

@@ -1,0 +1,141 @@
+"""`segue controller` and `segue agent`: the processes of an installation.
+
+Their modules are imported when they are run: the other verbs do not pay for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Coroutine
+from typing import Any
+
+import click
+
+from segue.cli.options import Failed, Size, data_folder, data_option
+from segue.logs import set_up_logs
+
+log_option = click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+)
+
+
+@click.command("controller")
+@data_option
+@click.option(
+    "--listen",
+    "listen",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Where agents connect: unix:///PATH or tcp://HOST:PORT [DATA/controller.sock].",
+)
+@click.option("--insecure", is_flag=True, help="Allow addresses other machines reach, without TLS.")
+@click.option("--lease", "lease_s", type=float, default=30.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--segment-size",
+    "segment_bytes",
+    type=Size(),
+    default="1M",
+    show_default=True,
+    help="Of containers added from now on: a power of two, 64K to 64M.",
+)
+@log_option
+def controller(
+    listen: tuple[str, ...], insecure: bool, lease_s: float, segment_bytes: int, log_level: str
+) -> None:
+    """Run the controller of the installation in DIR."""
+    from segue.controller.config import ConfigError, ControllerConfig  # noqa: PLC0415
+    from segue.controller.server import run_controller  # noqa: PLC0415
+    from segue.controller.settings import Settings  # noqa: PLC0415
+    from segue.store.contract import StoreError  # noqa: PLC0415
+
+    config = ControllerConfig(
+        data_folder(),
+        list(listen),
+        insecure,
+        Settings(lease_s=lease_s, segment_bytes=segment_bytes),
+    )
+    set_up_logs("controller", log_level)
+    try:
+        _run(run_controller(config))
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
+    except (StoreError, OSError, ValueError) as error:
+        raise Failed(str(error)) from error
+
+
+@click.group("agent", invoke_without_command=True)
+@data_option
+@click.option("--name", metavar="NAME", help="The agent's name, its own [the host's name].")
+@click.option(
+    "--controller",
+    "controller_address",
+    metavar="ADDRESS",
+    help="unix:///PATH or tcp://HOST:PORT [DATA/controller.sock].",
+)
+@click.option(
+    "--listen",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Where hosts attach: unix:///PATH or tcp://HOST:PORT [DATA/nbd-NAME.sock].",
+)
+@click.option("--insecure", is_flag=True, help="Allow addresses other machines reach, without TLS.")
+@click.option("--park-limit", type=Size(), default="64M", show_default=True, metavar="SIZE")
+@click.option(
+    "--host-timeout",
+    type=float,
+    default=0.0,
+    metavar="SECONDS",
+    help="Give hosts EIO when their I/O has waited so long [they wait].",
+)
+@log_option
+@click.pass_context
+def agent(
+    ctx: click.Context,
+    name: str | None,
+    controller_address: str | None,
+    listen: tuple[str, ...],
+    insecure: bool,
+    park_limit: int,
+    host_timeout: float,
+    log_level: str,
+) -> None:
+    """Run an agent; or, with a subcommand, look at the agents there are."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from segue.agent.daemon import AgentConfig, AgentRefused, run_agent  # noqa: PLC0415
+    from segue.controller.config import link_address  # noqa: PLC0415
+    from segue.wire.link import Address  # noqa: PLC0415
+
+    name = name or socket.gethostname().partition(".")[0]
+    try:
+        for text in listen:
+            if not Address.parse(text).local and not insecure:
+                raise click.UsageError(
+                    f"{text} can be reached from other machines: there is no TLS yet, "
+                    f"--insecure allows it"
+                )
+        config = AgentConfig(
+            name=name,
+            controller=controller_address or link_address(data_folder()),
+            listen=list(listen) or [f"unix://{os.path.join(data_folder(), f'nbd-{name}.sock')}"],
+            park_limit_bytes=park_limit,
+            host_timeout_s=host_timeout,
+        )
+        set_up_logs(f"agent:{name}", log_level)
+        _run(run_agent(config))
+    except (AgentRefused, OSError, ValueError) as error:
+        raise Failed(str(error)) from error
+
+
+def _run(life: Coroutine[Any, Any, None]) -> None:
+    try:
+        import uvloop  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
+    except ImportError:
+        asyncio.run(life)
+    else:
+        uvloop.run(life)

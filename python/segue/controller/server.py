@@ -1,0 +1,148 @@
+"""The controller process: store, storage, one term of a `Controller`, and its two doors.
+
+Agents come through the link's sockets, people's tools through the HTTP API (``DATA/api.sock``,
+mode 0600).  Crash-only: when the term has failed the process ends with it, at once and without
+tidying; the next start begins a new term.  SIGTERM and SIGINT stop cleanly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+from segue import _native
+from segue.controller.api import make_api
+from segue.controller.config import ConfigError, ControllerConfig, check_settings
+from segue.controller.controller import Controller
+from segue.controller.storage import NativeStorage
+from segue.store.sqlite import SqliteStore
+from segue.wire.link import Address, Link, serve, unix_listener
+from segue.wire.messages import AgentMessage, decode_from_agent
+
+log = logging.getLogger("segue.controller.server")
+
+API_STOP_S = 2
+
+
+class BootClock:
+    """CLOCK_BOOTTIME: goes on while the machine sleeps, and never back."""
+
+    def now_ns(self) -> int:
+        """Nanoseconds since boot."""
+        return _native.boottime_ns()
+
+
+class TermFailed(Exception):
+    """The term has ended by failure; the process must exit and may be started again."""
+
+
+class _ApiServer(uvicorn.Server):
+    """uvicorn within our loop: signals are ours."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Server:
+    """One controller process, from start to stop; `run` is its life."""
+
+    def __init__(self, config: ControllerConfig) -> None:
+        check_settings(config.settings)
+        self._addresses = [Address.parse(text) for text in config.addresses]
+        for address in self._addresses:
+            if not address.local and not config.insecure:
+                raise ConfigError(
+                    f"{address} can be reached from other machines: there is no TLS yet, "
+                    f"--insecure allows it"
+                )
+        self._config = config
+        self._links: dict[asyncio.Task[None], None] = {}
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; raises `TermFailed`, `StoreError`, `OSError`."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        os.makedirs(self._config.data, mode=0o700, exist_ok=True)
+        store = SqliteStore(self._config.store_path)
+        storage = NativeStorage()
+        controller = Controller(
+            store, storage, BootClock(), self._config.settings, random.SystemRandom()
+        )
+        await controller.start()
+        # A procedure that fails where nobody awaits it must not leave half a term in service.
+        loop.set_exception_handler(lambda _, context: _unexpected(controller, context))
+        doors = contextlib.AsyncExitStack()
+        await self._open_links(controller, doors)
+        await self._open_api(controller, doors)
+        log.info("event=ready pid=%d term=%d", os.getpid(), controller.term)
+        ends: list[asyncio.Future[Any]] = [loop.create_task(stop.wait()), controller.failed]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if controller.failed.done():
+            raise TermFailed(f"the term has ended: {controller.failed.result()}")
+        log.info("event=stopping")
+        await doors.aclose()
+        await controller.stop()
+        storage.close()
+        await store.close()
+        log.info("event=stopped")
+
+    async def _open_links(self, controller: Controller, doors: contextlib.AsyncExitStack) -> None:
+        loop = asyncio.get_running_loop()
+
+        def on_link(link: Link[AgentMessage]) -> None:
+            task = loop.create_task(controller.serve(link))
+            self._links[task] = None
+            task.add_done_callback(self._links.pop)
+
+        for address in self._addresses:
+            server = await serve(address, decode_from_agent, on_link)
+            doors.callback(server.close)
+            log.info("event=listening address=%s", address)
+
+    async def _open_api(self, controller: Controller, doors: contextlib.AsyncExitStack) -> None:
+        config = uvicorn.Config(
+            make_api(controller),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=API_STOP_S,
+        )
+        api = _ApiServer(config)
+        listener = unix_listener(self._config.api_path)
+        serving = asyncio.get_running_loop().create_task(api.serve(sockets=[listener]))
+
+        async def close() -> None:
+            api.should_exit = True
+            await serving
+
+        doors.push_async_callback(close)
+
+
+def _unexpected(controller: Controller, context: dict[str, Any]) -> None:
+    error = context.get("exception") or RuntimeError(context["message"])
+    log.error("event=unexpected what=%r", context["message"], exc_info=error)
+    controller.fail(error)
+
+
+async def run_controller(config: ControllerConfig) -> None:
+    """The whole life of a controller process; does not return when the term fails.
+
+    The process then ends at once, whatever its threads are doing (exit status 1): they hold the
+    fence's lock until they are gone.
+    """
+    try:
+        await Server(config).run()
+    except TermFailed as error:
+        log.critical("event=exit cause=%r", str(error))
+        os._exit(1)

@@ -1,0 +1,41 @@
+"""One line of log an event, on stderr: time, level, logger, ``event=... key=value``.
+
+Never more than one line: a traceback is folded into it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+
+
+class OneLine(logging.Formatter):
+    """Formats every record as a single line."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """``2025-11-22T12:00:00.123 WARNING controller segue.store event=... exception=...``."""
+        stamp = self.formatTime(record, "%Y-%m-%dT%H:%M:%S")
+        line = (
+            f"{stamp}.{record.msecs:03.0f} {record.levelname} {self._process} "
+            f"{record.name} {record.getMessage()}"
+        )
+        if record.exc_info:
+            line += f" exception={''.join(traceback.format_exception(*record.exc_info))!r}"
+        return line.replace("\n", "\\n")
+
+
+def set_up_logs(process: str, level: str = "info") -> None:
+    """Send all logs of this process to stderr; `level` is a name such as "info" or "debug"."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine(process))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # Their INFO tells of every connection.
+    for chatty in ("asyncio", "uvicorn", "litestar"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
