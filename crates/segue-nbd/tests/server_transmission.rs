@@ -552,7 +552,8 @@ fn block_status_is_cut_to_what_is_allowed() {
             flags: 3,
         },
     ];
-    let cut: [(u16, &[Extent], &[(u32, u32)]); 4] = [
+    type Cut<'a> = (u16, &'a [Extent], &'a [(u32, u32)]);
+    let cut: [Cut; 4] = [
         (0, &extents, &[(512, 0), (256, 3), (256, 0)]),
         (0, &extents[..1], &[(512, 0)]),
         (c::CMD_FLAG_REQ_ONE, &extents, &[(512, 0)]),
