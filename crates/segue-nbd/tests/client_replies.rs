@@ -307,7 +307,7 @@ fn submit(conn: &mut ClientConn, command: Command, flags: u16) -> u64 {
 }
 
 /// The rule that chunks of (type, payload) break; the last has DONE.
-fn rule(command: Command, flags: u16, chunks: &[(u16, Vec<u8>)]) -> &'static str {
+fn rule(command: Command, flags: u16, chunks: &[Chunk]) -> &'static str {
     let mut conn = connected(true);
     let cookie = submit(&mut conn, command, flags);
     for (index, (kind, payload)) in chunks.iter().enumerate() {
@@ -328,6 +328,11 @@ fn rule(command: Command, flags: u16, chunks: &[(u16, Vec<u8>)]) -> &'static str
     ""
 }
 
+/// Type and payload of a chunk.
+type Chunk = (u16, Vec<u8>);
+/// Command flags, chunks, and the rule they break.
+type Case<'a> = (u16, &'a [Chunk], &'a str);
+
 const NONE: u16 = c::REPLY_TYPE_NONE;
 const DATA: u16 = c::REPLY_TYPE_OFFSET_DATA;
 const HOLE: u16 = c::REPLY_TYPE_OFFSET_HOLE;
@@ -338,7 +343,7 @@ const ERROR_AT: u16 = c::REPLY_TYPE_ERROR_OFFSET;
 #[test]
 fn reads_that_keep_the_rules_are_borne() {
     let df = c::CMD_FLAG_DF;
-    let cases: [(u16, &[(u16, Vec<u8>)]); 8] = [
+    let cases: [(u16, &[Chunk]); 8] = [
         (0, &[(DATA, data(0, 1000))]),
         (df, &[(HOLE, hole(0, 1000))]),
         (0, &[(DATA, data(500, 500)), (HOLE, hole(0, 500))]),
@@ -374,7 +379,7 @@ fn reads_that_break_a_rule_end_the_connection() {
     let outside = "a content chunk is empty or outside the request";
     let missing = "a read succeeded without all its data";
     let wrong_kind = "a chunk of a kind that does not fit the request";
-    let cases: [(u16, &[(u16, Vec<u8>)], &str); 17] = [
+    let cases: [Case; 17] = [
         (0, &[(NONE, vec![])], missing),
         (0, &[(DATA, data(0, 999))], missing),
         (0, &[(DATA, data(0, 500)), (HOLE, hole(501, 499))], missing),
@@ -461,7 +466,7 @@ fn block_status_that_breaks_a_rule_ends_the_connection() {
         (STATUS, extents(7, &[(1000, 0)])),
         (STATUS, extents(7, &[(1000, 0)])),
     ];
-    let cases: [(u16, &[(u16, Vec<u8>)], &str); 11] = [
+    let cases: [Case; 11] = [
         (0, &[(STATUS, extents(7, &[(999, 0), (5000, 3)]))], ""),
         (0, &[(STATUS, extents(7, &[(1, 0)]))], ""),
         (one, &[(STATUS, extents(7, &[(1000, 1)]))], ""),

@@ -49,7 +49,8 @@ pub const OPTION_SKIP_BYTES_MAX: u32 = 1 << 25;
 pub struct Step {
     /// Bytes of the input that are used up; the driver offers the others again.
     pub consumed: usize,
-    /// What happened; `None`: nothing more without what [`ServerConn::wants`] says.
+    /// What happened; `None`: nothing more without what [`ServerConn::wants`] says, even if input
+    /// is left over (the beginning of a header, or a payload for the driver).
     pub event: Option<Event>,
 }
 
