@@ -60,6 +60,8 @@ class Request:
     fua: bool
     tag: Any
     done: Callable[[int, Sequence[int]], None]
+    ended: Callable[[], None] | None
+    """Called in no process when nothing of it can happen any more, answered or not."""
     errno: int = 0
     serial: int = 0
     """Of the last effect, for FUA and flush."""
@@ -123,13 +125,14 @@ class Medium:
         tokens: Sequence[int] = (),
         fua: bool = False,
         tag: Any = None,
+        ended: Callable[[], None] | None = None,
     ) -> Request:
         """Starts a request; `done(errno, tokens read)` runs in the holder's process.
 
         Offsets are in sectors of the data area.
         """
         world = self.world
-        request = Request(self, kind, holder, sector, count, tokens, fua, tag, done)
+        request = Request(self, kind, holder, sector, count, tokens, fua, tag, done, ended)
         if kind != "flush" and not 0 <= sector <= sector + count <= len(self.seen):
             world.blame(f"{holder.name}: {kind} outside {self.uri}: {sector}+{count}")
             sector = request.sector = 0
@@ -208,10 +211,15 @@ class Medium:
                 self._harden(span, request.serial)
         elif request.kind == "flush" and not request.dropped:
             self._drop_some()
-        if self.watch_end is not None:
-            self.watch_end(request)
+        self._end(request)
         if request.holder.process.alive:
             request.holder.process.post(request.done, request.errno, request.result)
+
+    def _end(self, request: Request) -> None:
+        if self.watch_end is not None:
+            self.watch_end(request)
+        if request.ended is not None:
+            request.ended()
 
     def _harden(self, sectors: Sequence[int], serial: int) -> None:
         """Effects up to `serial` cannot be lost any more."""
@@ -259,17 +267,15 @@ class Medium:
             if request.holder.process is process and self.world.rng.random() < 0.3:
                 request.dropped = True
                 del self.under_way[serial]
-                if self.watch_end is not None:
-                    self.watch_end(request)
+                self._end(request)
 
     def lose_power(self) -> None:
         """Requests under way end where they are; dirty sectors fall back, each for itself."""
         rng = self.world.rng
-        for request in self.under_way.values():
+        under_way, self.under_way = self.under_way, {}
+        for request in under_way.values():
             request.dropped = True
-            if self.watch_end is not None:
-                self.watch_end(request)
-        self.under_way.clear()
+            self._end(request)
         self.locks.clear()
         lost = 0
         for sector, waiting in self.dirty.items():

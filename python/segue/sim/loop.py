@@ -331,6 +331,7 @@ class World:
         self.countdowns: list[tuple[Process, int, Callable[[], None]]] = []
         self._heap: list[tuple[int, int, Handle]] = []
         self._serial = 0
+        self._base = 1
         self._failure: Blame | None = None
         self._random = self.rng.random
 
@@ -451,6 +452,11 @@ class World:
         """A number that no other call has returned."""
         self._serial += 1
         return self._serial
+
+    def next_base(self, count: int) -> int:
+        """Tokens ``base .. base + count - 1`` that no other call has returned; never 0."""
+        base, self._base = self._base, self._base + count
+        return base
 
     def log(self, event: str, *details: Any) -> None:
         """A line of the trace.  Details must print the same in every interpreter process."""

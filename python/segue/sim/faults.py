@@ -1,0 +1,415 @@
+"""What goes wrong: a plan drawn from the seed, carried out while hosts work.
+
+Each kind of fault is a method of `Faults`, counted under its name; `KINDS` lists them with how
+often they are drawn.  Ambushes strike at a named crash point: they wait until the world is in the
+state they are after (a commit in flight, a `do_write` half done) and kill within the next few
+handles.  `stop` ends all of it; what lives on heals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from segue.controller.peer import PeerState
+from segue.sim.agent import Machine
+from segue.sim.checks import PROBE, Checks
+from segue.sim.containers import Medium
+from segue.sim.host import Host
+from segue.sim.loop import MS, SECOND, Process, World
+from segue.sim.network import Network
+from segue.sim.office import Office
+from segue.sim.plane import Part
+from segue.sim.store import StoreDisk
+from segue.wire.messages import (
+    DeleteTable,
+    EntryRun,
+    Message,
+    Outcome,
+    ResizeTable,
+    SetEntry,
+    SetEntryState,
+)
+
+CONTROLLER_POINTS = (
+    "append",
+    "checkpoint",
+    "begin_term",
+    "newest_term",
+    "do_write",
+    "blocking",
+    "zeroing",
+    "split_read",
+)
+AGENT_POINTS = ("host write", "do_write", "read-merge-write", "parked", "flush", "opening")
+
+
+class Faults:
+    """The world's bad luck."""
+
+    def __init__(
+        self,
+        world: World,
+        office: Office,
+        machines: list[Machine],
+        hosts: list[Host],
+        media: dict[str, Medium],
+        network: Network,
+        store: StoreDisk,
+        checks: Checks,
+        lose_power: Callable[[], None],
+        lease_ns: int,
+    ) -> None:
+        self.world = world
+        self.rng = world.rng
+        self.office = office
+        self.machines = machines
+        self.hosts = hosts
+        self.media = media
+        self.network = network
+        self.store = store
+        self.checks = checks
+        self.lose_all_power = lose_power
+        self.lease_ns = lease_ns
+        self.on = False
+        self.mean_ns = SECOND
+        self.kinds: list[str] = []
+        self.errors_allowed = False
+        self._ambush: tuple[str, Callable[[], bool], Callable[[], None]] | None = None
+        self._probes = PROBE + (1 << 60)
+
+    def start(self, kinds: list[str], mean_ns: int, errors_allowed: bool) -> None:
+        """From now on something goes wrong every `mean_ns` or so."""
+        self.on = True
+        self.kinds = kinds
+        self.mean_ns = mean_ns
+        self.errors_allowed = errors_allowed
+        self._schedule()
+
+    def stop(self) -> None:
+        """Nothing more goes wrong, and what was wrong is mended."""
+        self.on = False
+        self._ambush = None
+        self.network.slow_until_ns = self.store.slow_until_ns = self.store.fail_until_ns = 0
+        self.network.partitioned.clear()
+        for medium in self.media.values():
+            medium.heal()
+        for term in self.office.terms:
+            term.process.resume()
+        for machine in self.machines:
+            if machine.alive is None:
+                machine.boot()
+            else:
+                machine.alive.resume()
+
+    def look(self) -> None:
+        """After every event: springs the ambush that is set."""
+        if self._ambush is not None and self._ambush[1]():
+            point, _, strike = self._ambush
+            self._ambush = None
+            self.checks.count(f"crash point {point}")
+            strike()
+
+    def _schedule(self) -> None:
+        self.world.call_in(int(self.rng.expovariate(1) * self.mean_ns) + MS, self._strike)
+
+    def _strike(self) -> None:
+        if not self.on:
+            return
+        kind = self.rng.choice(self.kinds)
+        self.world.log("fault", kind)
+        KINDS[kind](self)
+        self._schedule()
+
+    def _count(self, what: str) -> None:
+        self.checks.count(f"fault {what}")
+
+    def _some_ns(self, least_ns: int, most_ns: int) -> int:
+        """A duration, short ones as likely as long ones."""
+        return int(least_ns * (most_ns / least_ns) ** self.rng.random())
+
+    # Agents ---------------------------------------------------------------------------------------
+
+    def crash_agent(self) -> None:
+        """kill -9 at some await; restarted soon, or after its lease."""
+        machine = self.rng.choice(self.machines)
+        if machine.alive is not None:
+            self._count("crash_agent")
+            process = machine.alive
+            self.world.after_handles(process, self.rng.randint(1, 40), lambda: self._kill(machine))
+
+    def _kill(self, machine: Machine) -> None:
+        if machine.alive is not None:
+            agent = machine.agent
+            if agent is not None and agent.plane.ios:
+                self.checks.count("agent crashed with I/O under way")
+            machine.alive.kill()
+            self._boot_later(machine)
+
+    def _boot_later(self, machine: Machine) -> None:
+        def boot() -> None:
+            if machine.alive is None:
+                machine.boot()
+
+        self.world.call_in(self._some_ns(5 * MS, 2 * self.lease_ns), boot)
+
+    def pause_agent(self) -> None:
+        """SIGSTOP, often past its lease; it wakes late."""
+        machine = self.rng.choice(self.machines)
+        process = machine.alive
+        if process is not None and not process.paused:
+            self._count("pause_agent")
+            process.pause()
+            for_ns = self._some_ns(20 * MS, 4 * self.lease_ns)
+            if for_ns > self.lease_ns:
+                self.checks.count("agent paused past its lease")
+            self.world.call_in(for_ns, process.resume)
+
+    def bad_command(self) -> None:
+        """Commands no controller would send: refused, and nothing changes (rule 10)."""
+        machine = self.rng.choice(self.machines)
+        agent = machine.agent
+        if agent is None or not agent.process.alive or agent.process.paused:
+            return
+        self._count("bad_command")
+        agent.process.post(lambda: self._send_bad(machine))
+
+    def _send_bad(self, machine: Machine) -> None:
+        agent = machine.agent
+        assert agent is not None
+        plane = agent.plane
+        plane.tick_now()
+        for message in self._bad_messages(sorted(plane.segment_bytes)):
+            before = plane.engine.digest()
+            answer = plane.probe(message)
+            if answer[2] != Outcome.FAILED or not answer[3]:
+                self.checks.blame(10, f"{message} was not refused: {answer}")
+            if plane.engine.digest() != before:
+                self.checks.blame(10, f"{message} was refused and changed something")
+
+    def _bad_messages(self, disks: list[int]) -> list[Message]:
+        def number() -> int:
+            self._probes += 1
+            return self._probes
+
+        disk = self.rng.choice(disks) if disks else 1
+        nowhere = EntryRun(0, 1, (1 << 63) | (999 << 44) | 1)
+        return [
+            SetEntry(number(), 4_000_000, [EntryRun(0, 1, 0)], False),
+            SetEntry(number(), disk, [EntryRun(1 << 40, 1, 0)], False),
+            SetEntry(number(), disk, [nowhere], True),
+            SetEntryState(number(), disk, 0, 1, 2, True, False, False),
+            SetEntryState(number(), disk, 0, 1 << 50, 1, False, False, True),
+            DeleteTable(number(), 4_000_000),
+            ResizeTable(number(), 4_000_000, 1 << 20, False),
+        ]
+
+    # Controllers ----------------------------------------------------------------------------------
+
+    def crash_controller(self) -> None:
+        """kill -9 at some await."""
+        term = self.office.newest
+        if term is not None and term.process.alive:
+            self._count("crash_controller")
+            self.world.after_handles(term.process, self.rng.randint(1, 120), term.process.kill)
+
+    def pause_controller(self) -> None:
+        """Stopped for a while; now and then a newer term is begun beside it."""
+        term = self.office.newest
+        if term is None or not term.process.alive or term.process.paused:
+            return
+        self._count("pause_controller")
+        term.process.pause()
+        self.world.call_in(self._some_ns(20 * MS, 3 * self.lease_ns), term.process.resume)
+        if self.rng.random() < 0.6:
+            self.world.call_in(self._some_ns(5 * MS, self.lease_ns), self.zombie_controller)
+
+    def zombie_controller(self) -> None:
+        """A newer term begins while the older lives."""
+        term = self.office.newest
+        if self.on and term is not None and term.process.alive and term.serving:
+            self._count("zombie_controller")
+            self.office.start()
+
+    # Network --------------------------------------------------------------------------------------
+
+    def cut_link(self) -> None:
+        """Everything under way on a link is lost."""
+        if self.network.wires:
+            self._count("cut_link")
+            if self.rng.choice(self.network.wires).cut():
+                self.checks.count("cut lost messages")
+
+    def partition_agent(self) -> None:
+        """An agent reaches no controller for a while; its storage it does."""
+        machine = self.rng.choice(self.machines)
+        self._count("partition_agent")
+        until_ns = self.world.now_ns + self._some_ns(100 * MS, 3 * self.lease_ns)
+        self.network.partitioned[machine.name] = until_ns
+        for wire in list(self.network.wires):
+            if wire.agent_end.process is machine.alive:
+                wire.cut()
+
+    def slow_network(self) -> None:
+        """Messages take up to a fifth of a second."""
+        self._count("slow_network")
+        self.network.slow_until_ns = self.world.now_ns + self._some_ns(50 * MS, 2 * SECOND)
+
+    def cut_host(self) -> None:
+        """A host's connection breaks."""
+        self._count("cut_host")
+        self.rng.choice(self.hosts).cut()
+
+    # Storage --------------------------------------------------------------------------------------
+
+    def slow_container(self) -> None:
+        """Some requests take seconds, longer than a lease."""
+        self._count("slow_container")
+        medium = self.rng.choice(list(self.media.values()))
+        medium.slow_until_ns = self.world.now_ns + self._some_ns(50 * MS, 2 * self.lease_ns)
+
+    def failing_container(self) -> None:
+        """Reads, writes or flushes fail now and then."""
+        if not self.errors_allowed:
+            return
+        self._count("failing_container")
+        medium = self.rng.choice(list(self.media.values()))
+        kinds = self.rng.choice((("read",), ("write",), ("flush",), ("read", "write", "flush")))
+        medium.failing = frozenset(kinds)
+        medium.fail_until_ns = self.world.now_ns + self._some_ns(20 * MS, SECOND)
+
+    def slow_store(self) -> None:
+        """Commits take up to half a second."""
+        self._count("slow_store")
+        self.store.slow_until_ns = self.world.now_ns + self._some_ns(20 * MS, 2 * SECOND)
+
+    def failing_store(self) -> None:
+        """Calls end with an unknown outcome."""
+        self._count("failing_store")
+        self.store.fail_until_ns = self.world.now_ns + self._some_ns(20 * MS, SECOND)
+
+    def power_loss(self) -> None:
+        """Everything at once."""
+        self._count("power_loss")
+        self.lose_all_power()
+
+    # Ambushes -------------------------------------------------------------------------------------
+
+    def ambush_controller(self) -> None:
+        """Kills the controller at a crash point."""
+        point = self.rng.choice(CONTROLLER_POINTS)
+
+        def there() -> bool:
+            return self._controller_at(point)
+
+        def strike() -> None:
+            term = self.office.newest
+            if term is not None:
+                self._kill_soon(term.process, self.rng.randint(1, 12))
+
+        self._set(f"controller: {point}", there, strike)
+
+    def ambush_agent(self) -> None:
+        """Kills an agent at a crash point."""
+        point = self.rng.choice(AGENT_POINTS)
+        machine = self.rng.choice(self.machines)
+
+        def strike() -> None:
+            if machine.alive is not None:
+                if self.rng.random() < 0.3:
+                    machine.alive.pause()
+                    self.world.call_in(
+                        self._some_ns(self.lease_ns // 2, 3 * self.lease_ns), machine.alive.resume
+                    )
+                else:
+                    machine.alive.kill()
+                    self._boot_later(machine)
+
+        self._set(f"agent: {point}", lambda: self._agent_at(machine, point), strike)
+
+    def ambush_power(self) -> None:
+        """Loses power with writes under way, or a commit."""
+        point = self.rng.choice(("writes under way", "append", "flush"))
+
+        def there() -> bool:
+            if point == "append":
+                return bool(self.store.in_flight.get("append"))
+            kind = "write" if point == "writes under way" else "flush"
+            return any(r.kind == kind for m in self.media.values() for r in m.under_way.values())
+
+        self._set(f"power: {point}", there, self.power_loss)
+
+    def _set(self, point: str, there: Callable[[], bool], strike: Callable[[], None]) -> None:
+        self._ambush = (point, there, strike)
+
+    def _kill_soon(self, process: Process, handles: int) -> None:
+        if self.rng.random() < 0.3:
+            process.kill()
+        else:
+            self.world.after_handles(process, handles, process.kill)
+
+    def _controller_at(self, point: str) -> bool:
+        if point in ("append", "checkpoint", "begin_term", "newest_term"):
+            return bool(self.store.in_flight.get(point))
+        controller = self.office.serving
+        if controller is None:
+            return False
+        if point == "zeroing":
+            return any(
+                r.tag == ("zero",) for m in self.media.values() for r in m.under_way.values()
+            )
+        peers = controller.peers.values()
+        if point == "blocking":
+            return any(peer.state is PeerState.PRESENT and peer._commands for peer in peers)
+        kind = "write" if point == "do_write" else "read"
+        return self._commanded(None, kind)
+
+    def _commanded(self, machine: Machine | None, kind: str) -> bool:
+        for medium in self.media.values():
+            for request in medium.under_way.values():
+                tag = request.tag
+                if not isinstance(tag, Part) or not tag.commanded or request.kind != kind:
+                    continue
+                if machine is None or tag.plane.process is machine.alive:
+                    return True
+        return False
+
+    def _agent_at(self, machine: Machine, point: str) -> bool:
+        agent = machine.agent
+        if agent is None or machine.alive is None:
+            return False
+        if point == "do_write":
+            return self._commanded(machine, "write")
+        if point == "parked":
+            return any(not io.under_way for io in agent.plane.ios.values())
+        if point == "opening":
+            return agent.plane.opening
+        if point == "read-merge-write":
+            return agent.plane.merging > 0
+        kind = "flush" if point == "flush" else "write"
+        return any(
+            r.kind == kind and r.holder is agent.plane.holder
+            for m in self.media.values()
+            for r in m.under_way.values()
+        )
+
+
+KINDS: dict[str, Callable[[Faults], None]] = {
+    "crash_agent": Faults.crash_agent,
+    "pause_agent": Faults.pause_agent,
+    "bad_command": Faults.bad_command,
+    "crash_controller": Faults.crash_controller,
+    "pause_controller": Faults.pause_controller,
+    "zombie_controller": Faults.zombie_controller,
+    "cut_link": Faults.cut_link,
+    "partition_agent": Faults.partition_agent,
+    "slow_network": Faults.slow_network,
+    "cut_host": Faults.cut_host,
+    "slow_container": Faults.slow_container,
+    "failing_container": Faults.failing_container,
+    "slow_store": Faults.slow_store,
+    "failing_store": Faults.failing_store,
+    "power_loss": Faults.power_loss,
+    "ambush_controller": Faults.ambush_controller,
+    "ambush_agent": Faults.ambush_agent,
+    "ambush_power": Faults.ambush_power,
+}

@@ -1,0 +1,64 @@
+"""The checkers' own copy of the durable table, folded from the store's records.
+
+It follows what has taken effect in the simulated store, and starts anew when a loss of power makes
+the log shorter.  For every commit it hands the changes to the rules of `checks.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from segue.controller.changes import AnyChange, decode_changes
+from segue.controller.table import Table
+from segue.sim.loop import World
+from segue.sim.store import StoreDisk
+from segue.store.contract import LogRecord
+
+
+class Replica:
+    """`table`, and what follows from it: who owns each location, what each entry may be at most."""
+
+    def __init__(
+        self, world: World, disk: StoreDisk, on_commit: Callable[[list[AnyChange]], None]
+    ) -> None:
+        self.world = world
+        self.disk = disk
+        self.on_commit = on_commit
+        self.table = Table()
+        self.owner: dict[int, tuple[int, int]] = {}
+        """Location -> (disk, segment) of the extent that lies there."""
+        self.allowed: dict[int, list[int]] = {}
+        """Disk -> the most an agent may hold of each segment."""
+        self.incomplete: set[int] = set()
+        """Locations of incomplete extents."""
+        disk.watchers.append(self._took_effect)
+
+    def _took_effect(self, record: LogRecord | None) -> None:
+        if record is None:
+            self.table = Table()
+            for old in self.disk.history:
+                self.table.replay(old.body)
+            self._derive()
+            return
+        changes = decode_changes(record.body)
+        try:
+            self.table.apply(changes)
+        except (AssertionError, KeyError) as error:
+            self.world.blame(f"rule 4: commit {record.number} contradicts the table", error)
+            return
+        self._derive()
+        self.on_commit(changes)
+
+    def _derive(self) -> None:
+        table = self.table
+        self.owner = {}
+        self.allowed = {}
+        self.incomplete = set()
+        for disk in table.disks.values():
+            for segment, extent, location in table.mapped_segments(disk):
+                self.owner[location] = (disk.disk, segment)
+                if extent in table.records:
+                    self.incomplete.add(location)
+            self.allowed[disk.disk] = [table.word(disk, s) for s in range(disk.segments)]
+        for problem in table.problems():
+            self.world.blame(f"rule 4: durable table: {problem}")
