@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs)] // Each test file uses its own part.
 
 pub mod disk;
+pub mod server_script;
 
 use segue_nbd::consts as c;
 use segue_nbd::server::{Event, Purpose, Refusal, RefusalKind, ServerConn, Wants};
