@@ -89,24 +89,36 @@ impl Buffer {
         }
     }
 
-    /// Puts `head` right before the data and gives both as one run of bytes.
+    /// Puts `head` right before the data.
     ///
     /// # Safety
-    /// As for [`Buffer::part_mut`], for the head room and all data.
+    /// As for [`Buffer::part_mut`], for the head room.
     ///
     /// # Panics
-    /// If the head is longer than a page or the data than the buffer.
-    #[must_use]
-    pub unsafe fn framed(&self, head: &[u8], length: usize) -> &[u8] {
-        assert!(
-            head.len() <= HEAD_ROOM_BYTES && length <= self.capacity,
-            "a frame that fits"
-        );
+    /// If the head is longer than a page.
+    pub unsafe fn put_head(&self, head: &[u8]) {
+        assert!(head.len() <= HEAD_ROOM_BYTES, "a head that fits");
         // SAFETY: inside the allocation; exclusive by the caller's promise.
         unsafe {
             let start = self.memory.as_ptr().add(HEAD_ROOM_BYTES - head.len());
             std::ptr::copy_nonoverlapping(head.as_ptr(), start, head.len());
-            std::slice::from_raw_parts(start, head.len() + length)
+        }
+    }
+
+    /// A head of this length and the data after it, as one run of bytes.
+    ///
+    /// # Panics
+    /// If the head is longer than a page or the data than the buffer.
+    #[must_use]
+    pub fn framed(&self, head_bytes: usize, length: usize) -> &[u8] {
+        assert!(
+            head_bytes <= HEAD_ROOM_BYTES && length <= self.capacity,
+            "a frame that fits"
+        );
+        // SAFETY: inside the allocation, which is initialised; see `part_mut` for writers.
+        unsafe {
+            let start = self.memory.as_ptr().add(HEAD_ROOM_BYTES - head_bytes);
+            std::slice::from_raw_parts(start, head_bytes + length)
         }
     }
 }

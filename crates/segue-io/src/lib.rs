@@ -1,12 +1,14 @@
 //! The data plane: threads, sockets and files around the mapping engine and the NBD protocol.
 //!
 //! * [`container`]: storage containers, their header and fence, and wrappers that misbehave.
+//! * [`plane`]: the data thread of an agent, which serves hosts.
 //! * [`buffer`], [`pool`], [`sys`]: aligned buffers, threads that may block, system calls.
 //!
 //! Decisions live in `segue-map` and `segue-nbd`; here is whatever waits, blocks or is shared.
 
 pub mod buffer;
 pub mod container;
+pub mod plane;
 pub mod pool;
 pub mod sys;
 
@@ -18,4 +20,9 @@ pub fn abort_on_panic(body: impl FnOnce()) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
         std::process::abort();
     }
+}
+
+/// One line on stderr, where the agent's own log goes.
+pub(crate) fn log(text: std::fmt::Arguments<'_>) {
+    eprintln!("segue: {text}");
 }

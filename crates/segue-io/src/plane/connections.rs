@@ -1,0 +1,543 @@
+//! All connections of the data thread: reading, parsing, answering, sending, closing.
+//!
+//! A connection that may not be read now (its disk is over the limit of parked writes, it holds
+//! too much, or it waits for the agent) is *stalled*: what was received waits, epoll is not asked
+//! about input, and every turn looks whether it may go on.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use segue_nbd::server::{Command, Event, Refusal, RefusalKind, Request};
+use segue_nbd::{BlockSizes, ExportInfo, Features, ProtocolError};
+
+use super::connection::{Connection, Payload, Question};
+use super::executor::Executor;
+use super::mailbox::{Export, Outbox, PlaneEvent};
+use super::stats::Stats;
+use super::thread::KEY_CONNECTIONS;
+use super::tokens::ConnKey;
+use crate::sys::Epoll;
+
+/// Room for what one turn receives: 32 writes of 4 KiB and some.
+const RECEIVE_BYTES: usize = 192 << 10;
+
+/// See the module's text.
+pub(super) struct Connections {
+    slots: Vec<Option<Box<Connection>>>,
+    free: Vec<usize>,
+    next_id: u64,
+    epoll: Arc<Epoll>,
+    receive: Vec<u8>,
+    dirty: Vec<usize>,
+    stalled: Vec<usize>,
+    /// The connection that was answered last, all of it sent.
+    pub(super) answered_last: Option<usize>,
+    questions: HashMap<u64, ConnKey>,
+    next_question: u64,
+    /// Connections by disk.
+    users: HashMap<u32, u32>,
+    events: Vec<PlaneEvent>,
+    closed_some: bool,
+    is_shutting_down: bool,
+}
+
+impl Connections {
+    pub(super) fn new(epoll: Arc<Epoll>) -> Connections {
+        Connections {
+            slots: Vec::new(),
+            free: Vec::new(),
+            next_id: 1,
+            epoll,
+            receive: vec![0; RECEIVE_BYTES],
+            dirty: Vec::new(),
+            stalled: Vec::new(),
+            answered_last: None,
+            questions: HashMap::new(),
+            next_question: 1,
+            users: HashMap::new(),
+            events: Vec::new(),
+            closed_some: false,
+            is_shutting_down: false,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+
+    /// Whether a connection has closed since the last call.
+    pub(super) fn closed_some(&mut self) -> bool {
+        std::mem::take(&mut self.closed_some)
+    }
+
+    pub(super) fn take_events(&mut self, outbox: &Outbox) {
+        if !self.events.is_empty() {
+            outbox.push_all(self.events.drain(..));
+        }
+    }
+
+    pub(super) fn add(&mut self, socket: OwnedFd, peer: String) {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        let connection = Connection::new(
+            ConnKey {
+                index,
+                id: self.next_id,
+            },
+            socket,
+            peer,
+        );
+        self.next_id += 1;
+        let key = KEY_CONNECTIONS + index as u64;
+        if let Err(error) = self.epoll.add(connection.fd(), key, connection.interest) {
+            crate::log(format_args!("a connection could not be watched: {error}"));
+            return self.free.push(index);
+        }
+        self.slots[index] = Some(Box::new(connection));
+        self.mark_dirty(index);
+    }
+
+    fn mark_dirty(&mut self, index: usize) {
+        let Some(connection) = &mut self.slots[index] else {
+            return;
+        };
+        if !std::mem::replace(&mut connection.is_dirty, true) {
+            self.dirty.push(index);
+        }
+    }
+
+    fn mark_stalled(&mut self, index: usize) {
+        let Some(connection) = &mut self.slots[index] else {
+            return;
+        };
+        if !std::mem::replace(&mut connection.is_stalled, true) {
+            self.stalled.push(index);
+        }
+        // Epoll's interest is set where the turn ends.
+        self.mark_dirty(index);
+    }
+
+    // Reading ---------------------------------------------------------------------------------
+
+    pub(super) fn ready(&mut self, index: usize, readiness: u32, executor: &mut Executor) {
+        let Some(connection) = self.slots.get(index).and_then(Option::as_deref) else {
+            return;
+        };
+        let reads = connection.interest & libc::EPOLLIN as u32 != 0;
+        if readiness & libc::EPOLLOUT as u32 != 0 {
+            self.mark_dirty(index);
+        }
+        if reads && readiness != libc::EPOLLOUT as u32 {
+            self.read(index, executor);
+        } else if readiness & (libc::EPOLLHUP | libc::EPOLLERR) as u32 != 0 {
+            // Nobody is there to be answered.
+            self.close(index, executor);
+        }
+    }
+
+    /// Receives once and serves what has come; gives whether anything has.
+    pub(super) fn read(&mut self, index: usize, executor: &mut Executor) -> bool {
+        let Some(connection) = self.slots[index].as_deref_mut() else {
+            return false;
+        };
+        if connection.is_stalled {
+            return false;
+        }
+        let mut receive = std::mem::take(&mut self.receive);
+        let start = connection.rest.len();
+        receive[..start].copy_from_slice(&connection.rest);
+        let got = connection.receive(&mut receive[start..]);
+        let found = match got {
+            Ok((0, 0)) => {
+                let ended = connection.server.handle_eof(start);
+                self.ended(index, ended, executor);
+                true
+            }
+            Ok((to_payload, got)) => {
+                connection.rest.clear();
+                executor.stats_written(to_payload);
+                self.payload_arrived(index, executor);
+                self.parse(index, &receive[..start + got], executor);
+                true
+            }
+            Err(error) if is_transient(&error) => false,
+            Err(_) => {
+                self.close(index, executor);
+                true
+            }
+        };
+        self.receive = receive;
+        found
+    }
+
+    /// The stream has ended, in order or not.
+    fn ended(&mut self, index: usize, ended: Result<(), ProtocolError>, executor: &mut Executor) {
+        match ended {
+            Ok(()) => self.mark_dirty(index),
+            Err(error) => self.broken(index, error, executor),
+        }
+    }
+
+    /// The client broke the protocol: one line, and its own connection.
+    fn broken(&mut self, index: usize, error: ProtocolError, executor: &mut Executor) {
+        let peer = self.slots[index]
+            .as_ref()
+            .map_or("", |connection| &connection.peer);
+        crate::log(format_args!(
+            "host {peer}: {error}; its connection is closed"
+        ));
+        Stats::add(&executor.stats.protocol_errors, 1);
+        self.close(index, executor);
+    }
+
+    /// Begins the write whose payload is complete.
+    fn payload_arrived(&mut self, index: usize, executor: &mut Executor) {
+        let Some(connection) = self.slots[index].as_deref_mut() else {
+            return;
+        };
+        let is_full = |payload: &Payload| payload.filled == payload.request.length as usize;
+        if !connection.payload.as_ref().is_some_and(is_full) {
+            return;
+        }
+        let Some(Payload {
+            request, buffer, ..
+        }) = connection.payload.take()
+        else {
+            return;
+        };
+        if let Some(disk) = connection.disk {
+            executor.host_io(connection.key, disk, request, Some(buffer));
+        }
+    }
+
+    /// Serves the messages in `input`; keeps what is not used.
+    fn parse(&mut self, index: usize, input: &[u8], executor: &mut Executor) {
+        let mut at = 0;
+        while let Some(connection) = self.slots[index].as_deref_mut() {
+            let accepts = connection.disk.is_none_or(|disk| executor.accepts(disk));
+            if !accepts || !connection.has_room() {
+                connection.rest.extend_from_slice(&input[at..]);
+                return self.mark_stalled(index);
+            }
+            let step = match connection.server.feed(&input[at..]) {
+                Ok(step) => step,
+                Err(error) => return self.broken(index, error, executor),
+            };
+            at += step.consumed;
+            match step.event {
+                None => return connection.rest.extend_from_slice(&input[at..]),
+                Some(Event::Request(request)) => {
+                    at += begin(connection, request, &input[at..], executor);
+                }
+                Some(Event::Answer(answer)) => {
+                    connection.answer(&answer);
+                    self.mark_dirty(index);
+                }
+                Some(event) => self.handshake(index, event),
+            }
+        }
+    }
+
+    fn handshake(&mut self, index: usize, event: Event) {
+        let token = self.next_question;
+        let Some(connection) = self.slots[index].as_deref_mut() else {
+            return;
+        };
+        let question = match event {
+            Event::WantExport { name, .. } => {
+                self.events.push(PlaneEvent::WantExport {
+                    token,
+                    name: name.clone(),
+                });
+                Some(Question::Export(name))
+            }
+            Event::WantList => {
+                self.events.push(PlaneEvent::WantList { token });
+                Some(Question::List)
+            }
+            _ => None,
+        };
+        connection.take_output();
+        if let Some(question) = question {
+            connection.question = Some((token, question));
+            self.questions.insert(token, connection.key);
+            self.next_question += 1;
+        }
+        self.mark_dirty(index);
+    }
+
+    // Answers of the agent --------------------------------------------------------------------
+
+    fn asked(&mut self, token: u64) -> Option<(usize, Question)> {
+        let key = self.questions.remove(&token)?;
+        let connection = self.slots[key.index].as_deref_mut()?;
+        let (_, question) = connection.question.take_if(|(asked, _)| *asked == token)?;
+        Some((key.index, question))
+    }
+
+    pub(super) fn export_answer(
+        &mut self,
+        token: u64,
+        answer: Result<Export, i32>,
+        executor: &mut Executor,
+    ) {
+        let disk = answer.as_ref().ok().map(|export| export.disk);
+        let Some((index, Question::Export(name))) = self.asked(token) else {
+            // The host has gone: nobody may be using what was attached for it.
+            return disk.into_iter().for_each(|disk| self.let_go(disk, false));
+        };
+        if let Some(disk) = disk {
+            self.hold(index, disk);
+        }
+        let Some(connection) = self.slots[index].as_deref_mut() else {
+            return;
+        };
+        let answer = answer.map(|export| info(name, &export)).map_err(refusal);
+        let told = connection.server.export_answer(answer);
+        connection.take_output();
+        self.mark_dirty(index);
+        if told.is_err() {
+            self.close(index, executor);
+        }
+    }
+
+    pub(super) fn list_answer(&mut self, token: u64, names: &[String]) {
+        let Some((index, Question::List)) = self.asked(token) else {
+            return;
+        };
+        let Some(connection) = self.slots[index].as_deref_mut() else {
+            return;
+        };
+        connection
+            .server
+            .list_answer(Ok(names.iter().map(|name| (name.as_str(), ""))));
+        connection.take_output();
+        self.mark_dirty(index);
+    }
+
+    fn hold(&mut self, index: usize, disk: u32) {
+        let Some(connection) = self.slots[index].as_deref_mut() else {
+            return;
+        };
+        let before = connection.disk.replace(disk);
+        *self.users.entry(disk).or_default() += 1;
+        if let Some(before) = before {
+            self.let_go(before, true);
+        }
+    }
+
+    /// One user less (`held`), or none where there might have been one.
+    fn let_go(&mut self, disk: u32, held: bool) {
+        let users = self.users.entry(disk).or_default();
+        *users -= u32::from(held);
+        if *users == 0 {
+            self.users.remove(&disk);
+            self.events.push(PlaneEvent::Unused { disk });
+        }
+    }
+
+    // Sending ---------------------------------------------------------------------------------
+
+    /// Answers, sends, and lets stalled connections go on, until nothing more can be done now.
+    pub(super) fn finish_turn(&mut self, executor: &mut Executor) {
+        loop {
+            self.take_answers(executor);
+            let dirty = std::mem::take(&mut self.dirty);
+            for &index in &dirty {
+                self.send(index, executor);
+            }
+            self.dirty = dirty;
+            self.dirty.clear();
+            if !self.resume(executor) && executor.answers.is_empty() && self.dirty.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn take_answers(&mut self, executor: &mut Executor) {
+        let mut answers = std::mem::take(&mut executor.answers);
+        for answered in answers.drain(..) {
+            let key = answered.conn;
+            let connection = self.slots.get_mut(key.index).and_then(Option::as_deref_mut);
+            let Some(connection) = connection.filter(|connection| connection.key == key) else {
+                continue;
+            };
+            executor.stats_answered(&answered);
+            connection.reply(answered, &mut executor.buffers);
+            self.answered_last = Some(key.index);
+            self.mark_dirty(key.index);
+        }
+        executor.answers = answers;
+    }
+
+    fn send(&mut self, index: usize, executor: &mut Executor) {
+        let Some(connection) = self.slots[index].as_deref_mut() else {
+            return;
+        };
+        connection.is_dirty = false;
+        let fd = connection.fd();
+        let Ok(sent_all) = connection.out.send(fd, &mut executor.buffers) else {
+            return self.close(index, executor);
+        };
+        let server = &connection.server;
+        let is_over = server.is_drained() || (self.is_shutting_down && server.in_flight() == 0);
+        if is_over && sent_all {
+            return self.close(index, executor);
+        }
+        let mut interest = 0;
+        if !connection.is_stalled && server.wants() != segue_nbd::server::Wants::Nothing {
+            interest |= libc::EPOLLIN as u32;
+        }
+        if !sent_all {
+            interest |= libc::EPOLLOUT as u32;
+        }
+        if interest != connection.interest {
+            connection.interest = interest;
+            if self
+                .epoll
+                .change(fd, KEY_CONNECTIONS + index as u64, interest)
+                .is_err()
+            {
+                self.close(index, executor);
+            }
+        }
+    }
+
+    /// Lets those stalled connections go on that may; gives whether there were any.
+    fn resume(&mut self, executor: &mut Executor) -> bool {
+        let mut resumed = false;
+        for index in std::mem::take(&mut self.stalled) {
+            let Some(connection) = self.slots[index].as_deref_mut() else {
+                continue;
+            };
+            let accepts = connection.disk.is_none_or(|disk| executor.accepts(disk));
+            if !accepts || !connection.has_room() {
+                self.stalled.push(index);
+                continue;
+            }
+            resumed = true;
+            connection.is_stalled = false;
+            let rest = std::mem::take(&mut connection.rest);
+            self.mark_dirty(index);
+            self.parse(index, &rest, executor);
+        }
+        resumed
+    }
+
+    // Closing ---------------------------------------------------------------------------------
+
+    fn close(&mut self, index: usize, executor: &mut Executor) {
+        let Some(connection) = self.slots[index].take() else {
+            return;
+        };
+        self.free.push(index);
+        self.stalled.retain(|&stalled| stalled != index);
+        self.closed_some = true;
+        if let Some((token, _)) = connection.question {
+            self.questions.remove(&token);
+        }
+        executor.connection_gone(connection.key);
+        if let Some(disk) = connection.disk {
+            self.let_go(disk, true);
+        }
+    }
+
+    pub(super) fn begin_shutdown(&mut self, executor: &mut Executor) {
+        self.is_shutting_down = true;
+        for index in 0..self.slots.len() {
+            let Some(connection) = self.slots[index].as_deref_mut() else {
+                continue;
+            };
+            if connection.server.is_transmission() {
+                connection.server.begin_shutdown();
+                self.mark_dirty(index);
+            } else {
+                self.close(index, executor);
+            }
+        }
+    }
+
+    pub(super) fn close_all(&mut self, executor: &mut Executor) {
+        for index in 0..self.slots.len() {
+            self.close(index, executor);
+        }
+    }
+}
+
+/// Begins a request; gives how many bytes of `input` were its payload.
+#[inline]
+fn begin(
+    connection: &mut Connection,
+    request: Request,
+    input: &[u8],
+    executor: &mut Executor,
+) -> usize {
+    connection.request_begun(&request);
+    let Some(disk) = connection.disk else {
+        return 0;
+    };
+    let length = request.length as usize;
+    let buffer = match request.command {
+        Command::Read => Some(executor.buffers.take(length)),
+        Command::Write => {
+            let buffer = executor.buffers.take(length);
+            let filled = length.min(input.len());
+            // SAFETY: a buffer just taken is nobody else's.
+            unsafe { buffer.part_mut(0, filled) }.copy_from_slice(&input[..filled]);
+            connection.server.payload_received(filled as u32);
+            executor.stats_written(filled);
+            if filled < length {
+                connection.payload = Some(Payload {
+                    request,
+                    buffer,
+                    filled,
+                });
+                return filled;
+            }
+            executor.host_io(connection.key, disk, request, Some(buffer));
+            return filled;
+        }
+        _ => None,
+    };
+    executor.host_io(connection.key, disk, request, buffer);
+    0
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+fn info(name: String, export: &Export) -> ExportInfo {
+    let preferred = export.block_bytes.max(4096);
+    ExportInfo {
+        name,
+        description: String::new(),
+        size_bytes: export.size_bytes,
+        read_only: export.read_only,
+        // A FLUSH goes to every container that any agent may have written to (design, section 3).
+        can_multi_conn: true,
+        block_sizes: BlockSizes::new(1, preferred, segue_nbd::consts::PAYLOAD_BYTES_MAX)
+            .unwrap_or_default(),
+        features: Features::DISK,
+    }
+}
+
+fn refusal(errno: i32) -> Refusal {
+    let (kind, message) = match errno {
+        libc::ENOENT => (RefusalKind::Unknown, "no such disk"),
+        libc::ESHUTDOWN => (RefusalKind::Shutdown, "the agent is shutting down"),
+        libc::EPERM | libc::EACCES => (RefusalKind::Policy, "the disk may not be used here"),
+        _ => (RefusalKind::Unknown, "the disk cannot be served now"),
+    };
+    Refusal {
+        kind,
+        message: message.into(),
+    }
+}

@@ -1,0 +1,236 @@
+//! Opening containers before the engine hears of them, without holding up anything else.
+//!
+//! `new_table` and `set_containers` name containers; those not open yet are opened on the pool,
+//! one job at a time (a second descriptor of one container would find the fence taken by the
+//! first). Until then the disk's other commands wait, in order; other disks' do not.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Weak};
+
+use segue_map::{ContainerSpec, Control};
+
+use crate::container::{Cache, Container, ContainerError};
+
+/// What a job opened, or why it could not.
+pub(super) type Opened = Result<Vec<(u16, Arc<Container>)>, ContainerError>;
+
+/// One job for the pool.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) disk: u32,
+    specs: Vec<ContainerSpec>,
+    fence: u64,
+}
+
+impl Job {
+    /// Opens all or none.
+    pub(super) fn run(&self) -> Opened {
+        self.specs
+            .iter()
+            .map(|spec| Ok((spec.container, Arc::new(self.open(spec)?))))
+            .collect()
+    }
+
+    fn open(&self, spec: &ContainerSpec) -> Result<Container, ContainerError> {
+        let refuse = |what: String| ContainerError {
+            errno: libc::EINVAL,
+            what: format!("container {}: {what}", spec.uri),
+        };
+        let cache = Cache::parse(&spec.cache).map_err(|error| refuse(error.to_string()))?;
+        let open = Container::open(&spec.uri, cache, spec.identity, None, self.fence)?;
+        check(spec, &open).map_err(refuse)?;
+        Ok(open)
+    }
+}
+
+/// Whether an open container is what the controller says it is.
+fn check(spec: &ContainerSpec, open: &Container) -> Result<(), String> {
+    let header = open.header();
+    if header.container != spec.identity {
+        return Err("another container is open under its number".into());
+    }
+    if header.segment_bytes != spec.segment_bytes || header.segments < spec.segments {
+        return Err(format!(
+            "it has {} segments of {} bytes, not {} of {}",
+            header.segments, header.segment_bytes, spec.segments, spec.segment_bytes
+        ));
+    }
+    if open.unit_bytes() > spec.write_unit_bytes {
+        return Err(format!(
+            "it takes writes of {} bytes and more, not of {}",
+            open.unit_bytes(),
+            spec.write_unit_bytes
+        ));
+    }
+    Ok(())
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(super) struct Openings {
+    fence: u64,
+    /// The commands that wait, by disk, first the one that names containers.
+    waiting: HashMap<u32, VecDeque<Control>>,
+    /// Disks whose first command waits for its containers, in order.
+    queue: VecDeque<u32>,
+    is_running: bool,
+    /// The running job belongs to a session that has ended.
+    is_cancelled: bool,
+    /// Closed ones that I/O still holds: their descriptor has the fence, so it is used again.
+    closed: HashMap<u16, Weak<Container>>,
+    /// Container numbers by disk, as the engine has taken them.
+    sets: HashMap<u32, HashSet<u16>>,
+}
+
+/// What is to happen with a command.
+#[derive(Debug)]
+pub(super) enum Admitted {
+    /// Give it to the engine.
+    Now(Control),
+    /// It waits.
+    Later,
+    /// Refuse it: the errno and why.
+    Refused(Control, i32, String),
+}
+
+fn disk_of(control: &Control) -> Option<u32> {
+    match *control {
+        Control::Failure { .. }
+        | Control::CompleteToHost { .. }
+        | Control::DoWrite { .. }
+        | Control::DoSplitRead { .. } => None,
+        Control::Retry { disk, .. }
+        | Control::NewTable { disk, .. }
+        | Control::DeleteTable { disk, .. }
+        | Control::ResizeTable { disk, .. }
+        | Control::GetEntry { disk, .. }
+        | Control::SetEntry { disk, .. }
+        | Control::SetEntryState { disk, .. }
+        | Control::SetContainers { disk, .. }
+        | Control::Quiesce { disk, .. }
+        | Control::Activate { disk, .. } => Some(disk),
+    }
+}
+
+/// The disk and the containers that a command names.
+pub(super) fn set_of(control: &Control) -> Option<(u32, &[ContainerSpec])> {
+    match control {
+        Control::NewTable {
+            disk, containers, ..
+        }
+        | Control::SetContainers {
+            disk, containers, ..
+        } => Some((*disk, containers)),
+        _ => None,
+    }
+}
+
+impl Openings {
+    /// For an incarnation, whose number is its fence.
+    pub(super) fn new(fence: u64) -> Openings {
+        Openings {
+            fence,
+            ..Openings::default()
+        }
+    }
+
+    /// Decides about a command. `open` finds open containers by number.
+    pub(super) fn admit<'a>(
+        &mut self,
+        control: Control,
+        open: impl Fn(u16) -> Option<&'a Arc<Container>>,
+    ) -> Admitted {
+        let Some(disk) = disk_of(&control) else {
+            return Admitted::Now(control);
+        };
+        if let Some(waiting) = self.waiting.get_mut(&disk) {
+            waiting.push_back(control);
+            return Admitted::Later;
+        }
+        let Some((_, specs)) = set_of(&control) else {
+            return Admitted::Now(control);
+        };
+        let mut all_open = true;
+        for spec in specs {
+            match open(spec.container).map(|container| check(spec, container)) {
+                Some(Err(what)) => return Admitted::Refused(control, libc::EINVAL, what),
+                Some(Ok(())) => {}
+                None => all_open = false,
+            }
+        }
+        if all_open {
+            return Admitted::Now(control);
+        }
+        self.waiting.insert(disk, VecDeque::from([control]));
+        self.queue.push_back(disk);
+        Admitted::Later
+    }
+
+    /// The next job, if there is one and none is running.
+    pub(super) fn next_job(&mut self, is_open: impl Fn(u16) -> bool) -> Option<Job> {
+        if self.is_running {
+            return None;
+        }
+        let disk = self.queue.pop_front()?;
+        let control = self.waiting.get(&disk).and_then(VecDeque::front)?;
+        let (_, specs) = set_of(control)?;
+        let specs = specs
+            .iter()
+            .filter(|spec| !is_open(spec.container))
+            .cloned()
+            .collect();
+        self.is_running = true;
+        Some(Job {
+            disk,
+            specs,
+            fence: self.fence,
+        })
+    }
+
+    /// The job has ended: the disk's waiting commands, in order; `None` if nobody wants them now.
+    pub(super) fn job_ended(&mut self, disk: u32) -> Option<VecDeque<Control>> {
+        self.is_running = false;
+        if std::mem::take(&mut self.is_cancelled) {
+            return None;
+        }
+        self.waiting.remove(&disk)
+    }
+
+    /// A new session lists what this agent has: commands that still wait count as not received.
+    pub(super) fn cancel(&mut self) {
+        self.waiting.clear();
+        self.queue.clear();
+        self.is_cancelled = self.is_running;
+    }
+
+    /// The engine has taken a set of containers.
+    pub(super) fn set_taken(&mut self, disk: u32, numbers: HashSet<u16>) {
+        self.sets.insert(disk, numbers);
+    }
+
+    /// The engine has forgotten a table.
+    pub(super) fn table_gone(&mut self, disk: u32) {
+        self.sets.remove(&disk);
+    }
+
+    /// All sets are unknown: the lease has ended.
+    pub(super) fn forget_sets(&mut self) {
+        self.sets.clear();
+    }
+
+    /// Whether some table may use the container.
+    pub(super) fn is_used(&self, number: u16) -> bool {
+        self.sets.values().any(|numbers| numbers.contains(&number))
+    }
+
+    /// Remembers a closed container, as long as I/O under way holds it.
+    pub(super) fn closed(&mut self, number: u16, container: &Arc<Container>) {
+        self.closed.retain(|_, weak| weak.strong_count() > 0);
+        self.closed.insert(number, Arc::downgrade(container));
+    }
+
+    /// A closed container that I/O under way still holds.
+    pub(super) fn revive(&mut self, number: u16) -> Option<Arc<Container>> {
+        self.closed.remove(&number)?.upgrade()
+    }
+}

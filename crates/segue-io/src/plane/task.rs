@@ -1,0 +1,218 @@
+//! Container I/O that may block, done on the pool's threads.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::buffer::Buffer;
+use crate::container::{Container, ZeroHow};
+use crate::sys::{EventFd, boottime_ns, errno_of};
+
+/// Rule 8 for other threads: work queued under a lease that has ended is not begun.
+#[derive(Debug, Default)]
+pub(super) struct LeaseGuard {
+    /// Counts the leases that have ended.
+    epoch: AtomicU64,
+    /// End of the present one, CLOCK_BOOTTIME; 0: none.
+    until_ns: AtomicU64,
+}
+
+impl LeaseGuard {
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// The lease runs at least until then.
+    pub(super) fn extend(&self, until_ns: u64) {
+        self.until_ns.fetch_max(until_ns, Ordering::AcqRel);
+    }
+
+    /// The lease has ended.
+    pub(super) fn end(&self) {
+        self.until_ns.store(0, Ordering::Release);
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn allows(&self, epoch: u64) -> bool {
+        // The epoch is read last: an end between the two reads is seen.
+        boottime_ns() < self.until_ns.load(Ordering::Acquire) && self.epoch() == epoch
+    }
+}
+
+/// A unit's worth of bytes that a merged write takes from elsewhere; `None`: zeroes.
+pub(super) type Edge = Option<(Arc<Container>, u64)>;
+
+/// What to do. Offsets are bytes of the container's data area; `at` counts in the buffer.
+#[derive(Debug)]
+pub(super) enum What {
+    Read {
+        offset: u64,
+        at: usize,
+        length: usize,
+    },
+    Write {
+        offset: u64,
+        at: usize,
+        length: usize,
+        fua: bool,
+    },
+    Zero {
+        offset: u64,
+        length: u64,
+        how: ZeroHow,
+    },
+    Trim {
+        offset: u64,
+        length: u64,
+        fua: bool,
+    },
+    Flush,
+    Merge(Box<Merge>),
+}
+
+/// A write whose first and last unit are completed from elsewhere, done as one write.
+#[derive(Debug)]
+pub(super) struct Merge {
+    pub(super) offset: u64,
+    pub(super) length: usize,
+    /// Where the data starts in the host's buffer; `None`: zeroes.
+    pub(super) at: Option<usize>,
+    pub(super) skip: usize,
+    pub(super) data_length: usize,
+    pub(super) head: Edge,
+    pub(super) tail: Edge,
+    pub(super) unit_bytes: usize,
+    pub(super) fua: bool,
+}
+
+/// One piece of I/O with all that it needs; holding the container keeps its fence.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) piece: u64,
+    pub(super) epoch: u64,
+    pub(super) container: Arc<Container>,
+    pub(super) buffer: Option<Arc<Buffer>>,
+    pub(super) what: What,
+}
+
+/// How a task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// With this errno; 0: well.
+    Done(i32),
+    /// It was not begun: the lease it was queued under seemed over.
+    NotBegun,
+}
+
+/// Finished tasks on their way back to the data thread.
+#[derive(Debug)]
+pub(super) struct Completions {
+    done: Mutex<Vec<(Task, Ended)>>,
+    pub(super) wake: EventFd,
+}
+
+impl Completions {
+    pub(super) fn new() -> io::Result<Completions> {
+        Ok(Completions {
+            done: Mutex::default(),
+            wake: EventFd::new()?,
+        })
+    }
+
+    pub(super) fn push(&self, task: Task, ended: Ended) {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.push((task, ended));
+        // One signal for each time the data thread takes them.
+        if done.len() == 1 {
+            self.wake.signal();
+        }
+    }
+
+    pub(super) fn take(&self) -> Vec<(Task, Ended)> {
+        self.wake.clear();
+        std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Task {
+    /// Does it, if the lease still allows.
+    pub(super) fn run(&self, guard: &LeaseGuard) -> Ended {
+        if !guard.allows(self.epoch) {
+            return Ended::NotBegun;
+        }
+        match self.perform() {
+            Ok(()) => Ended::Done(0),
+            Err(error) => Ended::Done(errno_of(&error)),
+        }
+    }
+
+    fn buffer(&self) -> &Buffer {
+        self.buffer
+            .as_ref()
+            .expect("reads and writes have a buffer")
+    }
+
+    fn perform(&self) -> io::Result<()> {
+        match &self.what {
+            What::Read { offset, at, length } => {
+                // SAFETY: the engine gave this piece that part of the buffer alone.
+                let part = unsafe { self.buffer().part_mut(*at, *length) };
+                self.container.read(*offset, part)
+            }
+            What::Write {
+                offset,
+                at,
+                length,
+                fua,
+            } => self
+                .container
+                .write(*offset, self.buffer().part(*at, *length), *fua),
+            What::Zero {
+                offset,
+                length,
+                how,
+            } => self.container.zero(*offset, *length, *how),
+            What::Trim {
+                offset,
+                length,
+                fua,
+            } => {
+                self.container.trim(*offset, *length)?;
+                if *fua { self.container.flush() } else { Ok(()) }
+            }
+            What::Flush => self.container.flush(),
+            What::Merge(merge) => self.merge(merge),
+        }
+    }
+
+    fn merge(&self, merge: &Merge) -> io::Result<()> {
+        let Merge {
+            length,
+            skip,
+            data_length,
+            unit_bytes,
+            ..
+        } = *merge;
+        let whole = Buffer::new(length);
+        // SAFETY: `whole` is this function's own.
+        let bytes = unsafe { whole.part_mut(0, length) };
+        let (edge, end) = (Buffer::new(unit_bytes), skip + data_length);
+        // SAFETY: `edge` is this function's own.
+        let unit = unsafe { edge.part_mut(0, unit_bytes) };
+        if let (1.., Some((container, offset))) = (skip, &merge.head) {
+            container.read(*offset, unit)?;
+            bytes[..skip].copy_from_slice(&unit[..skip]);
+        }
+        if let (true, Some((container, offset))) = (end < length, &merge.tail) {
+            container.read(*offset, unit)?;
+            let missing = length - end;
+            bytes[end..].copy_from_slice(&unit[unit_bytes - missing..]);
+        }
+        if let Some(at) = merge.at {
+            bytes[skip..end].copy_from_slice(self.buffer().part(at, data_length));
+        }
+        self.container
+            .write(merge.offset, whole.part(0, length), merge.fua)
+    }
+}

@@ -1,0 +1,80 @@
+//! Host I/O under way, by token: a slab whose names are never used twice.
+
+use std::sync::Arc;
+
+use segue_nbd::server::Request;
+
+use crate::buffer::Buffer;
+
+/// Which connection: its place in the thread's table and a number that is never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ConnKey {
+    pub(super) index: usize,
+    pub(super) id: u64,
+}
+
+/// One host I/O under way.
+#[derive(Debug)]
+pub(super) struct HostIo {
+    pub(super) conn: ConnKey,
+    pub(super) request: Request,
+    /// Of reads and writes.
+    pub(super) buffer: Option<Arc<Buffer>>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    generation: u32,
+    held: Option<HostIo>,
+}
+
+/// The slab.
+#[derive(Debug, Default)]
+pub(super) struct Tokens {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+impl Tokens {
+    /// Takes an I/O in and names it.
+    pub(super) fn insert(&mut self, io: HostIo) -> u64 {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            u32::try_from(self.slots.len() - 1).expect("fewer I/Os than 2^32")
+        });
+        let slot = &mut self.slots[index as usize];
+        slot.held = Some(io);
+        u64::from(slot.generation) << 32 | u64::from(index)
+    }
+
+    fn slot(&mut self, token: u64) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut((token & 0xffff_ffff) as usize)?;
+        (u64::from(slot.generation) == token >> 32).then_some(slot)
+    }
+
+    /// The I/O of this name.
+    pub(super) fn get(&mut self, token: u64) -> Option<&mut HostIo> {
+        self.slot(token)?.held.as_mut()
+    }
+
+    /// Ends the name.
+    pub(super) fn remove(&mut self, token: u64) -> Option<HostIo> {
+        let slot = self.slot(token)?;
+        let io = slot.held.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push((token & 0xffff_ffff) as u32);
+        Some(io)
+    }
+
+    /// The names of all I/O of one connection.
+    pub(super) fn of_connection(&self, conn: ConnKey) -> Vec<u64> {
+        let mine = |slot: &Slot| slot.held.as_ref().is_some_and(|io| io.conn == conn);
+        let named = |(index, slot): (usize, &Slot)| u64::from(slot.generation) << 32 | index as u64;
+        self.slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| mine(slot))
+            .map(named)
+            .collect()
+    }
+}
