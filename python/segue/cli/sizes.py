@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 
 _UNITS = "KMGTPE"
-_SIZE = re.compile(rf"(\d+(?:\.\d+)?)\s*(?:([{_UNITS}])(?:iB)?|B)?", re.IGNORECASE)
+_SIZE = re.compile(rf"([0-9]+(?:\.[0-9]+)?)\s*(?:([{_UNITS}])(?:iB)?|B)?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:

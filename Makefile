@@ -1,0 +1,81 @@
+# Everything starts here; `make help` lists it.  Each target does its own set-up.
+
+PYTHON ?= python3
+SEEDS ?= 1000
+VENV := .venv
+BIN := $(VENV)/bin
+RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+PYTHON_PATHS := python tests bench
+
+# segue-native is an extension module: what it does is tested from Python.
+CARGO_TEST := cargo test --workspace --exclude segue-native
+
+.DEFAULT_GOAL := help
+.PHONY: help setup tools demo test test-rust test-unit test-sim test-tools lint format sim \
+	sim-mutants bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.native ## Virtual environment and native module, built in release mode
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed (PYTHON=...)" >&2; exit 1; }
+	@cargo --version >/dev/null 2>&1 \
+		|| { echo "Rust 1.85 or newer is needed: install it with rustup" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || tests/tools/install-venv
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check 'maturin>=1.9,<2'
+	@touch $@
+
+# Installs the project's dependencies and its dev extra too.
+$(VENV)/.native: $(VENV)/.made pyproject.toml $(RUST_SOURCES)
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --extras dev --quiet
+	@touch $@
+
+tools: ## Debian packages of the test tools (as root; else says what to install)
+	@tests/tools/install
+
+demo: setup ## Real processes, real data, kill -9: exits 0 only if every byte was right
+	$(BIN)/python -m segue.demo
+
+test: test-rust test-unit test-tools test-sim ## Everything that must pass
+
+test-rust: ## The engines' own tests
+	$(CARGO_TEST) --quiet
+
+test-unit: setup ## tests/unit
+	$(BIN)/pytest tests/unit
+
+test-tools: setup tools ## tests/tools: other people's clients against real processes
+	$(BIN)/pytest tests/tools
+
+test-sim: setup ## The simulator over fresh seeds, its determinism, its mutants
+	$(BIN)/python -m segue.sim --seeds $(SEEDS) --ci
+	$(MAKE) sim-mutants
+
+lint: setup ## Formatting, ruff, mypy --strict, clippy, the stub of the native module
+	$(BIN)/ruff format --check $(PYTHON_PATHS)
+	$(BIN)/ruff check $(PYTHON_PATHS)
+	$(BIN)/mypy
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	$(BIN)/python -m mypy.stubtest segue._native
+
+format: setup ## Reformat everything
+	$(BIN)/ruff format $(PYTHON_PATHS)
+	cargo fmt --all
+
+sim: setup ## The simulator over SEEDS=n fresh seeds
+	$(BIN)/python -m segue.sim --seeds $(SEEDS)
+
+sim-mutants: setup ## Deliberate mistakes in engine, controller and store: each must be caught
+	$(BIN)/python -m segue.sim.mutants
+
+bench: setup ## Performance of the finished spine, beside its peers
+	$(BIN)/python bench/spine.py
+
+clean: ## Remove what was built (not the virtual environment)
+	cargo clean
+	rm -f $(VENV)/.native
