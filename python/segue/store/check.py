@@ -17,6 +17,7 @@ from .pages import decode_root
 from .place import InstallationLock
 from .records import doom
 from .sqlite_file import (
+    SQLITE_ERRORS,
     connect,
     read_checkpoint,
     read_head,
@@ -30,6 +31,9 @@ from .sqlite_wal import wal_damage
 TreeRoots = Callable[[bytes], Iterable[bytes]]
 """The roots of all page trees named in a checkpoint's root; raises `StoreCorrupt`."""
 
+_WAL_MODES = b"\2\2"
+_JOURNAL_MODES = b"\1\1"  # of a store whose creation was interrupted
+
 
 def check(path: str, tree_roots: TreeRoots | None = None) -> list[str]:
     """All damage found in the store at `path`, in words; empty if there is none.
@@ -41,6 +45,10 @@ def check(path: str, tree_roots: TreeRoots | None = None) -> list[str]:
     if not os.path.exists(path):
         raise StoreError(f"{path}: no such store")
     problems = list(_wal_problems(path))
+    with open(path, "rb") as file:
+        modes = file.read(20)[18:]
+    if modes and modes != _WAL_MODES and modes != _JOURNAL_MODES:
+        problems.append(f"SQLite: read and write versions are {modes.hex()}")
     try:
         db = connect(path, read_only=True)
         try:
@@ -48,7 +56,7 @@ def check(path: str, tree_roots: TreeRoots | None = None) -> list[str]:
             problems += _table_problems(db, tree_roots)
         finally:
             db.close()
-    except sqlite3.Error as error:
+    except SQLITE_ERRORS as error:
         # A rollback journal to play back: power was lost while the store was being made, before
         # it had a WAL.  Whoever opens it next finishes that; a store in use never has one.
         if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_READONLY_ROLLBACK:

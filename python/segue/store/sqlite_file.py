@@ -41,17 +41,17 @@ SWEEP_ROWS = 256
 WAL_FRAMES = 2000
 BUSY_S = 5.0
 
-_SCHEMA = (
-    """create table head (id integer primary key check (id = 1), term integer not null,
-       number integer not null, chain integer not null, crc integer not null)""",
-    """create table checkpoint (id integer primary key check (id = 1), number integer not null,
-       chain integer not null, pages integer not null, crc integer not null,
-       root blob not null)""",
-    """create table log (number integer primary key, term integer not null,
-       chain integer not null, body blob not null)""",
-    "create table page (id integer primary key, body blob not null)",
-    "create table doomed (id integer primary key, crc integer not null)",
-)
+_SCHEMA = {
+    "head": "id integer primary key check (id = 1), term integer not null,"
+    " number integer not null, chain integer not null, crc integer not null",
+    "checkpoint": "id integer primary key check (id = 1), number integer not null,"
+    " chain integer not null, pages integer not null, crc integer not null, root blob not null",
+    "log": "number integer primary key, term integer not null, chain integer not null,"
+    " body blob not null",
+    "page": "id integer primary key, body blob not null",
+    "doomed": "id integer primary key, crc integer not null",
+}
+_READ_SCHEMA = "select name, sql from sqlite_master"
 # What SQLite says of a damaged file; everything else (full, I/O error, busy...) is the world's.
 _DAMAGE_CODES = {
     sqlite3.SQLITE_CORRUPT,
@@ -61,6 +61,8 @@ _DAMAGE_CODES = {
     sqlite3.SQLITE_MISMATCH,
     sqlite3.SQLITE_CONSTRAINT,
 }
+# Where a flipped bit has hit the schema, SQLite's very message may be no UTF-8.
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 
 
 class TableState(NamedTuple):
@@ -86,10 +88,10 @@ def connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
     return db
 
 
-def store_error(error: sqlite3.Error, doing: str) -> StoreError:
-    """What an SQLite error means to the controller."""
+def store_error(error: Exception, doing: str) -> StoreError:
+    """What one of `SQLITE_ERRORS` means to the controller."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_INTERNAL) & 0xFF
-    if code in _DAMAGE_CODES:
+    if code in _DAMAGE_CODES or isinstance(error, UnicodeDecodeError):
         return StoreCorrupt(f"{doing}: {error}")
     return StoreFailed(f"{doing}: {error}")
 
@@ -98,14 +100,21 @@ def read_version(db: sqlite3.Connection) -> bool:
     """Whether this is a store (True) or an empty file (False); raises for anything else."""
     application = db.execute("pragma application_id").fetchone()[0]
     version = db.execute("pragma user_version").fetchone()[0]
-    tables = db.execute("select count(*) from sqlite_master").fetchone()[0]
-    if application == version == tables == 0:
+    schema = dict(db.execute(_READ_SCHEMA).fetchall())
+    if application == version == 0 and not schema:
         return False
     if application != APPLICATION_ID or version < 1:
         raise StoreCorrupt(f"application id {application:#x}, version {version}: no Segue store")
     if version > FORMAT_VERSION:
         raise StoreTooNew(f"the store has version {version}, this Segue knows {FORMAT_VERSION}")
+    # SQLite keeps the tables' definitions as text: a flipped bit there changes what rows mean.
+    if schema != {name.encode(): _create_table(name).encode() for name in _SCHEMA}:
+        raise StoreCorrupt(f"the tables are defined as {schema}")
     return True
+
+
+def _create_table(name: str) -> str:
+    return f"CREATE TABLE {name} ({_SCHEMA[name]})"
 
 
 def _one_row(db: sqlite3.Connection, table: str, columns: str) -> list[Any]:
@@ -113,6 +122,11 @@ def _one_row(db: sqlite3.Connection, table: str, columns: str) -> list[Any]:
     if len(rows) != 1:
         raise StoreCorrupt(f"{table}: {len(rows)} rows, should be 1")
     return list(rows[0])
+
+
+def _hex(crc: object) -> str:
+    """A stored crc, or whatever stands in its place."""
+    return f"{crc:08x}" if isinstance(crc, int) else repr(crc)
 
 
 def read_head(db: sqlite3.Connection) -> Head:
@@ -124,7 +138,7 @@ def read_head(db: sqlite3.Connection) -> Head:
             return head
     except Exception as error:
         raise StoreCorrupt(f"head: {fields}: {error}") from error
-    raise StoreCorrupt(f"head: crc {head.crc():08x}, should be {crc}")
+    raise StoreCorrupt(f"head: crc {head.crc():08x}, should be {_hex(crc)}")
 
 
 def read_checkpoint(db: sqlite3.Connection) -> Checkpoint:
@@ -136,7 +150,7 @@ def read_checkpoint(db: sqlite3.Connection) -> Checkpoint:
             return checkpoint
     except Exception as error:
         raise StoreCorrupt(f"checkpoint: {fields[:3]}: {error}") from error
-    raise StoreCorrupt(f"checkpoint: crc {checkpoint.crc():08x}, should be {crc}")
+    raise StoreCorrupt(f"checkpoint: crc {checkpoint.crc():08x}, should be {_hex(crc)}")
 
 
 def read_log(db: sqlite3.Connection, head: Head, checkpoint: Checkpoint) -> list[LogRecord]:
@@ -153,7 +167,7 @@ def read_log(db: sqlite3.Connection, head: Head, checkpoint: Checkpoint) -> list
         except Exception as error:
             raise StoreCorrupt(f"log record {number}: {error}") from error
         if real != own_chain:
-            raise StoreCorrupt(f"log record {number}: crc {real:08x}, should be {own_chain}")
+            raise StoreCorrupt(f"log record {number}: crc {real:08x}, should be {_hex(own_chain)}")
         if not last.term <= term <= head.term:
             raise StoreCorrupt(f"log record {number}: term {term} after {last.term}")
         last, last_chain = LogRecord(term, number, body), own_chain
@@ -169,7 +183,7 @@ def read_page(db: sqlite3.Connection, page_id: int) -> bytes:
     """The bytes of a page, not verified; `StoreCorrupt` if there is none."""
     try:
         row = db.execute("select body from page where id = ?", (page_id,)).fetchone()
-    except sqlite3.Error as error:
+    except SQLITE_ERRORS as error:
         raise store_error(error, f"page {page_id}") from error
     if row is None or not isinstance(row[0], bytes):
         raise StoreCorrupt(f"page {page_id}: missing")
@@ -184,7 +198,7 @@ class SqliteFile:
         self._db = connect(path)
         try:
             self._configure()
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             self._db.close()
             raise store_error(error, path) from error
         except StoreError:
@@ -210,8 +224,8 @@ class SqliteFile:
         with self._transaction("creation"):
             if read_version(self._db):
                 return
-            for statement in _SCHEMA:
-                self._db.execute(statement)
+            for name in _SCHEMA:
+                self._db.execute(_create_table(name))
             self._db.execute("insert into head values (1, ?, ?, ?, ?)", (*head, head.crc()))
             self._write_checkpoint(checkpoint)
             self._db.execute(f"pragma application_id = {APPLICATION_ID}")
@@ -228,9 +242,9 @@ class SqliteFile:
             yield
             self._db.execute("commit")
         except BaseException as error:
-            with suppress(sqlite3.Error):
+            with suppress(*SQLITE_ERRORS):
                 self._db.execute("rollback")
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, SQLITE_ERRORS):
                 raise store_error(error, doing) from error
             raise
 
@@ -257,7 +271,7 @@ class SqliteFile:
         """The newest term, by a read of its own."""
         try:
             return read_head(self._db).term
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise store_error(error, "head") from error
 
     def begin_term(self) -> TableState:
@@ -272,7 +286,7 @@ class SqliteFile:
             # A sync that failed before a restart leaves commits readable in the page cache and
             # not on the disk, for good.  Nothing is served until all of it was written afresh.
             busy = self._db.execute("pragma wal_checkpoint(truncate)").fetchone()[0]
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             raise store_error(error, "begin_term") from error
         if busy:
             raise StoreFailed(f"another process has read the store for {BUSY_S} s")
