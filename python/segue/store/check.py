@@ -47,7 +47,7 @@ def check(path: str, tree_roots: TreeRoots | None = None) -> list[str]:
     problems = list(_wal_problems(path))
     with open(path, "rb") as file:
         modes = file.read(20)[18:]
-    if modes and modes != _WAL_MODES and modes != _JOURNAL_MODES:
+    if modes and modes not in (_WAL_MODES, _JOURNAL_MODES):
         problems.append(f"SQLite: read and write versions are {modes.hex()}")
     try:
         db = connect(path, read_only=True)
