@@ -47,6 +47,8 @@ class Connection:
         """Nothing passes any more."""
         self.disk: int | None = None
         self.pending: dict[HostIo, asyncio.Future[tuple[int, Any] | None]] = {}
+        self._sent: dict[HostIo, None] = {}
+        """Requests that the agent has not answered."""
         self._queue: deque[HostIo] = deque()
         self._to_agent_ns = 0
         self._to_host_ns = 0
@@ -85,6 +87,7 @@ class Connection:
         answer: asyncio.Future[tuple[int, Any] | None]
         answer = asyncio.get_running_loop().create_future()
         self.pending[io] = answer
+        self._sent[io] = None
         io.replied = lambda errno, payload: self._reply(io, errno, payload)
         self._to_agent_ns = max(self._to_agent_ns, self.world.now_ns + self._delay_ns())
         self.world.call_in(self._to_agent_ns - self.world.now_ns, self._arrive, io)
@@ -110,6 +113,7 @@ class Connection:
             plane.host_io(self._queue.popleft())
 
     def _reply(self, io: HostIo, errno: int, payload: Any) -> None:
+        self._sent.pop(io, None)
         if self.cut_off:
             return
         self._to_host_ns = max(self._to_host_ns, self.world.now_ns + self._delay_ns())
@@ -141,7 +145,7 @@ class Connection:
     def _agent_sees_end(self) -> None:
         plane = self.agent.plane
         self._queue.clear()
-        for io in list(self.pending):
+        for io in self._sent:
             self._drop(io)
             plane.host_gone(io)
         if self.disk is not None:
@@ -156,7 +160,7 @@ class Connection:
 
     def _agent_died(self) -> None:
         self.cut_off = True
-        for io in list(self.pending):
+        for io in self._sent:
             self._drop(io)
         self.world.call_in(self._delay_ns() * 3, self._host_sees_end)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import gc
 import random
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -216,7 +217,7 @@ class Scenario:
         rng = self.rng
         self.watch.full_expected = True
         ios = rng.randint(150, 450) // len(self.hosts)
-        think_ns = rng.choice((2, 10, 40)) * MS
+        think_ns = rng.choice((4, 40, 150, 500)) * MS
         for host in self.hosts:
             host.ask(ios, think_ns)
         kinds = [kind for kind in KINDS if rng.random() < (0.15 if kind in RARE else 0.5)]
@@ -346,6 +347,7 @@ def run_seed(seed: int, echo: Callable[[str], None] | None = None) -> Outcome:
     outcome = Outcome(seed)
     hook, sys.unraisablehook = sys.unraisablehook, _ignore_closing
     gc.disable()
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
         scenario = Scenario(seed, echo)
         try:
