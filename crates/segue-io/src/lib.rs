@@ -2,11 +2,13 @@
 //!
 //! * [`container`]: storage containers, their header and fence, and wrappers that misbehave.
 //! * [`plane`]: the data thread of an agent, which serves hosts.
+//! * [`client`]: a blocking NBD client.
 //! * [`buffer`], [`pool`], [`sys`]: aligned buffers, threads that may block, system calls.
 //!
 //! Decisions live in `segue-map` and `segue-nbd`; here is whatever waits, blocks or is shared.
 
 pub mod buffer;
+pub mod client;
 pub mod container;
 pub mod plane;
 pub mod pool;
@@ -25,4 +27,10 @@ pub fn abort_on_panic(body: impl FnOnce()) {
 /// One line on stderr, where the agent's own log goes.
 pub(crate) fn log(text: std::fmt::Arguments<'_>) {
     eprintln!("segue: {text}");
+}
+
+/// CRC-32C (Castagnoli) of `data`, going on from `crc` (0 to begin).
+#[must_use]
+pub fn crc32c(data: &[u8], crc: u32) -> u32 {
+    crc32c::crc32c_append(crc, data)
 }

@@ -7,6 +7,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+/// For calls on what is closed.
+pub use libc::EBADF;
+
 /// Nanoseconds of CLOCK_BOOTTIME: the clock of leases (design, section 4).
 #[inline]
 #[must_use]

@@ -26,7 +26,7 @@ mod tokens;
 use std::io;
 use std::os::fd::RawFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use segue_map::{Config, Control};
@@ -43,7 +43,7 @@ pub struct Plane {
     inbox: Arc<Inbox>,
     outbox: Arc<Outbox>,
     stats: Arc<Stats>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Plane {
@@ -66,7 +66,7 @@ impl Plane {
             inbox,
             outbox,
             stats,
-            thread: Some(thread),
+            thread: Mutex::new(Some(thread)),
         })
     }
 
@@ -141,6 +141,19 @@ impl Plane {
         self.inbox.push(Message::Shutdown(drain_ns));
     }
 
+    /// Waits for the end of the thread after [`Plane::shutdown`].
+    pub fn wait_stopped(&self) {
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            // A panic of the thread has ended the process already.
+            let _ = thread.join();
+        }
+    }
+
     /// What has been counted so far.
     #[must_use]
     pub fn stats(&self) -> &Stats {
@@ -151,9 +164,6 @@ impl Plane {
 impl Drop for Plane {
     fn drop(&mut self) {
         self.shutdown(0);
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread has ended the process already.
-            let _ = thread.join();
-        }
+        self.wait_stopped();
     }
 }

@@ -1,0 +1,154 @@
+//! The data plane of an agent.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+use segue_io::plane::{Export, Plane, PlaneEvent};
+use segue_map::Config;
+
+use crate::messages::{control_from_py, event_to_py};
+use crate::storage::os_error;
+
+/// Adds this file's classes and functions.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<DataPlane>()
+}
+
+/// The data thread of an agent and what hosts, containers and the controller have to do with it.
+///
+/// All methods but `shutdown` return at once: they queue a message for the data thread.  `events`
+/// gives what it has to say, as tuples: those of `Engine.events`, and ``("want_export", token,
+/// name)``, ``("want_list", token)``, ``("unused", disk)``.  A panic in the data thread ends the
+/// process.
+#[pyclass(frozen, module = "segue._native")]
+pub struct DataPlane {
+    plane: Plane,
+    /// Held by `shutdown`, so that two of them do not mix.
+    stopping: Mutex<()>,
+}
+
+#[pymethods]
+impl DataPlane {
+    #[new]
+    #[pyo3(signature = (*, incarnation, park_limit_bytes, host_timeout_ns = None))]
+    fn new(
+        incarnation: u64,
+        park_limit_bytes: u64,
+        host_timeout_ns: Option<u64>,
+    ) -> PyResult<DataPlane> {
+        let config = Config {
+            park_limit_bytes,
+            host_timeout_ns,
+        };
+        let plane = Plane::new(incarnation, config).map_err(|error| os_error(&error))?;
+        Ok(DataPlane {
+            plane,
+            stopping: Mutex::new(()),
+        })
+    }
+
+    /// An eventfd, readable while `events` has something.
+    fn fileno(&self) -> i32 {
+        self.plane.fd()
+    }
+
+    /// Take all events so far, in order.
+    fn events<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
+        let events = self.plane.events().into_iter();
+        events
+            .filter_map(|event| plane_event_to_py(py, event).transpose())
+            .collect()
+    }
+
+    /// Hand over a command or an answer to a fault.
+    fn deliver(&self, message: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.plane.deliver(control_from_py(message)?);
+        Ok(())
+    }
+
+    /// There is a lease until `until_ns` of CLOCK_BOOTTIME.
+    fn set_lease(&self, until_ns: u64) {
+        self.plane.set_lease(until_ns);
+    }
+
+    /// The controller has counted this agent as lost: end the lease now.
+    fn end_lease(&self) {
+        self.plane.end_lease();
+    }
+
+    /// Ask for one ``("faults", ...)`` event; commands not applied by then never will be.
+    fn list_faults(&self) {
+        self.plane.list_faults();
+    }
+
+    /// Answer a ``want_export``; with `errno` 0 the disk is served.
+    #[pyo3(signature = (token, errno, disk, size_bytes, block_bytes, read_only))]
+    fn export_answer(
+        &self,
+        token: u64,
+        errno: i32,
+        disk: u32,
+        size_bytes: u64,
+        block_bytes: u32,
+        read_only: bool,
+    ) {
+        let export = Export {
+            disk,
+            size_bytes,
+            block_bytes,
+            read_only,
+        };
+        self.plane
+            .export_answer(token, if errno == 0 { Ok(export) } else { Err(errno) });
+    }
+
+    /// Answer a ``want_list``.
+    fn list_answer(&self, token: u64, names: Vec<String>) {
+        self.plane.list_answer(token, names);
+    }
+
+    /// Serve hosts on a unix socket.
+    fn listen_unix(&self, path: PathBuf) -> PyResult<()> {
+        self.plane
+            .listen_unix(&path)
+            .map_err(|error| os_error(&error))
+    }
+
+    /// Serve hosts on a TCP port (0: any); gives the port.
+    fn listen_tcp(&self, py: Python<'_>, host: &str, port: u16) -> PyResult<u16> {
+        py.detach(|| self.plane.listen_tcp(host, port))
+            .map_err(|error| os_error(&error))
+    }
+
+    /// Take no more requests, finish those under way within `drain_ns`, close all connections.
+    ///
+    /// Blocks until that is done.  Faults may still be answered meanwhile, from other threads.
+    fn shutdown(&self, py: Python<'_>, drain_ns: u64) {
+        py.detach(|| {
+            let _one = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+            self.plane.shutdown(drain_ns);
+            self.plane.wait_stopped();
+        });
+    }
+
+    /// Counters since the start, by name.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        for (name, value) in self.plane.stats().values() {
+            dict.set_item(name, value)?;
+        }
+        Ok(dict)
+    }
+}
+
+fn plane_event_to_py(py: Python<'_>, event: PlaneEvent) -> PyResult<Option<Bound<'_, PyTuple>>> {
+    Ok(Some(match event {
+        PlaneEvent::Engine(event) => event_to_py(py, event)?,
+        PlaneEvent::WantExport { token, name } => ("want_export", token, name).into_pyobject(py)?,
+        PlaneEvent::WantList { token } => ("want_list", token).into_pyobject(py)?,
+        PlaneEvent::Unused { disk } => ("unused", disk).into_pyobject(py)?,
+        PlaneEvent::Stopped => return Ok(None),
+    }))
+}

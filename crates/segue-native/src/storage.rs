@@ -1,0 +1,226 @@
+//! Containers for the controller: making, looking at, and its own hands on an open one.
+//!
+//! All calls may block and let go of the interpreter meanwhile. Errors are `OSError` with the
+//! errno of what failed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict};
+use segue_io::container::{self, Cache, Container, ContainerError, Header, Identity, ZeroHow};
+use segue_io::sys::errno_of;
+
+/// Adds this file's classes and functions.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<StorageHandle>()?;
+    module.add_function(wrap_pyfunction!(create_container, module)?)?;
+    module.add_function(wrap_pyfunction!(inspect_container, module)?)?;
+    module.add_function(wrap_pyfunction!(container_power_loss, module)?)?;
+    module.add_function(wrap_pyfunction!(boottime_ns, module)?)?;
+    module.add_function(wrap_pyfunction!(crc32c, module)?)?;
+    Ok(())
+}
+
+fn container_error(error: ContainerError) -> PyErr {
+    PyOSError::new_err((error.errno, error.what))
+}
+
+/// `OSError(errno, text)`, which Python turns into its subclasses.
+pub fn os_error(error: &std::io::Error) -> PyErr {
+    PyOSError::new_err((errno_of(error), error.to_string()))
+}
+
+fn identity(bytes: &[u8]) -> PyResult<Identity> {
+    let wrong = |_| PyValueError::new_err("an identity has 16 bytes");
+    bytes.try_into().map_err(wrong)
+}
+
+fn cache(word: &str) -> PyResult<Cache> {
+    Cache::parse(word).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+fn header_dict<'py>(py: Python<'py>, header: &Header) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("installation", PyBytes::new(py, &header.installation))?;
+    dict.set_item("identity", PyBytes::new(py, &header.container))?;
+    dict.set_item("segment_bytes", header.segment_bytes)?;
+    dict.set_item("segments", header.segments)?;
+    dict.set_item("write_unit_bytes", header.write_unit_bytes)?;
+    dict.set_item("clean", header.clean)?;
+    dict.set_item("term", header.term)?;
+    dict.set_item("commit", header.commit)?;
+    Ok(dict)
+}
+
+/// Make a container: a new file (or an empty one) and its header, durably.
+///
+/// `size_bytes` includes the header's 1 MiB.  An attempt that was cut off may be repeated.
+#[pyfunction]
+#[pyo3(signature = (uri, size_bytes, segment_bytes, identity, installation, cache))]
+fn create_container<'py>(
+    py: Python<'py>,
+    uri: &str,
+    size_bytes: u64,
+    segment_bytes: u64,
+    identity: &[u8],
+    installation: &[u8],
+    cache: &str,
+) -> PyResult<Bound<'py, PyDict>> {
+    let (me, house) = (self::identity(identity)?, self::identity(installation)?);
+    let cache = self::cache(cache)?;
+    let made = py.detach(|| container::create(uri, size_bytes, segment_bytes, me, house, cache));
+    header_dict(py, &made.map_err(container_error)?)
+}
+
+/// The header of what may be a container; None if there is nothing, or nothing of Segue's.
+#[pyfunction]
+fn inspect_container<'py>(py: Python<'py>, uri: &str) -> PyResult<Option<Bound<'py, PyDict>>> {
+    let found = py
+        .detach(|| container::inspect(uri))
+        .map_err(container_error)?;
+    found.map(|header| header_dict(py, &header)).transpose()
+}
+
+/// Lose power, for a `forgetful+file://` container that nobody has open: of what was not flushed,
+/// each sector is kept or lost as `seed` decides.  Gives (blocks not flushed, sectors lost).
+#[pyfunction]
+fn container_power_loss(py: Python<'_>, uri: &str, seed: u64) -> PyResult<(u64, u64)> {
+    let parsed = container::ContainerUri::parse(uri).map_err(|error| os_error(&error))?;
+    let lost = py.detach(|| container::power_loss(parsed.path(), seed));
+    let lost = lost.map_err(|error| os_error(&error))?;
+    Ok((lost.unflushed_blocks, lost.sectors))
+}
+
+/// Nanoseconds of CLOCK_BOOTTIME.
+#[pyfunction]
+fn boottime_ns() -> u64 {
+    segue_io::sys::boottime_ns()
+}
+
+/// CRC-32C (Castagnoli) of `data`, going on from `crc`.
+#[pyfunction]
+#[pyo3(signature = (data, crc = 0))]
+fn crc32c(data: &[u8], crc: u32) -> u32 {
+    segue_io::crc32c(data, crc)
+}
+
+/// One open container, in the hands of the controller.
+///
+/// Holds the lock of `fence` on its descriptor until it is closed and all its calls have ended.
+/// Offsets and lengths are bytes of the data area.
+#[pyclass(frozen, module = "segue._native")]
+pub struct StorageHandle {
+    container: Mutex<Option<Arc<Container>>>,
+}
+
+impl StorageHandle {
+    fn open(&self) -> PyResult<Arc<Container>> {
+        let guard = self
+            .container
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let closed = || PyOSError::new_err((segue_io::sys::EBADF, "the container is closed"));
+        guard.clone().ok_or_else(closed)
+    }
+
+    fn call<T: Send>(
+        &self,
+        py: Python<'_>,
+        body: impl FnOnce(&Container) -> std::io::Result<T> + Send,
+    ) -> PyResult<T> {
+        let container = self.open()?;
+        let done = py.detach(|| body(&container));
+        done.map_err(|error| {
+            PyOSError::new_err((errno_of(&error), format!("{}: {error}", container.uri())))
+        })
+    }
+}
+
+#[pymethods]
+impl StorageHandle {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        uri: &str,
+        cache: &str,
+        identity: &[u8],
+        installation: &[u8],
+        fence: u64,
+    ) -> PyResult<StorageHandle> {
+        let (me, house) = (self::identity(identity)?, self::identity(installation)?);
+        let cache = self::cache(cache)?;
+        let opened = py.detach(|| Container::open(uri, cache, me, Some(house), fence));
+        let container = Mutex::new(Some(Arc::new(opened.map_err(container_error)?)));
+        Ok(StorageHandle { container })
+    }
+
+    /// Make a range read as zeroes, its storage given back where possible; durable after `flush`.
+    fn zero(&self, py: Python<'_>, offset: u64, length: u64) -> PyResult<()> {
+        self.call(py, |container| {
+            container.zero(offset, length, ZeroHow::default())
+        })
+    }
+
+    /// Copy a range of `src`; durable after `flush`.
+    fn copy_from(
+        &self,
+        py: Python<'_>,
+        src: &StorageHandle,
+        src_offset: u64,
+        dst_offset: u64,
+        length: u64,
+    ) -> PyResult<()> {
+        let source = src.open()?;
+        self.call(py, |container| {
+            container.copy_from(&source, src_offset, dst_offset, length)
+        })
+    }
+
+    /// Read a range.
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        offset: u64,
+        length: usize,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let data = self.call(py, |container| {
+            let mut data = vec![0; length];
+            container.read(offset, &mut data)?;
+            Ok(data)
+        })?;
+        Ok(PyBytes::new(py, &data))
+    }
+
+    /// Make durable whatever has been written to the container before.
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        self.call(py, Container::flush)
+    }
+
+    /// Whether no I/O under the fence of `incarnation` can be under way: its lock is gone.
+    fn fence_ended(&self, py: Python<'_>, incarnation: u64) -> PyResult<bool> {
+        self.call(py, |container| container.fence_ended(incarnation))
+    }
+
+    /// Write the newest (term, commit number) into the header, durably; ESTALE if it has seen a
+    /// newer one.
+    fn stamp(&self, py: Python<'_>, term: u64, commit: u64) -> PyResult<()> {
+        self.call(py, |container| container.stamp(term, commit))
+    }
+
+    /// The header as it is now.
+    fn header<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let header = self.call(py, Container::read_header)?;
+        header_dict(py, &header)
+    }
+
+    /// Let go of the container; calls still running keep it, and its fence, until they end.
+    fn close(&self, py: Python<'_>) {
+        let container = self
+            .container
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        py.detach(|| drop(container));
+    }
+}
