@@ -299,11 +299,12 @@ async def _proven_dead(c: Controller, peer: Peer) -> bool:
         return False
     if peer.link is not None or peer.attaching:
         return False
-    del c.peers[peer.incarnation]
     if containers:
         c.ended.add(peer.incarnation)
-        # Its attachments go in the same commit, before anyone can rely on its end.
+        # Its attachments go in this commit: until then it is a holder, and somebody's peer.
         await c.commit(FenceEnded(peer.incarnation))
+    del c.peers[peer.incarnation]
+    peer.close_session()
     peer.become(PeerState.ENDED)
     log.info("event=agent_ended agent=%s incarnation=%x", peer.name, peer.incarnation)
     return True

@@ -16,9 +16,12 @@ class Grants:
     def __init__(self, everything: bool) -> None:
         self._default = 1 if everything else 0
         self._pages: dict[int, bytearray] = {}
+        self.marked = 0
+        """How often something was marked: whether anything was since."""
 
     def mark(self, first: int, count: int) -> None:
         """An entry that is not invalid is being sent for these."""
+        self.marked += 1
         self._fill(first, count, 1)
 
     def clear(self, first: int, count: int) -> None:

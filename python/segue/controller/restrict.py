@@ -100,11 +100,15 @@ async def invalidate_table(
         whole_table=True,
         blocking=True,
     )
+    grants = peer.grants(disk)
+    marked = grants.marked
     answer = await peer.command(command, message, returning)
     if answer.outcome != Outcome.DONE and answer.errno != ENOENT:
         c.refused(peer, message, answer)
         raise SessionLost
-    peer.grants(disk).clear_all()
+    # What was granted behind the command is still there; then nothing is forgotten.
+    if grants.marked == marked:
+        grants.clear_all()
 
 
 async def delete_tables(c: Controller, disk: int) -> list[int]:

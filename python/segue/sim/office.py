@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+from segue.controller.commits import TermEnded
 from segue.controller.controller import Controller
 from segue.controller.settings import Settings
 from segue.sim.checks import Checks
@@ -42,7 +43,7 @@ class Term:
             await controller.start()
         except (StoreCorrupt, StoreTooNew) as error:
             office.world.blame(f"{process.name} refuses its own store", error)
-        except (StoreError, OSError) as error:
+        except (StoreError, TermEnded, OSError) as error:
             office.world.log("no-start", process.name, type(error).__name__)
             return process.kill()
         self.serving = True

@@ -13,6 +13,8 @@ durable.  What is zero already is not touched: a run of zeroes costs no commit.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from segue.controller.changes import Discarded
@@ -40,12 +42,22 @@ async def discard(c: Controller, fault: Fault, disk: Disk) -> None:
         if any(extent in c.inherited for extent in disk.map.slice(first, count)):
             await c.background.inherited_clear()
             continue
-        async with c.locks.hold(*keys, exclusive=True):
+        async with c.locks.hold(*keys, exclusive=True), _incomplete_held(c, disk, first, count):
             await discard_run(c, disk, first, count)
             first += count
             if first == end:
                 last = entry_runs(c, fault.peer, disk, first - count, count, own=count)
                 fault.answer(Retry(message.request, disk.disk, last))
+
+
+@asynccontextmanager
+async def _incomplete_held(
+    c: Controller, disk: Disk, first: int, count: int
+) -> AsyncIterator[None]:
+    """Holds the incomplete extents of the run exclusively: no copier writes to what is freed."""
+    extents = [e for e in disk.map.slice(first, count) if e in c.table.records]
+    async with c.locks.hold(*(("extent", e) for e in extents), exclusive=True):
+        yield
 
 
 async def discard_run(c: Controller, disk: Disk, first: int, count: int) -> None:
