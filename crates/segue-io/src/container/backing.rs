@@ -1,6 +1,7 @@
 //! The one small trait for what stores a container's bytes.
 
 use std::io;
+use std::os::fd::RawFd;
 
 /// How a range is made to read as zeroes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,6 +88,12 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     /// [`Backing::write`] without FUA if that is only a copy into memory; `None`: it is more.
     #[inline]
     fn try_write(&self, _offset: u64, _data: &[u8]) -> Option<io::Result<()>> {
+        None
+    }
+
+    /// The descriptor, if reads and writes that are multiples of the unit may go to it past all
+    /// this (io_uring); only for O_DIRECT.
+    fn direct_fd(&self) -> Option<RawFd> {
         None
     }
 }

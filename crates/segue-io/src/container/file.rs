@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -269,5 +270,9 @@ impl Backing for FileBacking {
             return None;
         }
         Some(self.write_whole(offset, data, 0))
+    }
+
+    fn direct_fd(&self) -> Option<RawFd> {
+        (self.cache == Cache::Direct).then(|| self.file.as_raw_fd())
     }
 }

@@ -12,6 +12,7 @@ mod uri;
 
 use std::fmt;
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 pub use backing::{Backing, ZeroHow};
@@ -175,6 +176,15 @@ impl Container {
             Ok(at) => self.backing.try_write(at, data),
             Err(error) => Some(Err(error)),
         }
+    }
+
+    /// The descriptor and offset for a range that may be read or written past all this.
+    #[must_use]
+    pub fn direct(&self, offset: u64, length: u64) -> Option<(RawFd, u64)> {
+        let unit = u64::from(self.backing.unit_bytes());
+        let aligned = offset % unit == 0 && length % unit == 0;
+        let at = self.at(offset, length).ok().filter(|_| aligned)?;
+        Some((self.backing.direct_fd()?, at))
     }
 
     /// See [`Backing::zero`].

@@ -3,18 +3,20 @@
 //! Everything here runs on the data thread. What may block is handed over ([`super::task`],
 //! [`super::ring`]); page-cache I/O is done in place (decision 0001).
 
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use segue_map::{Config, Control, Effect, Engine, Event, HostOp, IoKind, Src};
 use segue_nbd::server::{Command, Request};
 
+use super::ring::{Left, Ring};
 use super::stats::Stats;
 use super::task::{Completions, Edge, Ended, LeaseGuard, Merge, Task, What};
 use super::tokens::{ConnKey, HostIo, Tokens};
 use crate::buffer::{Buffer, Buffers};
 use crate::container::{Container, ZeroHow};
 use crate::pool::Pool;
-use crate::sys::{boottime_ns, errno_of};
+use crate::sys::{Epoll, boottime_ns, errno_of};
 
 /// Threads for what may block.
 const POOL_THREADS: usize = 8;
@@ -42,8 +44,17 @@ struct Opened {
     slow_until_ns: u64,
 }
 
+/// The ring is made by the data thread at the first task that wants it.
+enum RingState {
+    Untried,
+    /// There is no io_uring here: the pool does its work.
+    Absent,
+    Open(Box<Ring>),
+}
+
 /// See the module's text.
 pub(super) struct Executor {
+    epoll: Arc<Epoll>,
     engine: Engine,
     tokens: Tokens,
     pub(super) buffers: Buffers,
@@ -51,6 +62,7 @@ pub(super) struct Executor {
     containers: Vec<Option<Opened>>,
     pool: Arc<Pool>,
     pub(super) completions: Arc<Completions>,
+    ring: RingState,
     guard: Arc<LeaseGuard>,
     pub(super) answers: Vec<Answered>,
     pub(super) events: Vec<Event>,
@@ -58,14 +70,20 @@ pub(super) struct Executor {
 }
 
 impl Executor {
-    pub(super) fn new(config: Config, stats: Arc<Stats>) -> std::io::Result<Executor> {
+    pub(super) fn new(
+        config: Config,
+        stats: Arc<Stats>,
+        epoll: Arc<Epoll>,
+    ) -> std::io::Result<Executor> {
         Ok(Executor {
+            epoll,
             engine: Engine::new(config),
             tokens: Tokens::default(),
             buffers: Buffers::default(),
             containers: Vec::new(),
             pool: Arc::new(Pool::new(POOL_THREADS)),
             completions: Arc::new(Completions::new()?),
+            ring: RingState::Untried,
             guard: Arc::default(),
             answers: Vec::new(),
             events: Vec::new(),
@@ -169,7 +187,35 @@ impl Executor {
         }
     }
 
-    pub(super) fn finished(&mut self, task: Task, ended: Ended) {
+    /// Begins what was queued for the ring in this turn; gives whether it gave anything back.
+    pub(super) fn submit_ring(&mut self) -> bool {
+        let RingState::Open(ring) = &mut self.ring else {
+            return false;
+        };
+        let left = ring.submit(&self.guard);
+        self.left_ring(left)
+    }
+
+    /// Takes what the ring has finished.
+    pub(super) fn reap_ring(&mut self) {
+        if let RingState::Open(ring) = &mut self.ring {
+            let left = ring.reap();
+            self.left_ring(left);
+        }
+    }
+
+    fn left_ring(&mut self, left: Vec<Left>) -> bool {
+        let some = !left.is_empty();
+        for left in left {
+            match left {
+                Left::Finished(task, ended) => self.finished(task, ended),
+                Left::Unsuited(task) => self.submit_to_pool(task),
+            }
+        }
+        some
+    }
+
+    fn finished(&mut self, task: Task, ended: Ended) {
         let now = boottime_ns();
         match ended {
             Ended::Done(errno) => self.engine.piece_done(now, task.piece, errno),
@@ -415,8 +461,20 @@ impl Executor {
         self.submit(task);
     }
 
-    fn submit(&self, task: Task) {
+    fn submit(&mut self, task: Task) {
         Stats::add(&self.stats.handed_over, 1);
+        if Ring::suits(&task) {
+            if let RingState::Untried = self.ring {
+                self.ring = open_ring(&self.epoll);
+            }
+            if let RingState::Open(ring) = &mut self.ring {
+                return ring.push(task);
+            }
+        }
+        self.submit_to_pool(task);
+    }
+
+    fn submit_to_pool(&self, task: Task) {
         let (completions, guard) = (self.completions.clone(), self.guard.clone());
         self.pool.submit(Box::new(move || {
             let ended = task.run(&guard);
@@ -477,6 +535,26 @@ impl Executor {
             fua,
         };
         self.io(piece, token, container, What::Merge(Box::new(merge)));
+    }
+}
+
+fn open_ring(epoll: &Epoll) -> RingState {
+    let opened = Ring::new().and_then(|ring| {
+        epoll.add(
+            ring.wake.as_raw_fd(),
+            super::thread::KEY_RING,
+            libc::EPOLLIN as u32,
+        )?;
+        Ok(ring)
+    });
+    match opened {
+        Ok(ring) => RingState::Open(Box::new(ring)),
+        Err(error) => {
+            crate::log(format_args!(
+                "no io_uring ({error}); O_DIRECT goes to the pool"
+            ));
+            RingState::Absent
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod listener;
 mod mailbox;
 mod opening;
 mod outgoing;
+mod ring;
 mod spin;
 mod stats;
 mod task;

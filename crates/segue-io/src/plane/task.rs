@@ -34,7 +34,7 @@ impl LeaseGuard {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn allows(&self, epoch: u64) -> bool {
+    pub(super) fn allows(&self, epoch: u64) -> bool {
         // The epoch is read last: an end between the two reads is seen.
         boottime_ns() < self.until_ns.load(Ordering::Acquire) && self.epoch() == epoch
     }

@@ -24,6 +24,7 @@ use crate::sys::{Epoll, boottime_ns};
 /// Keys of epoll members: these, listeners, then connections by index.
 const KEY_INBOX: u64 = 0;
 const KEY_COMPLETIONS: u64 = 1;
+pub(super) const KEY_RING: u64 = 2;
 const KEY_LISTENERS: u64 = 1 << 32;
 pub(super) const KEY_CONNECTIONS: u64 = 2 << 32;
 const EVENTS_MAX: usize = 64;
@@ -54,7 +55,7 @@ impl DataThread {
         stats: Arc<Stats>,
     ) -> io::Result<DataThread> {
         let epoll = Arc::new(Epoll::new()?);
-        let executor = Executor::new(config, stats)?;
+        let executor = Executor::new(config, stats, epoll.clone())?;
         let readable = libc::EPOLLIN as u32;
         epoll.add(inbox.wake.as_raw_fd(), KEY_INBOX, readable)?;
         epoll.add(
@@ -134,6 +135,7 @@ impl DataThread {
         match key {
             KEY_INBOX => self.take_messages(),
             KEY_COMPLETIONS => self.executor.take_completions(),
+            KEY_RING => self.executor.reap_ring(),
             KEY_LISTENERS..KEY_CONNECTIONS => self.accept((key - KEY_LISTENERS) as usize),
             _ => {
                 let index = (key - KEY_CONNECTIONS) as usize;
@@ -147,6 +149,9 @@ impl DataThread {
         self.executor.tick();
         self.take_engine_events();
         self.connections.finish_turn(&mut self.executor);
+        while self.executor.submit_ring() {
+            self.connections.finish_turn(&mut self.executor);
+        }
         // Sending ends connections, and that may end requests.
         self.take_engine_events();
         self.connections.take_events(&self.outbox);
