@@ -104,7 +104,7 @@ class Api:
         self.server = socketserver.ThreadingUnixStreamServer(str(data / "api.sock"), _Handler)
         self.seen: list[tuple[str, str, Any]] = []
         self.server.seen = self.seen  # type: ignore[attr-defined]
-        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
 
     def run(self, *args: str) -> Result:
         return CliRunner().invoke(main, [*args, "--data", str(self.data)])

@@ -1,0 +1,180 @@
+"""A whole installation for each test, and other people's tools to use it with."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from segue.installation import Installation
+
+MIB = 1 << 20
+TOOL_DEADLINE_S = 120.0
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A short path (unix sockets take 107 characters); kept when the test fails."""
+    path = Path(tempfile.mkdtemp(prefix="segue-"))
+    yield path
+    report = getattr(request.node, "report_call", None)
+    if report is not None and report.passed:
+        shutil.rmtree(path)
+    else:
+        print(f"logs and data are in {path}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Lets fixtures see whether their test passed."""
+    report = yield
+    setattr(item, f"report_{report.when}", report)  # type: ignore[attr-defined]
+    return report
+
+
+@pytest.fixture
+def installation(folder: Path) -> Iterator[Installation]:
+    """A controller, agent *one*, one container of 256 MiB, disk *disk* of 64 MiB."""
+    with Installation(folder / "data") as made:
+        made.start_controller()
+        made.start_agent("one")
+        made.client.add_container("left", f"file://{folder}/left", 256 * MIB)
+        made.client.create_disk("disk", 64 * MIB)
+        yield made
+        made.stop()
+
+
+@pytest.fixture
+def random_file(folder: Path) -> Callable[[int], Path]:
+    """Makes a file of so many bytes, none of them predictable."""
+
+    def make(size_bytes: int) -> Path:
+        path = folder / "random"
+        path.write_bytes(random.Random(size_bytes).randbytes(size_bytes))
+        return path
+
+    return make
+
+
+class Tool:
+    """Runs a command line tool; a missing one skips the test."""
+
+    def __init__(self, name: str) -> None:
+        if shutil.which(name) is None:
+            pytest.skip(f"{name} is not installed: make tools")
+        self.name = name
+
+    def __call__(self, *args: str | Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run it to its end; with `ok` a status other than 0 fails the test with its output."""
+        done = subprocess.run(
+            [self.name, *map(str, args)],
+            capture_output=True,
+            text=True,
+            timeout=TOOL_DEADLINE_S,
+            check=False,
+        )
+        if ok and done.returncode != 0:
+            pytest.fail(f"{' '.join(done.args)}: {done.returncode}\n{done.stdout}{done.stderr}")
+        return done
+
+    def start(self, *args: str | Path, log: Path) -> subprocess.Popen[bytes]:
+        """Run it beside the test; its output goes to `log`."""
+        with open(log, "wb") as out:
+            return subprocess.Popen(
+                [self.name, *map(str, args)], stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
+
+
+class Shell:
+    """qemu-io kept open on one connection; commands are said one by one."""
+
+    PROMPT = b"qemu-io> "
+
+    def __init__(self, uri: str) -> None:
+        self._process = subprocess.Popen(
+            ["qemu-io", "-f", "raw", uri],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self._answer()
+
+    def say(self, command: str) -> str:
+        """What it prints to a command; a wrong pattern or an error fails the test."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(command.encode() + b"\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        assert "failed" not in answer, f"{command}: {answer}"
+        return answer
+
+    def close(self) -> None:
+        """Disconnect."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(TOOL_DEADLINE_S)
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        said = b""
+        while not said.endswith(self.PROMPT):
+            ready, _, _ = select.select([self._process.stdout], [], [], TOOL_DEADLINE_S)
+            assert ready, f"qemu-io says nothing more than {said!r}"
+            piece = os.read(self._process.stdout.fileno(), 4096)
+            assert piece, f"qemu-io ended after {said!r}"
+            said += piece
+        return said.removesuffix(self.PROMPT).decode()
+
+
+@pytest.fixture
+def shell(qemu_io: Tool) -> Iterator[Callable[[str], Shell]]:
+    """Opens shells, and closes them after the test."""
+    shells: list[Shell] = []
+
+    def opened(uri: str) -> Shell:
+        shells.append(Shell(uri))
+        return shells[-1]
+
+    yield opened
+    for one in shells:
+        one.close()
+
+
+@pytest.fixture
+def nbdinfo() -> Tool:
+    """libnbd's nbdinfo."""
+    return Tool("nbdinfo")
+
+
+@pytest.fixture
+def nbdcopy() -> Tool:
+    """libnbd's nbdcopy."""
+    return Tool("nbdcopy")
+
+
+@pytest.fixture
+def qemu_io() -> Tool:
+    """QEMU's qemu-io."""
+    return Tool("qemu-io")
+
+
+@pytest.fixture
+def fio() -> Tool:
+    """fio with its nbd engine."""
+    tool = Tool("fio")
+    if "nbd" not in tool("--enghelp").stdout:
+        pytest.skip("fio is built without its nbd engine")
+    return tool
+
+
+@pytest.fixture
+def nbdkit() -> Tool:
+    """nbdkit with its nbd plugin and retry filter."""
+    return Tool("nbdkit")
