@@ -89,8 +89,8 @@ class Controller:
     async def start(self) -> None:
         """Begins a term.
 
-        Raises `StoreError` for a store that cannot be served, `OSError` for a container that an
-        incomplete extent needs and that cannot be opened.
+        Raises `StoreError` for a store that cannot be served, `OSError` for a container that cannot
+        be opened, `TermEnded` if a newer term began meanwhile or the first commit failed.
         """
         self._term_seen_ns = self.clock.now_ns()
         loaded = await self.store.begin_term()

@@ -93,6 +93,13 @@ class Disk:
         """How many segments the disk has; the last one may be short."""
         return -(-self.size_bytes // self.segment_bytes)
 
+    def unit_blocks(self, write_unit_bytes: int) -> int:
+        """Blocks that an incomplete extent takes together: a container's write unit of them.
+
+        An agent cannot write less (section 2), so their bits are always the same.
+        """
+        return max(1, write_unit_bytes // self.block_bytes)
+
     @property
     def blocks_per_segment(self) -> int:
         """Blocks of a whole segment."""
@@ -123,6 +130,11 @@ class Record:
     def here(self) -> int:
         """Bitmap of the blocks that read from the extent's own location."""
         return self.written | self.copied
+
+    @property
+    def all(self) -> int:
+        """Bitmap of all blocks."""
+        return run_bits(0, self.blocks)
 
 
 def run_bits(first_block: int, count_blocks: int) -> int:

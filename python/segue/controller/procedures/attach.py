@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from segue.controller.changes import Attached, Detached
 from segue.controller.peer import Peer, PeerLost, SessionLost
+from segue.controller.procedures.first_write import may_share
 from segue.controller.restrict import delete_table, invalidate_table
 from segue.controller.table import Disk
 from segue.wire.messages import (
@@ -70,24 +71,19 @@ async def _attach(c: Controller, peer: Peer, session: int, disk: Disk) -> int:
     holders = c.table.attached.get(disk.disk, {})
     if peer.incarnation in holders:
         return 0
-    if holders and not _may_share(c, disk):
-        return EBUSY
     peer.attaching += 1
     try:
-        peer.forget_grants(disk.disk)
-        await c.commit(Attached(disk.disk, peer.agent, peer.incarnation))
+        async with c.locks.hold(("containers", disk.disk), exclusive=True):
+            if holders and not all(may_share(c, disk, number) for number in disk.containers):
+                return EBUSY
+            peer.forget_grants(disk.disk)
+            await c.commit(Attached(disk.disk, peer.agent, peer.incarnation))
         for other in c.peers_of(disk.disk):
             if other is not peer:
                 await _forget_answers(c, other, disk.disk)
         return await _new_table(c, peer, session, disk)
     finally:
         peer.attaching -= 1
-
-
-def _may_share(c: Controller, disk: Disk) -> bool:
-    """Several agents need a block no smaller than each container's write unit (section 2)."""
-    units = [c.table.containers[number].row.write_unit_bytes for number in disk.containers]
-    return all(unit <= disk.block_bytes for unit in units)
 
 
 async def _forget_answers(c: Controller, other: Peer, disk: int) -> None:

@@ -53,13 +53,16 @@ async def complete_zero(c: Controller, extent: int) -> None:
 
 async def _zero_rest(c: Controller, extent: int, record: Record, disk: Disk) -> bool:
     """One round over the blocks not yet here; True when all are."""
-    all_bits = run_bits(0, record.blocks)
+    all_bits = record.all
     piece_blocks = max(1, c.settings.copy_piece_bytes // disk.block_bytes)
+    row = c.table.containers[container_of(c.table.extents.get(extent))].row
+    unit = disk.unit_blocks(row.write_unit_bytes)
     for first, count in runs_of(all_bits & ~record.here, piece_blocks):
         async with c.locks.hold(("extent", extent), exclusive=False):
             if c.table.records.get(extent) is not record:
                 return False
-            bits = run_bits(first, count) & ~record.here & ~c.blocks.taken(extent)
+            taken = outward(c.blocks.taken(extent), unit)
+            bits = run_bits(first, count) & ~record.here & ~taken
             for piece_first, piece_count in runs_of(bits, piece_blocks):
                 await _zero_piece(c, extent, record, disk, piece_first, piece_count)
     if record.here != all_bits:
@@ -91,6 +94,17 @@ async def _end_record(c: Controller, extent: int, record: Record) -> None:
     ):
         if c.table.records.get(extent) is record:
             await c.commit(Completed(extent))
+
+
+def outward(bits: int, unit: int) -> int:
+    """The bitmap, rounded outward to groups of `unit` blocks."""
+    if unit == 1:
+        return bits
+    rounded = 0
+    for first, count in runs_of(bits, bits.bit_length()):
+        start = first // unit * unit
+        rounded |= run_bits(start, -(-(first + count - start) // unit) * unit)
+    return rounded
 
 
 def runs_of(bits: int, longest: int) -> Iterator[tuple[int, int]]:

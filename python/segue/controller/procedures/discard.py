@@ -42,7 +42,7 @@ async def discard(c: Controller, fault: Fault, disk: Disk) -> None:
         if any(extent in c.inherited for extent in disk.map.slice(first, count)):
             await c.background.inherited_clear()
             continue
-        async with c.locks.hold(*keys, exclusive=True), _incomplete_held(c, disk, first, count):
+        async with c.locks.hold(*keys, exclusive=True), incomplete_held(c, disk, first, count):
             await discard_run(c, disk, first, count)
             first += count
             if first == end:
@@ -51,11 +51,14 @@ async def discard(c: Controller, fault: Fault, disk: Disk) -> None:
 
 
 @asynccontextmanager
-async def _incomplete_held(
-    c: Controller, disk: Disk, first: int, count: int
-) -> AsyncIterator[None]:
+async def incomplete_held(c: Controller, disk: Disk, first: int, count: int) -> AsyncIterator[None]:
     """Holds the incomplete extents of the run exclusively: no copier writes to what is freed."""
-    extents = [e for e in disk.map.slice(first, count) if e in c.table.records]
+    incomplete = sorted(
+        (record.segment, extent)
+        for extent, record in c.table.records.items()
+        if record.disk == disk.disk and first <= record.segment < first + count
+    )
+    extents = [extent for _, extent in incomplete]
     async with c.locks.hold(*(("extent", e) for e in extents), exclusive=True):
         yield
 

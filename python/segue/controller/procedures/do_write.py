@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from segue.controller.changes import Written
 from segue.controller.peer import Fault, PeerLost, SessionLost
-from segue.controller.table import Disk, Record, run_bits
-from segue.wire.messages import CompleteToHost, DoWrite, Failure, Outcome
+from segue.controller.table import Disk, Record, container_of, run_bits
+from segue.wire.messages import CompleteToHost, DoWrite, Failure, MapFault, Outcome
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 async def do_write(c: Controller, fault: Fault, disk: Disk, extent: int) -> None:
     """Carries out the faulted write; `extent` has a record."""
     message = fault.message
-    bits = run_bits(message.first_block, message.count_blocks)
+    location = c.table.extents.get(extent)
+    record = c.table.records[extent]
+    first, count = _whole_units(c, disk, record, location, message)
+    bits = run_bits(first, count)
     async with (
         c.locks.hold(("extent", extent), exclusive=False),
         c.blocks.hold(extent, bits, exclusive=True),
     ):
         if not fault.current:
             return
-        location = c.table.extents.get(extent)
-        record = c.table.records[extent]
-        last_block = message.first_block + message.count_blocks - 1
         command = c.next_command()
         order = DoWrite(
             command=command,
             request=message.request,
             location=location,
-            head=_reads_from(record, location, message.first_block),
-            tail=_reads_from(record, location, last_block),
+            head=_reads_from(record, location, first),
+            tail=_reads_from(record, location, first + count - 1),
         )
         try:
             answer = await fault.peer.do(command, order)
@@ -57,12 +57,23 @@ async def do_write(c: Controller, fault: Fault, disk: Disk, extent: int) -> None
             await fault.peer.drained()
             return
         if answer.outcome == Outcome.DONE:
-            await c.commit(Written(extent, message.first_block, message.count_blocks))
+            await c.commit(Written(extent, first, count))
             fault.answer(CompleteToHost(message.request))
         elif answer.outcome == Outcome.FAILED:
             fault.answer(Failure(message.request, answer.errno))
-    if c.table.records[extent].here == run_bits(0, record.blocks):
+    if record.here == record.all:
         c.background.complete_later(extent)
+
+
+def _whole_units(
+    c: Controller, disk: Disk, record: Record, location: int, message: MapFault
+) -> tuple[int, int]:
+    """The I/O's blocks, outward to the container's write units: (first block, count)."""
+    row = c.table.containers[container_of(location)].row
+    unit = disk.unit_blocks(row.write_unit_bytes)
+    first = message.first_block // unit * unit
+    end = -(-(message.first_block + message.count_blocks) // unit) * unit
+    return first, min(end, record.blocks) - first
 
 
 def _reads_from(record: Record, location: int, block: int) -> int:

@@ -50,6 +50,10 @@ async def first_write(c: Controller, fault: Fault, disk: Disk) -> None:
             await _prepare(c, fault, disk, location, clean)
             if recycled:
                 await c.stamp_before_reuse()
+        except NoPlace:
+            # A second agent was attached since the location was taken: look again.
+            give_back(c, location)
+            return
         except BaseException:
             give_back(c, location)
             raise
@@ -77,8 +81,19 @@ async def _extend_set(c: Controller, disk: Disk, container: int) -> None:
     async with c.locks.hold(("containers", disk.disk), exclusive=True):
         if container in disk.containers:
             return
+        if not may_share(c, disk, container) and len(c.peers_of(disk.disk)) > 1:
+            raise NoPlace
         await c.commit(DiskContainers(disk.disk, [*disk.containers, container]))
         await extend_containers(c, disk.disk)
+
+
+class NoPlace(Exception):
+    """The container may not be added to the flush set of a disk that several agents serve."""
+
+
+def may_share(c: Controller, disk: Disk, container: int) -> bool:
+    """Several agents need a block no smaller than the container's write unit (section 2)."""
+    return c.table.containers[container].row.write_unit_bytes <= disk.block_bytes
 
 
 def take_location(c: Controller, disk: Disk) -> tuple[int, bool, bool] | None:
@@ -89,7 +104,9 @@ def take_location(c: Controller, disk: Disk) -> tuple[int, bool, bool] | None:
     others = [
         number
         for number, container in c.table.containers.items()
-        if number not in disk.containers and container.row.segment_bytes == disk.segment_bytes
+        if number not in disk.containers
+        and container.row.segment_bytes == disk.segment_bytes
+        and (len(c.peers_of(disk.disk)) <= 1 or may_share(c, disk, number))
     ]
     for clean in (True, False):
         for number in (*disk.containers, *others):

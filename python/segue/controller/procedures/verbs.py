@@ -15,6 +15,7 @@ from segue.controller.changes import (
     DiskMade,
     FlushCleared,
 )
+from segue.controller.procedures.discard import incomplete_held
 from segue.controller.restrict import delete_tables, extend_containers
 
 if TYPE_CHECKING:
@@ -130,9 +131,12 @@ async def delete_disk(c: Controller, name: str) -> None:
     """
     number = disk_called(c, name).disk
     async with c.locks.hold(("disk", number), exclusive=True):
-        disk_called(c, name)
-        holders = await delete_tables(c, number)
-        await c.commit(DiskDeleted(number, holders))
+        disk = disk_called(c, name)
+        if any(extent in c.inherited for _, extent in disk.map.items()):
+            await c.background.inherited_clear()
+        async with incomplete_held(c, disk, 0, disk.segments):
+            holders = await delete_tables(c, number)
+            await c.commit(DiskDeleted(number, holders))
     c.background.work_appeared()
 
 
