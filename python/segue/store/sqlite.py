@@ -29,7 +29,7 @@ from .contract import (
     Superseded,
 )
 from .place import InstallationLock, create_file, refuse_network_file_system, sync_folder
-from .sqlite_file import SqliteFile, connect, read_page
+from .sqlite_file import SQLITE_ERRORS, SqliteFile, connect, copy_wal, read_page
 from .sqlite_wal import wal_damage
 
 STAGE_PAGES = 32
@@ -40,14 +40,17 @@ _T = TypeVar("_T")
 
 
 class _Job(NamedTuple):
-    """What the thread is to do: `call`, or (a commit) append `record` with its neighbours."""
+    """What the thread is to do: `call`, or (a commit) append `record` with its neighbours.
 
-    future: asyncio.Future[object]
+    Nobody waits for the result where there is no future.
+    """
+
+    future: asyncio.Future[object] | None
     call: Callable[[], object] | None
     record: LogRecord | None
 
 
-_Result = tuple[asyncio.Future[object], object, BaseException | None]
+_Result = tuple[asyncio.Future[object] | None, object, BaseException | None]
 
 
 class SqliteStore:
@@ -68,7 +71,8 @@ class SqliteStore:
         self._lock: InstallationLock | None = None
         self._reader: sqlite3.Connection | None = None
         self._closed = False
-        self._broken: Exception | None = None  # the thread's
+        self._broken: Exception | None = None  # the thread's, like the next one
+        self._copying: threading.Thread | None = None
         self._checkpointing = asyncio.Lock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._file = self._open(exclusive)
@@ -186,7 +190,25 @@ class SqliteStore:
                 else:
                     for job in group:
                         self._settle_soon([self._call(job)])
+            if self._file.wal_is_full() and self._broken is None and self._copying is None:
+                self._copying = threading.Thread(target=self._copy_wal, name="segue-store-wal")
+                self._copying.start()
+        if self._copying:
+            self._copying.join()
         self._file.close()
+
+    def _copy_wal(self) -> None:
+        """In a thread of its own: the long part; the rest goes between two commits."""
+        try:
+            copy_wal(self.path)
+        except SQLITE_ERRORS as error:
+            # Nothing is lost: the WAL grows, and the next copy begins where this one did.
+            _log.warning("store %s: copying the WAL: %s", self.path, error)
+        self._jobs.put(_Job(None, self._finish_wal_copy, None))
+
+    def _finish_wal_copy(self) -> None:
+        self._copying = None
+        self._file.finish_wal_copy()
 
     def _append(self, jobs: list[_Job]) -> list[_Result]:
         records = [job.record for job in jobs if job.record]
@@ -220,16 +242,17 @@ class SqliteStore:
 
     @staticmethod
     def _settle_soon(results: list[_Result]) -> None:
-        loop = results[0][0].get_loop()
+        future = results[0][0]
         # The loop may be closed: whoever asked is gone then, and with them the wish to know.
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(_settle, results)
+            if future is not None:
+                future.get_loop().call_soon_threadsafe(_settle, results)
 
 
 def _settle(results: list[_Result]) -> None:
     for future, value, error in results:
-        if future.done():
-            continue  # cancelled while it was carried out
+        if future is None or future.done():
+            continue  # done: cancelled while it was carried out
         if error is not None:
             future.set_exception(error)
         else:

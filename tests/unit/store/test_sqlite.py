@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from segue.store import place
+from segue.store import place, sqlite, sqlite_file
 from segue.store.check import check
 from segue.store.contract import (
     LogRecord,
@@ -380,3 +380,49 @@ def test_the_store_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
         await store.close()
 
     run(scenario, tmp_path)
+
+
+def test_the_wal_is_copied_beside_the_commits_and_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "WAL_FRAMES", 40)
+    sizes = []
+
+    def wal_bytes(path: Path) -> int:
+        return os.path.getsize(str(path) + "-wal")
+
+    async def scenario(path: Path) -> None:
+        store = SqliteStore(str(path))
+        await store.begin_term()
+        for number in range(1, 401):
+            await store.append(1, number, bytes(8000))
+        sizes.append(wal_bytes(path))
+        await store.close()
+
+    run(scenario, tmp_path)
+    assert sizes[0] < 400 * 8000 / 2
+    assert check(str(tmp_path / "segue.db")) == []
+
+
+def test_a_wal_that_cannot_be_copied_only_grows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sqlite_file, "WAL_FRAMES", 40)
+
+    def failing(_: str) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(sqlite, "copy_wal", failing)
+
+    async def scenario(path: Path) -> None:
+        store = SqliteStore(str(path))
+        await store.begin_term()
+        for number in range(1, 101):
+            await store.append(1, number, bytes(8000))
+        await store.close()
+        store = SqliteStore(str(path))
+        assert (await store.begin_term()).number == 100
+        await store.close()
+
+    run(scenario, tmp_path)
+    assert "copying the WAL: disk I/O error" in caplog.text
