@@ -13,7 +13,7 @@ from collections.abc import Callable
 from segue.agent.session import Session
 from segue.controller.ports import LinkClosed
 from segue.sim.containers import Medium
-from segue.sim.loop import SECOND, Handle, Process, World
+from segue.sim.loop import MS, SECOND, Handle, Process, World
 from segue.sim.network import End, Network
 from segue.sim.plane import Plane, Watch
 
@@ -70,6 +70,7 @@ class Agent:
                 if self.session.final:
                     self.refused = True
                     self.process.kill()
+                    self.machine.world.call_in(100 * MS, self.machine.boot_when_over)
                     return
             await asyncio.sleep(pause_s)
             pause_s = min(0.25, pause_s * 2)
@@ -149,8 +150,22 @@ class Machine:
         agent = self.agent
         return agent.process if agent is not None and agent.process.alive else None
 
+    def boot_when_over(self) -> None:
+        """Starts the agent anew once no request of the last incarnation is in the kernel.
+
+        So it is with a process that does its I/O in system calls: its supervisor sees it gone
+        when they have returned.
+        """
+        agent = self.agent
+        holder = agent.plane.holder if agent is not None else None
+        requests = (r for m in self.media.values() for r in m.under_way.values())
+        if any(request.holder is holder for request in requests):
+            self.world.call_in(MS, self.boot_when_over)
+        elif self.alive is None:
+            self.boot()
+
     def boot(self) -> Agent:
-        """Starts the agent anew."""
+        """Starts the agent anew, at once."""
         assert self.alive is None
         agent = Agent(self, self.world.rng.getrandbits(61))
         self.incarnations.append(agent)

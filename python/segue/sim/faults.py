@@ -97,7 +97,7 @@ class Faults:
             term.process.resume()
         for machine in self.machines:
             if machine.alive is None:
-                machine.boot()
+                machine.boot_when_over()
             else:
                 machine.alive.resume()
 
@@ -146,11 +146,7 @@ class Faults:
             self._boot_later(machine)
 
     def _boot_later(self, machine: Machine) -> None:
-        def boot() -> None:
-            if machine.alive is None:
-                machine.boot()
-
-        self.world.call_in(self._some_ns(5 * MS, 2 * self.lease_ns), boot)
+        self.world.call_in(self._some_ns(5 * MS, 2 * self.lease_ns), machine.boot_when_over)
 
     def pause_agent(self) -> None:
         """SIGSTOP, often past its lease; it wakes late."""

@@ -84,6 +84,7 @@ class Connection:
             io.finished = True
             io.settle()
             return None
+        self.world.log("io", self.host.name, io.op, io.disk, f"{io.first}+{io.count}", io.flags)
         answer: asyncio.Future[tuple[int, Any] | None]
         answer = asyncio.get_running_loop().create_future()
         self.pending[io] = answer
@@ -126,6 +127,7 @@ class Connection:
             self.host.post(self._answered, io, (errno, payload))
 
     def _answered(self, io: HostIo, answer: tuple[int, Any]) -> None:
+        self.world.log("io-done", self.host.name, io.op, f"{io.first}+{io.count}", answer[0])
         waiting = self.pending.pop(io, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(answer)
@@ -225,6 +227,9 @@ class Host:
         self.block_sectors = block_sectors
         self.machines = machines
         self.home = machines[0]
+        self.whole_blocks = False
+        """Issues whole blocks only: what hosts of a disk must do that several agents serve on
+        containers with a write unit (agents merge blocks, each for itself)."""
         self.watch = watch
         self.process = world.process(name)
         self.rng = world.rng
@@ -328,19 +333,20 @@ class Host:
     def _place(self, op: str) -> tuple[int, int]:
         """Where: mostly near hot spots, mostly small; now and then whole segments."""
         rng, sectors, segment = self.rng, self.oracle.sectors, self.segment_sectors
+        blocks = self.block_sectors
         whole = 0.5 if op in ("trim", "zero") else 0.06
         if rng.random() < whole:
             first = rng.randrange(sectors) // segment * segment
             count = min(segment * rng.choice((1, 1, 1, 2, 3)), sectors - first)
-            if rng.random() < 0.2 and count > 2:
+            if rng.random() < 0.2 and count > 2 and not self.whole_blocks:
                 first, count = first + 1, count - 1
             return first, count
         spot = rng.choice(self.hot) if rng.random() < 0.7 else rng.randrange(sectors)
         first = min(sectors - 1, max(0, spot + rng.randint(-24, 24)))
         count = rng.choice((1, 1, 2, 3, 7, 8, 8, 16, 24))
-        if rng.random() < 0.5:
-            first -= first % self.block_sectors
-            count += -count % self.block_sectors
+        if self.whole_blocks or rng.random() < 0.5:
+            first -= first % blocks
+            count += -count % blocks
         return first, min(count, sectors - first)
 
     def _io(self, op: str, first: int, count: int, flags: int, base: int = 0) -> HostIo:

@@ -147,9 +147,10 @@ class Scenario:
                 rng.shuffle(machines)
                 if alone:
                     machines = self.machines[:1]
-                self.hosts.append(
-                    self._host(f"h{len(self.hosts)}", number, machines, hot, rng.choice((1, 2, 4)))
-                )
+                depth = rng.choice((1, 2, 4))
+                host = self._host(f"h{len(self.hosts)}", number, machines, hot, depth)
+                host.whole_blocks = coarse and len(machines) > 1
+                self.hosts.append(host)
 
     def _host(
         self, name: str, number: int, machines: list[Machine], hot: list[int], depth: int
@@ -244,11 +245,7 @@ class Scenario:
         for oracle in self.oracles:
             oracle.lose_power(self.world.now_ns)
         for machine in self.machines:
-            self.world.call_in(self.rng.randrange(SECOND), self._boot, machine)
-
-    def _boot(self, machine: Machine) -> None:
-        if machine.alive is None:
-            machine.boot()
+            self.world.call_in(self.rng.randrange(SECOND), machine.boot_when_over)
 
     def _heal(self) -> None:
         self.faults.stop()
@@ -281,7 +278,6 @@ class Scenario:
             agent = machine.agent
             if agent is None or not agent.process.alive:
                 found.append(f"{machine.name}: dead")
-                self._boot(machine)
             elif agent.session.phase.value != "up":
                 found.append(f"{machine.name}: session {agent.session.phase.value}")
             elif agent.plane.ios:
