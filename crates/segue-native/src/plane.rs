@@ -20,7 +20,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 ///
 /// All methods but `shutdown` return at once: they queue a message for the data thread.  `events`
 /// gives what it has to say, as tuples: those of `Engine.events`, and ``("want_export", token,
-/// name)``, ``("want_list", token)``, ``("unused", disk)``.  A panic in the data thread ends the
+/// name)``, ``("want_list", token)``, ``("unused", disk, given)``.  A panic in the data thread ends the
 /// process.
 #[pyclass(frozen, module = "segue._native")]
 pub struct DataPlane {
@@ -148,7 +148,7 @@ fn plane_event_to_py(py: Python<'_>, event: PlaneEvent) -> PyResult<Option<Bound
         PlaneEvent::Engine(event) => event_to_py(py, event)?,
         PlaneEvent::WantExport { token, name } => ("want_export", token, name).into_pyobject(py)?,
         PlaneEvent::WantList { token } => ("want_list", token).into_pyobject(py)?,
-        PlaneEvent::Unused { disk } => ("unused", disk).into_pyobject(py)?,
+        PlaneEvent::Unused { disk, given } => ("unused", disk, given).into_pyobject(py)?,
         PlaneEvent::Stopped => return Ok(None),
     }))
 }

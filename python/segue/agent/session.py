@@ -143,6 +143,7 @@ class Session:
         self._lists: dict[int, int] = {}
         self._failures: dict[int, ContainerFailed] = {}
         self._unused: dict[int, bool] = {}
+        self._given: dict[int, int] = {}
 
     # Driver -----------------------------------------------------------------------------------
 
@@ -278,6 +279,7 @@ class Session:
         else:
             if message.errno == 0:
                 self._unused.pop(message.disk, None)
+                self._given[message.disk] = self._given.get(message.disk, 0) + 1
             self._plane.export_answer(
                 token,
                 message.errno,
@@ -381,8 +383,11 @@ class Session:
             self._outbox.append(ListExports(self._last_request))
 
     def _on_unused(self, event: PlaneEvent, now: int) -> None:
-        self._unused[event[1]] = False
-        self._close_unused()
+        """Out of date if the disk was given to another host that the plane did not know of yet."""
+        disk = event[1]
+        if event[2:] in ((), (self._given.get(disk, 0),)):
+            self._unused[disk] = False
+            self._close_unused()
 
     def _close_unused(self) -> None:
         """Say once a session which disks nobody uses.

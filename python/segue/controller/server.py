@@ -20,6 +20,7 @@ import uvicorn
 
 from segue import _native
 from segue.controller.api import make_api
+from segue.controller.commits import TermEnded
 from segue.controller.config import ConfigError, ControllerConfig, check_settings
 from segue.controller.controller import Controller
 from segue.controller.storage import NativeStorage
@@ -79,7 +80,10 @@ class Server:
         controller = Controller(
             store, storage, BootClock(), self._config.settings, random.SystemRandom()
         )
-        await controller.start()
+        try:
+            await controller.start()
+        except TermEnded as error:
+            raise TermFailed(f"the term ended before it began: {error}") from error
         # A procedure that fails where nobody awaits it must not leave half a term in service.
         loop.set_exception_handler(lambda _, context: _unexpected(controller, context))
         doors = contextlib.AsyncExitStack()

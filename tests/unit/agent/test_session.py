@@ -409,6 +409,18 @@ def test_a_disk_is_not_given_up_while_a_host_waits_for_an_export(world: World) -
     assert world.said() == [CloseExport(6)]
 
 
+def test_a_disk_given_to_a_host_meanwhile_is_not_given_up(world: World) -> None:
+    world.up()
+    for request in (1, 2):
+        world.event("want_export", 70, "five")
+        world.handle(ExportOpened(request, 0, 5, 1 << 30))
+    world.said()
+    world.event("unused", 5, 1)
+    assert world.said() == []
+    world.event("unused", 5, 2)
+    assert world.said() == [CloseExport(5)]
+
+
 def test_a_silent_controller_is_hung_up_on_after_a_lease(world: World) -> None:
     world.up()
     world.handle(Lease(world.now, 9 * S, 0))

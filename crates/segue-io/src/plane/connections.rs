@@ -38,6 +38,8 @@ pub(super) struct Connections {
     next_question: u64,
     /// Connections by disk.
     users: HashMap<u32, u32>,
+    /// Answers that gave a disk to a host, by disk.
+    given: HashMap<u32, u64>,
     events: Vec<PlaneEvent>,
     closed_some: bool,
     is_shutting_down: bool,
@@ -57,6 +59,7 @@ impl Connections {
             questions: HashMap::new(),
             next_question: 1,
             users: HashMap::new(),
+            given: HashMap::new(),
             events: Vec::new(),
             closed_some: false,
             is_shutting_down: false,
@@ -286,6 +289,9 @@ impl Connections {
         executor: &mut Executor,
     ) {
         let disk = answer.as_ref().ok().map(|export| export.disk);
+        if let Some(disk) = disk {
+            *self.given.entry(disk).or_default() += 1;
+        }
         let Some((index, Question::Export(name))) = self.asked(token) else {
             // The host has gone: nobody may be using what was attached for it.
             return disk.into_iter().for_each(|disk| self.let_go(disk, false));
@@ -336,7 +342,8 @@ impl Connections {
         *users -= u32::from(held);
         if *users == 0 {
             self.users.remove(&disk);
-            self.events.push(PlaneEvent::Unused { disk });
+            let given = self.given.get(&disk).copied().unwrap_or_default();
+            self.events.push(PlaneEvent::Unused { disk, given });
         }
     }
 

@@ -60,6 +60,9 @@ pub enum PlaneEvent {
     Unused {
         /// The disk.
         disk: u32,
+        /// How many answers had given the disk to a host by then: with more on the way, this is
+        /// out of date already.
+        given: u64,
     },
     /// The data thread has ended after `shutdown`; nothing comes after this.
     Stopped,
