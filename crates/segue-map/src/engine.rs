@@ -1,10 +1,21 @@
 //! The engine: one for each data thread, holding the tables of all its disks.
+//!
+//! Here are its state, what the driver calls, and time.  What the calls do is beside it: `plan`
+//! (decide and split), `start` (I/O begun and finished), `hosts` (answers to hosts), `faults`,
+//! `do_commands`, `commands`, `blocking` (prior I/O finished, quiesce), `lease`, `check`.
+//!
+//! Nothing here recurses: a call decides what it freed, in loops, and leaves effects in a queue.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
 
+use crate::blocking::Blocker;
 use crate::control::Control;
-use crate::errno::Errno;
+use crate::disk::Disk;
+use crate::errno::{EINVAL, ENOSPC, EPERM, ESHUTDOWN, Errno};
+use crate::in_flight::{Fault, Host, Life, NONE, Piece};
 use crate::output::{Effect, Event, PieceId};
+use crate::slab::Slab;
 
 /// What a host asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +32,18 @@ pub enum HostOp {
     Flush,
     /// Block status (`base:allocation`).
     BlockStatus,
+}
+
+impl HostOp {
+    /// Whether it changes the disk.
+    pub(crate) fn writes(self) -> bool {
+        matches!(self, HostOp::Write | HostOp::WriteZeroes | HostOp::Trim)
+    }
+
+    /// The errno where it goes beyond the end of the disk (NBD: ENOSPC for what writes).
+    pub(crate) fn out_of_range(self) -> Errno {
+        if self.writes() { ENOSPC } else { EINVAL }
+    }
 }
 
 /// Flags of a host I/O; the values are NBD's command flags.
@@ -44,19 +67,94 @@ pub struct Config {
     pub host_timeout_ns: Option<u64>,
 }
 
-/// The mapping engine.
-#[derive(Debug)]
-pub struct Engine {
-    effects: VecDeque<Effect>,
-    events: VecDeque<Event>,
+/// How much an engine holds, for operators and tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Tables.
+    pub disks: usize,
+    /// Host I/Os not answered, or answered with pieces left.
+    pub hosts: usize,
+    /// Pieces.
+    pub pieces: usize,
+    /// Faults not answered.
+    pub faults: usize,
+    /// Blocking commands and quiesces not answered.
+    pub blockers: usize,
+    /// Bytes of writes parked.
+    pub parked_bytes: u64,
+    /// Pages of tables in memory.
+    pub table_pages: usize,
+    /// Answers to faults that are not (any more).
+    pub ignored_answers: u64,
 }
 
-#[allow(unused_variables, clippy::needless_pass_by_value)]
+/// What is known of a container whose flush or FUA write failed here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FailedContainer {
+    pub request: u64,
+    /// The failure is durable: `failure` has come.
+    pub answered: bool,
+}
+
+/// The mapping engine.  See the methods for its contract, `docs/mapping.md` for its rules.
+///
+/// Every call that takes `now` (nanoseconds of one clock that never goes back) first lets time
+/// pass: the lease ends before anything else is done.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) config: Config,
+    pub(crate) now: u64,
+    /// When time has something to do next, or earlier.
+    pub(crate) wake: u64,
+    pub(crate) leased: bool,
+    pub(crate) lease_until: u64,
+    /// Counts leases that have ended.
+    pub(crate) epoch: u64,
+    pub(crate) disks: Slab<Disk>,
+    /// (disk, its index in `disks`), by disk; those deleted are not in it.
+    pub(crate) ids: Vec<(u32, u32)>,
+    pub(crate) hosts: Slab<Host>,
+    /// Ends of the list of hosts with a time limit, in order of arrival.
+    pub(crate) first_due: u32,
+    pub(crate) last_due: u32,
+    pub(crate) pieces: Slab<Piece>,
+    /// By request.
+    pub(crate) faults: BTreeMap<u64, Fault>,
+    /// By container number; sticks for the life of the engine.
+    pub(crate) failed: BTreeMap<u16, FailedContainer>,
+    pub(crate) blockers: Vec<Blocker>,
+    /// The next request number of a fault.
+    pub(crate) next_request: u64,
+    /// Orders starts, parked pieces and blocking commands.
+    pub(crate) next_seq: u64,
+    pub(crate) ignored_answers: u64,
+    pub(crate) effects: VecDeque<Effect>,
+    pub(crate) events: VecDeque<Event>,
+}
+
 impl Engine {
     /// An engine without tables and without a lease.
     #[must_use]
     pub fn new(config: Config) -> Engine {
         Engine {
+            config,
+            now: 0,
+            wake: u64::MAX,
+            leased: false,
+            lease_until: 0,
+            epoch: 0,
+            disks: Slab::new(),
+            ids: Vec::new(),
+            hosts: Slab::new(),
+            first_due: NONE,
+            last_due: NONE,
+            pieces: Slab::new(),
+            faults: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            blockers: Vec::new(),
+            next_request: 1,
+            next_seq: 1,
+            ignored_answers: 0,
             effects: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -64,9 +162,9 @@ impl Engine {
 
     /// A host's request.  `token` names it and its buffer in effects, and must not be in use.
     ///
-    /// `offset` and `len` are bytes of the disk (0 for a flush), any alignment; `flags` are
-    /// [`host_flags`].  Bad ones (out of range, read-only, unknown disk) are answered at once:
-    /// EINVAL, ENOSPC, EPERM, ESHUTDOWN.
+    /// `offset` and `len` are bytes of the disk (ignored for a flush), any alignment; `flags` are
+    /// [`host_flags`].  Bad ones are answered at once, lease or not: EINVAL (nothing to do, or a
+    /// read out of range), ENOSPC (a write out of range), EPERM (read-only), ESHUTDOWN (no table).
     pub fn host_io(
         &mut self,
         now: u64,
@@ -77,59 +175,162 @@ impl Engine {
         len: u64,
         flags: u16,
     ) {
-        unimplemented!()
+        self.pass_time(now);
+        let (offset, len) = if op == HostOp::Flush {
+            (0, 0)
+        } else {
+            (offset, len)
+        };
+        let slot = match self.admit(disk, op, offset, len) {
+            Ok(slot) => slot,
+            Err(errno) => {
+                self.effects.push_back(Effect::Reply {
+                    token,
+                    errno,
+                    in_use: false,
+                });
+                return;
+            }
+        };
+        let host = self.new_host(token, slot, op, offset, flags);
+        let piece = self.pieces.insert(Piece::new(host, slot, offset, len));
+        self.hosts[host].first_piece = piece;
+        self.decide(piece);
+    }
+
+    /// The index of the disk, or why a host's request is bad.
+    #[inline]
+    fn admit(&self, disk: u32, op: HostOp, offset: u64, len: u64) -> Result<u32, Errno> {
+        let slot = self.slot(disk).ok_or(ESHUTDOWN)?;
+        let disk = &self.disks[slot];
+        if op == HostOp::Flush {
+            return Ok(slot);
+        }
+        if op.writes() && disk.read_only {
+            return Err(EPERM);
+        }
+        let end = offset.checked_add(len).ok_or(EINVAL)?;
+        if len == 0 {
+            return Err(EINVAL);
+        }
+        if end > disk.size {
+            return Err(op.out_of_range());
+        }
+        Ok(slot)
+    }
+
+    fn new_host(&mut self, token: u64, disk: u32, op: HostOp, offset: u64, flags: u16) -> u32 {
+        self.disks[disk].hosts += 1;
+        let host = self.hosts.insert(Host {
+            token,
+            token_live: true,
+            disk,
+            op,
+            flags,
+            offset,
+            life: Life::Waiting,
+            first_piece: NONE,
+            remaining: 1,
+            errno: 0,
+            due: u64::MAX,
+            earlier: NONE,
+            later: NONE,
+        });
+        if let Some(limit) = self.config.host_timeout_ns {
+            self.expect_by(host, self.now.saturating_add(limit));
+        }
+        host
     }
 
     /// The host's connection is gone: what has not started is dropped, nothing is answered.
     ///
-    /// `Release` follows when no piece runs on the buffer, unless the last word on this token is
-    /// in the queue already.
+    /// `Release` follows (at once, or when no piece runs on the buffer), unless the last word on
+    /// this token is in the queue already.
     pub fn host_gone(&mut self, token: u64) {
-        unimplemented!()
+        let named = |(_, host): &(u32, &Host)| host.token_live && host.token == token;
+        let found = self.hosts.iter().find(named).map(|(index, _)| index);
+        if let Some(host) = found {
+            self.leave_host(host, Life::Gone);
+        }
     }
 
     /// The driver has finished an `Io`, `Rmw` or `Flush`; errno 0: well.
+    ///
+    /// Panics on an id that is not outstanding: a mistake of the driver's.
     pub fn piece_done(&mut self, now: u64, piece: PieceId, errno: Errno) {
-        unimplemented!()
+        self.pass_time(now);
+        let piece = self
+            .pieces
+            .find(piece)
+            .expect("a piece that is not under way was finished");
+        self.finish_io(piece, errno);
     }
 
-    /// A command or an answer to a fault.
+    /// A command (answered by one `Event::Answer`, at once or later) or an answer to a fault.
+    ///
+    /// A refused command changes nothing.
     pub fn control(&mut self, now: u64, control: Control) {
-        unimplemented!()
+        self.pass_time(now);
+        match control {
+            Control::Retry {
+                request,
+                disk,
+                runs,
+            } => self.retry(request, disk, &runs),
+            Control::Failure {
+                request,
+                errno,
+                set_error,
+            } => {
+                self.failure(request, errno, set_error);
+            }
+            Control::CompleteToHost { request } => self.complete_to_host(request),
+            command => self.command(command),
+        }
     }
 
-    /// There is a lease until `until_ns` (never shortens one).
+    /// There is a lease until `until_ns`.  Never shortens one; one that is over changes nothing.
     pub fn set_lease(&mut self, now: u64, until_ns: u64) {
-        unimplemented!()
+        self.pass_time(now);
+        self.extend_lease(until_ns);
     }
 
-    /// The lease has ended now: the controller has counted this agent as lost.
+    /// The lease ends now: the controller has counted this agent as lost.
+    ///
+    /// Invalidates everything even where there is no lease any more: what was granted since is
+    /// void as well.
     pub fn end_lease(&mut self, now: u64) {
-        unimplemented!()
+        self.pass_time(now);
+        self.lose_lease();
     }
 
     /// Pushes one `Event::Faults`, for the `Hello` of a new session.
     pub fn list_faults(&mut self) {
-        unimplemented!()
+        let tables = self.ids.iter().map(|(disk, _)| *disk).collect();
+        let pending = self.faults.values().map(Fault::pending).collect();
+        self.events.push_back(Event::Faults { tables, pending });
     }
 
     /// Lets time pass: to be called when [`Engine::deadline`] is reached.
     pub fn tick(&mut self, now: u64) {
-        unimplemented!()
+        self.pass_time(now);
     }
 
-    /// When `tick` must be called next, if nothing else happens.
+    /// When `tick` must be called next, if nothing else happens; `None`: never.
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
-        unimplemented!()
+        let wake = self.next_wake();
+        (wake != u64::MAX).then_some(wake)
     }
 
-    /// The next effect; take them until there is none, after every call.
+    /// The next effect; to be taken until there is none, after every call.
+    #[inline]
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }
 
     /// The next event.
+    #[inline]
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
@@ -137,17 +338,80 @@ impl Engine {
     /// Whether the disk takes more writes; false: do not read its connections.
     #[must_use]
     pub fn accepts(&self, disk: u32) -> bool {
-        unimplemented!()
+        let limit = self.config.park_limit_bytes;
+        self.slot(disk)
+            .is_none_or(|slot| self.disks[slot].parked_bytes <= limit)
     }
 
-    /// Asserts all invariants; for tests and the simulator.
-    pub fn self_check(&self) {
-        unimplemented!()
-    }
-
-    /// A hash of the whole state (not of queued effects and events, nor of counters).
+    /// How much it holds.
     #[must_use]
-    pub fn digest(&self) -> u64 {
-        unimplemented!()
+    pub fn stats(&self) -> Stats {
+        let disks = || self.disks.iter().map(|(_, disk)| disk);
+        Stats {
+            disks: self.ids.len(),
+            hosts: self.hosts.len(),
+            pieces: self.pieces.len(),
+            faults: self.faults.len(),
+            blockers: self.blockers.len(),
+            parked_bytes: disks().map(|disk| disk.parked_bytes).sum(),
+            table_pages: disks().map(|disk| disk.table.pages_in_memory()).sum(),
+            ignored_answers: self.ignored_answers,
+        }
+    }
+
+    /// The index of a disk that has a table.
+    #[inline]
+    pub(crate) fn slot(&self, disk: u32) -> Option<u32> {
+        let place = self.ids.binary_search_by_key(&disk, |(id, _)| *id).ok()?;
+        Some(self.ids[place].1)
+    }
+
+    pub(crate) fn take_seq(&mut self) -> u64 {
+        self.next_seq += 1;
+        self.next_seq - 1
+    }
+
+    /// Time has come to `now`: the lease ends before anything else.
+    #[inline]
+    fn pass_time(&mut self, now: u64) {
+        self.now = self.now.max(now);
+        if self.now >= self.wake {
+            self.act_on_time();
+        }
+    }
+
+    fn act_on_time(&mut self) {
+        if self.leased && self.now >= self.lease_until {
+            self.lose_lease();
+        }
+        self.expire_quiesces();
+        while self.first_due != NONE && self.hosts[self.first_due].due <= self.now {
+            self.leave_host(self.first_due, Life::TimedOut);
+        }
+        self.wake = self.next_wake();
+    }
+
+    /// The nearest of lease end, quiesce deadlines and hosts' time limits.
+    fn next_wake(&self) -> u64 {
+        let mut wake = if self.leased {
+            self.lease_until
+        } else {
+            u64::MAX
+        };
+        if self.first_due != NONE {
+            wake = wake.min(self.hosts[self.first_due].due);
+        }
+        for (_, disk) in self.disks.iter() {
+            for quiesce in &disk.quiesces {
+                let drain = quiesce.draining.map_or(u64::MAX, |(_, until)| until);
+                wake = wake.min(quiesce.hold_until).min(drain);
+            }
+        }
+        wake
+    }
+
+    /// To be called whenever a deadline is added.
+    pub(crate) fn wake_by(&mut self, at: u64) {
+        self.wake = self.wake.min(at);
     }
 }

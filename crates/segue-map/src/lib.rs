@@ -8,14 +8,28 @@
 
 extern crate alloc;
 
+mod blocking;
+mod check;
+mod commands;
 pub mod control;
+pub mod decide;
+mod disk;
+mod do_commands;
 pub mod engine;
 pub mod entry;
 pub mod errno;
+mod faults;
+mod hosts;
+mod in_flight;
+mod lease;
 pub mod output;
+mod plan;
+mod slab;
+mod start;
+pub mod table;
 
 pub use control::{BlockRun, ContainerSpec, Control, EntryRun};
-pub use engine::{Config, Engine, HostOp, host_flags};
+pub use engine::{Config, Engine, HostOp, Stats, host_flags};
 pub use entry::Entry;
 pub use errno::Errno;
 pub use output::{

@@ -1,12 +1,17 @@
 //! `segue._native`: thin PyO3 classes over the engines and the data plane.
 //!
-//! Each file registers its own classes and functions with the module.
+//! Each file registers its own classes, functions and constants with the module; the stub
+//! `python/segue/_native.pyi` says what they are, and stubtest that it says so.
 
+mod engine;
 mod messages;
+// Here go `mod plane; mod storage; mod nbd_client;`.
 
 use pyo3::prelude::*;
 
 #[pymodule]
-fn _native(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    engine::register(module)?;
+    // Here go `plane::register(module)?;` and the others.
     Ok(())
 }

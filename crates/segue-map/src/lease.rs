@@ -1,0 +1,76 @@
+//! Leases: what may be decided, and what becomes of I/O when a lease ends (design, section 4).
+
+use crate::engine::Engine;
+use crate::in_flight::{Life, NONE, State, Work};
+use crate::output::Event;
+
+impl Engine {
+    /// There is a lease until `until`; the first one of a row decides what was parked.
+    pub(crate) fn extend_lease(&mut self, until: u64) {
+        if until <= self.now {
+            return;
+        }
+        if self.leased {
+            self.lease_until = self.lease_until.max(until);
+            return;
+        }
+        self.leased = true;
+        self.lease_until = until;
+        self.wake_by(until);
+        for disk in self.disks.indexes() {
+            // A deleted disk may go with the last host that waited.
+            if self.disks.contains(disk) {
+                self.unpark(disk);
+            }
+        }
+    }
+
+    /// All tables are invalid, and no host is answered from a result obtained so far.
+    pub(crate) fn lose_lease(&mut self) {
+        if self.leased {
+            self.events.push_back(Event::LeaseEnded);
+        }
+        self.leased = false;
+        // Pieces and `do_*` under way are stale by this.
+        self.epoch += 1;
+        for index in self.disks.indexes() {
+            let disk = &mut self.disks[index];
+            disk.table.invalidate_all();
+            disk.containers_known = false;
+            self.let_waiting_go(index);
+        }
+        self.void_finished();
+        self.void_done();
+    }
+
+    /// Pieces that are done but not replied are not answered: they park, to be decided again.
+    fn void_finished(&mut self) {
+        for host in self.hosts.indexes() {
+            if self.hosts[host].life != Life::Waiting {
+                continue;
+            }
+            self.hosts[host].errno = 0;
+            let mut piece = self.hosts[host].first_piece;
+            while piece != NONE {
+                let next = self.pieces[piece].next;
+                if self.pieces[piece].state == State::Finished {
+                    self.hosts[host].remaining += 1;
+                    self.decide(piece);
+                }
+                piece = next;
+            }
+        }
+    }
+
+    /// Faults that a `do_*` has carried out are void: their requests are over.
+    fn void_done(&mut self) {
+        let done = self
+            .faults
+            .values()
+            .filter(|fault| matches!(fault.work, Work::Done { .. }));
+        let pieces: alloc::vec::Vec<u32> = done.map(|fault| fault.piece).collect();
+        for piece in pieces {
+            self.void_fault(piece);
+        }
+    }
+}

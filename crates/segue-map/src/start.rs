@@ -1,0 +1,263 @@
+//! I/O begun and finished: effects out, results in, and the blocks a read-merge-write holds.
+//!
+//! Where a container's write unit is larger than a write's alignment, the unit is read, merged and
+//! written.  Until that is done no other write of the disk touches these blocks: a later one waits,
+//! and the read-merge-write itself waits for those under way, all in order of arrival.
+
+use crate::engine::{Engine, HostOp, host_flags};
+use crate::entry::Entry;
+use crate::errno::{EOPNOTSUPP, Errno};
+use crate::in_flight::{Host, Life, Piece, State};
+use crate::output::{Effect, IoKind, PieceId, Src};
+use crate::plan::io_kind;
+
+impl Engine {
+    /// The piece, which lies in one segment, goes to the entry's location.
+    #[inline]
+    pub(crate) fn start(&mut self, piece: u32, entry: Entry) {
+        let op = self.hosts[self.pieces[piece].host].op;
+        if op == HostOp::Read {
+            self.start_io(piece, entry, false);
+        } else if self.claim(piece, entry, op) {
+            let fua = self.hosts[self.pieces[piece].host].flags & host_flags::FUA != 0;
+            self.start_io(piece, entry, fua);
+        }
+    }
+
+    /// Claims the blocks of a write: false where it has to wait for another write's.
+    #[inline]
+    fn claim(&mut self, piece: u32, entry: Entry, op: HostOp) -> bool {
+        let this = &mut self.pieces[piece];
+        let disk = &self.disks[this.disk];
+        this.writes = true;
+        this.merges = false;
+        this.touched = (this.offset, this.offset + this.len);
+        // Units and segments are powers of two: alignment on the disk is alignment in the segment.
+        if (this.offset | this.len) & (disk.max_write_unit - 1) != 0 && op != HostOp::Trim {
+            let unit = disk
+                .container(entry.container())
+                .map_or(1, |c| c.write_unit);
+            let (start, end) = this.touched;
+            this.touched = (start / unit * unit, end.next_multiple_of(unit));
+            this.merges = this.touched != (start, end);
+        }
+        if !this.merges && disk.merging == 0 && disk.waiting.is_empty() {
+            return true;
+        }
+        self.claim_slowly(piece)
+    }
+
+    fn claim_slowly(&mut self, piece: u32) -> bool {
+        let this = &self.pieces[piece];
+        let disk = this.disk;
+        let before = |other: &Piece| other.disk == disk && other.writes && other.excludes(this);
+        let under_way = |other: &Piece| other.state == State::Running && before(other);
+        let blocked = self.pieces.iter().any(|(_, other)| under_way(other))
+            || self.disks[disk]
+                .waiting
+                .values()
+                .any(|other| before(&self.pieces[*other]));
+        if blocked {
+            let seq = self.take_seq();
+            self.pieces[piece].state = State::Waiting(seq);
+            self.disks[disk].waiting.insert(seq, piece);
+            self.count_bytes(piece);
+            return false;
+        }
+        if self.pieces[piece].merges {
+            self.disks[disk].merging += 1;
+        }
+        true
+    }
+
+    /// Decides again, in order, the writes that wait for blocks of others.
+    pub(crate) fn let_waiting_go(&mut self, disk: u32) {
+        if self.disks[disk].waiting.is_empty() {
+            return;
+        }
+        let waiting = core::mem::take(&mut self.disks[disk].waiting);
+        for piece in waiting.into_values() {
+            self.decide(piece);
+        }
+    }
+
+    /// Emits the I/O of a piece.
+    #[inline]
+    fn start_io(&mut self, piece: u32, entry: Entry, fua: bool) {
+        let id = self.mark_started(piece, entry.container(), fua);
+        let this = &self.pieces[piece];
+        let disk = &self.disks[this.disk];
+        let Host {
+            token,
+            offset: host_offset,
+            op,
+            flags,
+            ..
+        } = self.hosts[this.host];
+        let in_segment = this.offset & (disk.segment_bytes() - 1);
+        let data = Data {
+            container: entry.container(),
+            offset_bytes: (entry.segment() << disk.segment_shift) + in_segment,
+            buf_off: this.offset - host_offset,
+            len: this.len,
+            fua,
+        };
+        let effect = if this.merges {
+            let unit = disk
+                .container(entry.container())
+                .map_or(1, |c| c.write_unit);
+            let (first, last) = data.edge_units(disk.segment_shift, unit);
+            let head = unit_at(entry, disk.segment_shift, first);
+            let tail = unit_at(entry, disk.segment_shift, last);
+            data.merged(id, token, unit, op == HostOp::WriteZeroes, head, tail)
+        } else {
+            data.plain(id, token, io_kind(op), flags)
+        };
+        self.effects.push_back(effect);
+    }
+
+    pub(crate) fn start_flush(&mut self, piece: u32, container: u16) {
+        let id = self.mark_started(piece, container, true);
+        let token = self.hosts[self.pieces[piece].host].token;
+        self.effects.push_back(Effect::Flush {
+            piece: id,
+            token,
+            container,
+        });
+    }
+
+    /// From here until `finish_io` the piece is under way.
+    #[inline]
+    pub(crate) fn mark_started(&mut self, piece: u32, container: u16, syncs: bool) -> PieceId {
+        self.uncount_bytes(piece);
+        let start_seq = self.take_seq();
+        let this = &mut self.pieces[piece];
+        this.state = State::Running;
+        this.started = true;
+        this.start_seq = start_seq;
+        this.epoch = self.epoch;
+        this.container = container;
+        this.syncs = syncs;
+        self.pieces.renew_id(piece)
+    }
+
+    /// The I/O of a piece has ended.
+    pub(crate) fn finish_io(&mut self, piece: u32, errno: Errno) {
+        let this = &self.pieces[piece];
+        if let State::PartOf(whole) = this.state {
+            self.finish_part(piece, whole, errno);
+            return;
+        }
+        assert!(
+            this.state == State::Running,
+            "a piece that is not under way was finished"
+        );
+        let (disk, merges, stale) = (this.disk, this.merges, this.epoch != self.epoch);
+        let failed_sync = self.note_sync(piece, errno);
+        let this = &mut self.pieces[piece];
+        this.started = false;
+        this.writes = false;
+        self.disks[disk].merging -= u32::from(merges);
+        this.merges = false;
+        self.prior_io_finished(piece);
+        let waiting = self.hosts[self.pieces[piece].host].life == Life::Waiting;
+        match failed_sync {
+            Some(request) if waiting => self.pieces[piece].state = State::Failed(request),
+            _ if stale => self.decide(piece),
+            _ => self.finish(piece, errno),
+        }
+        if self.disks.contains(disk) {
+            self.let_waiting_go(disk);
+        }
+    }
+
+    /// Notes a failed flush or FUA write, stale or not: its container counts as failed from now on.
+    ///
+    /// Returns the request of the `container_failed` the host has to wait for.
+    pub(crate) fn note_sync(&mut self, piece: u32, errno: Errno) -> Option<u64> {
+        let this = &self.pieces[piece];
+        // A fast zero refused has written nothing and lost nothing.
+        if errno == 0 || !this.syncs || errno == EOPNOTSUPP {
+            return None;
+        }
+        let (disk, container) = (self.disks[this.disk].id, this.container);
+        self.container_failed(disk, container, errno)
+    }
+}
+
+/// Where the data of a write or read goes.
+pub(crate) struct Data {
+    pub container: u16,
+    /// In the container's data area.
+    pub offset_bytes: u64,
+    pub buf_off: u64,
+    pub len: u64,
+    pub fua: bool,
+}
+
+impl Data {
+    pub(crate) fn plain(&self, piece: PieceId, token: u64, kind: IoKind, flags: u16) -> Effect {
+        let zeroes = kind == IoKind::WriteZeroes;
+        Effect::Io {
+            piece,
+            token,
+            kind,
+            container: self.container,
+            offset_bytes: self.offset_bytes,
+            len: self.len,
+            buf_off: self.buf_off,
+            fua: self.fua,
+            no_hole: zeroes && flags & host_flags::NO_HOLE != 0,
+            fast: zeroes && flags & host_flags::FAST_ZERO != 0,
+        }
+    }
+
+    pub(crate) fn merged(
+        &self,
+        piece: PieceId,
+        token: u64,
+        unit: u64,
+        zeroes: bool,
+        head: Src,
+        tail: Src,
+    ) -> Effect {
+        let start = self.offset_bytes / unit * unit;
+        let end = (self.offset_bytes + self.len).next_multiple_of(unit);
+        Effect::Rmw {
+            piece,
+            token,
+            container: self.container,
+            offset_bytes: start,
+            len: end - start,
+            buf_off: self.buf_off,
+            data_skip: self.offset_bytes - start,
+            data_len: self.len,
+            zeroes,
+            head,
+            tail,
+            fua: self.fua,
+            unit_bytes: unit as u32,
+        }
+    }
+
+    /// Where the first and the last unit of this range start within the segment.
+    pub(crate) fn edge_units(&self, segment_shift: u32, unit: u64) -> (u64, u64) {
+        let in_segment = self.offset_bytes & ((1 << segment_shift) - 1);
+        (
+            in_segment / unit * unit,
+            (in_segment + self.len - 1) / unit * unit,
+        )
+    }
+}
+
+/// The unit that starts `in_segment` bytes into a location; zeroes for the word 0.
+pub(crate) fn unit_at(entry: Entry, segment_shift: u32, in_segment: u64) -> Src {
+    if entry.0 == 0 {
+        return Src::Zeroes;
+    }
+    let offset_bytes = (entry.segment() << segment_shift) + in_segment;
+    Src::Location {
+        container: entry.container(),
+        offset_bytes,
+    }
+}
