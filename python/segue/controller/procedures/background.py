@@ -42,6 +42,7 @@ class Background:
         c.spawn(self._take_over(old_fences, list(c.peers.values())))
         c.spawn(self._clean())
         c.spawn(self._stamp_now_and_then())
+        c.spawn(self._notice_newer_terms())
 
     async def inherited_clear(self) -> None:
         """Returns when what older terms left incomplete may be touched."""
@@ -97,6 +98,15 @@ class Background:
             self._work.clear()
             while await clean_batch(self._c):
                 pass
+
+    async def _notice_newer_terms(self) -> None:
+        """Ends a term that has nothing to do and would not notice that a newer one has begun.
+
+        The newer one waits for this copier's fence.
+        """
+        while True:
+            await asyncio.sleep(self._c.settings.lease_s)
+            await self._c.term_is_newest()
 
     async def _stamp_now_and_then(self) -> None:
         c = self._c
