@@ -1,0 +1,268 @@
+"""The native half: mapping engine, data plane, containers, NBD client (crates/segue-native).
+
+Units: bytes, nanoseconds of CLOCK_BOOTTIME, segments and blocks of a disk; errnos are positive.
+Tokens, pieces, requests and commands are unsigned 64-bit numbers.
+"""
+
+from typing import Any, TypeAlias, TypedDict, final
+
+from segue.wire.messages import Message
+
+# The entry word (design, section 3): 0 is invalid -------------------------------------------------
+
+ENTRY_VALID: int
+ENTRY_ERROR: int
+ENTRY_ZERO: int
+ENTRY_NO_WRITE: int
+ENTRY_CONTAINER_SHIFT: int
+ENTRY_SEGMENT_MASK: int
+
+# `SetEntryState.flags`
+STATE_INVALID: int
+STATE_ERROR: int
+STATE_ZERO: int
+STATE_NO_WRITE: int
+
+# Flags of a host I/O (NBD's command flags), and what block status says (NBD's base:allocation)
+FLAG_FUA: int
+FLAG_NO_HOLE: int
+FLAG_REQ_ONE: int
+FLAG_FAST_ZERO: int
+STATUS_HOLE: int
+STATUS_ZERO: int
+
+def entry_pack(container: int, segment: int, no_write: bool = False) -> int:
+    """The word of a location; `ValueError` or `OverflowError` where a number does not fit."""
+
+# The mapping engine ---------------------------------------------------------------------------
+
+Effect: TypeAlias = tuple[Any, ...]
+"""What the driver has to do, in order; the first item names it.
+
+    ("io", piece, token, kind, container, offset, len, buf_off, fua, no_hole, fast)
+        kind: "read", "write", "zero" or "trim"; answered by `piece_done`
+    ("rmw", piece, token, container, offset, len, buf_off, skip, data_len, zeroes, head, tail, fua,
+     unit)
+        read the missing edges, merge, one write; head, tail: None (zeroes) or (container, offset)
+        of the unit that holds them; answered by `piece_done`
+    ("flush", piece, token, container)      answered by `piece_done`
+    ("fill", token, buf_off, len)           zeroes into the host's read buffer
+    ("reply", token, errno, in_use)         in_use: "release" follows
+    ("release", token)                      nothing runs on the buffer any more
+    ("status", token, [(len, flags)])       the answer to a block status request
+"""
+
+Event: TypeAlias = tuple[Any, ...]
+"""What the session is told; the first item names it.
+
+    ("fault", request, disk, segment, segments, operation, first_block, count_blocks, word)
+    ("answer", command, outcome, errno, entries, held)
+    ("container_failed", request, disk, container, errno)
+    ("quiesce_expired", disk, quiesce)
+    ("faults", [disk], [(fault without its name, status, command, outcome, errno)])
+    ("lease_ended",)
+
+and from a `DataPlane` alone:
+
+    ("want_export", token, name)
+    ("want_list", token)
+    ("unused", disk)                        its last connection has closed
+"""
+
+@final
+class Engine:
+    """The mapping engine without I/O, as the simulator drives it (docs/mapping.md).
+
+    Every call that takes `now` first lets time pass.  Take effects and events after every call.
+    """
+
+    def __new__(cls, *, park_limit_bytes: int, host_timeout_ns: int | None = None) -> Engine: ...
+    def host_io(
+        self, now: int, token: int, disk: int, op: str, offset: int, len: int, flags: int = 0
+    ) -> None:
+        """A host's request; op: "read", "write", "zero", "trim", "flush" or "status"."""
+
+    def host_gone(self, token: int) -> None:
+        """The host's connection is gone; "release" follows."""
+
+    def piece_done(self, now: int, piece: int, errno: int) -> None:
+        """An "io", "rmw" or "flush" has ended."""
+
+    def deliver(self, now: int, message: Message) -> None:
+        """A command or a fault answer of `segue.wire.messages`; `TypeError` for others."""
+
+    def set_lease(self, now: int, until_ns: int) -> None:
+        """There is a lease until then."""
+
+    def end_lease(self, now: int) -> None:
+        """The lease ends now."""
+
+    def list_faults(self) -> None:
+        """Asks for one "faults" event."""
+
+    def tick(self, now: int) -> None:
+        """Lets time pass; to be called at `deadline`."""
+
+    def deadline(self) -> int | None:
+        """When `tick` must be called next; None: not before something else happens."""
+
+    def accepts(self, disk: int) -> bool:
+        """False: over the park limit, do not read the disk's connections."""
+
+    def effects(self) -> list[Effect]:
+        """Takes all effects."""
+
+    def events(self) -> list[Event]:
+        """Takes all events."""
+
+    def self_check(self) -> None:
+        """Asserts the engine's invariants: a `BaseException` (a panic) if one is broken."""
+
+    def digest(self) -> int:
+        """A hash of the engine's state, without queues, time and counters."""
+
+    def stats(self) -> dict[str, int]:
+        """disks, hosts, pieces, faults, blockers, parked_bytes, table_pages, ignored_answers."""
+
+# The data plane ---------------------------------------------------------------------------------
+
+@final
+class DataPlane:
+    """The data threads of an agent: NBD server, mapping engine, containers.
+
+    Nothing blocks but `shutdown`; messages go to the data thread through a queue and an eventfd.
+    """
+
+    def __new__(
+        cls, *, incarnation: int, park_limit_bytes: int, host_timeout_ns: int | None
+    ) -> DataPlane: ...
+    def fileno(self) -> int:
+        """An eventfd, readable while there are events."""
+
+    def events(self) -> list[Event]:
+        """Takes all events."""
+
+    def deliver(self, message: Message) -> None:
+        """A command or a fault answer."""
+
+    def set_lease(self, until_ns: int) -> None:
+        """There is a lease until then."""
+
+    def end_lease(self) -> None:
+        """The lease ends now."""
+
+    def list_faults(self) -> None:
+        """Asks for one "faults" event."""
+
+    def export_answer(
+        self, token: int, errno: int, disk: int, size_bytes: int, block_bytes: int, read_only: bool
+    ) -> None:
+        """Answers a "want_export"."""
+
+    def list_answer(self, token: int, names: list[str]) -> None:
+        """Answers a "want_list"."""
+
+    def listen_unix(self, path: str) -> None:
+        """Serves NBD on a unix socket; `OSError`."""
+
+    def listen_tcp(self, host: str, port: int) -> int:
+        """Serves NBD on TCP; returns the port (asked 0: chosen); `OSError`."""
+
+    def shutdown(self, drain_ns: int) -> None:
+        """Takes no new connections, waits so long for I/O under way, ends the threads."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters."""
+
+def boottime_ns() -> int:
+    """CLOCK_BOOTTIME."""
+
+# Containers -----------------------------------------------------------------------------------
+
+class ContainerHeader(TypedDict):
+    """What a container's header says."""
+
+    installation: bytes
+    identity: bytes
+    segment_bytes: int
+    segments: int
+    clean: bool
+    term: int
+    commit: int
+
+class NewContainer(TypedDict):
+    """What creating a container made."""
+
+    segments: int
+    write_unit_bytes: int
+    clean: bool
+
+@final
+class StorageHandle:
+    """The controller's side of an open container; calls block without the GIL, raise `OSError`."""
+
+    def __new__(
+        cls, uri: str, cache: str, identity: bytes, installation: bytes, fence: int
+    ) -> StorageHandle: ...
+    def zero(self, offset: int, length: int) -> None:
+        """Makes the range read as zeroes; durable after `flush`."""
+
+    def copy_from(self, src: StorageHandle, src_offset: int, dst_offset: int, length: int) -> None:
+        """Copies a range; durable after `flush`."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Reads a range."""
+
+    def flush(self) -> None:
+        """Makes all that was written durable."""
+
+    def fence_ended(self, incarnation: int) -> bool:
+        """Whether no I/O of that holder can be under way."""
+
+    def stamp(self, term: int, commit: int) -> None:
+        """Writes the newest (term, commit) into the header, durably."""
+
+    def header(self) -> ContainerHeader:
+        """Reads the header."""
+
+    def close(self) -> None:
+        """Lets go of it, and of its fence."""
+
+def create_container(
+    uri: str, size_bytes: int, segment_bytes: int, identity: bytes, installation: bytes, cache: str
+) -> NewContainer:
+    """Makes a container; refuses what is in use."""
+
+def inspect_container(uri: str) -> ContainerHeader | None:
+    """The header of what lies there; None: not a container."""
+
+# NBD ------------------------------------------------------------------------------------------
+
+@final
+class NbdClient:
+    """A blocking NBD client: one connection; raises `OSError`."""
+
+    def __new__(cls, uri: str, export: str) -> NbdClient: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def block_sizes(self) -> tuple[int, int, int]:
+        """Minimum, preferred, maximum."""
+
+    def pread(self, length: int, offset: int) -> bytes: ...
+    def pwrite(self, data: bytes, offset: int, fua: bool = False) -> None: ...
+    def zero(
+        self, length: int, offset: int, fua: bool = False, no_hole: bool = False, fast: bool = False
+    ) -> None: ...
+    def trim(self, length: int, offset: int, fua: bool = False) -> None: ...
+    def flush(self) -> None: ...
+    def block_status(self, length: int, offset: int) -> list[tuple[int, int]]:
+        """(length, flags) from `offset`."""
+
+    def close(self) -> None: ...
+
+def list_exports(uri: str) -> list[str]:
+    """The names a server lists."""
+
+def crc32c(data: bytes) -> int:
+    """The checksum of the store's and the containers' formats."""
