@@ -5,13 +5,16 @@
 
 mod engine;
 mod messages;
-// Here go `mod plane; mod storage; mod nbd_client;`.
+mod nbd_client;
+mod plane;
+mod storage;
 
 use pyo3::prelude::*;
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     engine::register(module)?;
-    // Here go `plane::register(module)?;` and the others.
-    Ok(())
+    plane::register(module)?;
+    storage::register(module)?;
+    nbd_client::register(module)
 }
