@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from .contract import StoreCorrupt, StoreError, StoreInUse
 from .page_format import decode_directory, decode_header
@@ -26,7 +27,7 @@ from .sqlite_file import (
     read_version,
     store_error,
 )
-from .sqlite_wal import wal_damage
+from .sqlite_wal import damage_in
 
 TreeRoots = Callable[[bytes], Iterable[bytes]]
 """The roots of all page trees named in a checkpoint's root; raises `StoreCorrupt`."""
@@ -73,11 +74,14 @@ def _wal_problems(path: str) -> Iterator[str]:
         lock = InstallationLock(path + ".lock")
     except StoreInUse:
         return
+    # Held while it is read and no longer: a controller that starts meanwhile is refused.
     try:
-        if damage := wal_damage(path + "-wal"):
-            yield damage
+        wal = Path(path + "-wal")
+        data = wal.read_bytes() if wal.exists() else b""
     finally:
         lock.release()
+    if damage := damage_in(path + "-wal", data):
+        yield damage
 
 
 def _table_problems(db: sqlite3.Connection, tree_roots: TreeRoots | None) -> Iterator[str]:

@@ -44,9 +44,13 @@ def _sum(data: bytes, big_endian: bool, start: tuple[int, int]) -> tuple[int, in
 def wal_damage(path: str) -> str | None:
     """What is wrong with the WAL at `path`, or None; nobody may have it open for writing."""
     try:
-        data = Path(path).read_bytes()
+        return damage_in(path, Path(path).read_bytes())
     except FileNotFoundError:
         return None
+
+
+def damage_in(path: str, data: bytes) -> str | None:
+    """What is wrong with `data`, the bytes of the WAL at `path`, or None."""
     if len(data) <= _HEADER.size:
         return None
     magic, _, page_bytes, _, salt_1, salt_2, *sums = _HEADER.unpack_from(data)
