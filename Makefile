@@ -45,7 +45,7 @@ test: test-rust test-unit test-tools test-sim ## Everything that must pass
 test-rust: ## The engines' own tests
 	$(CARGO_TEST) --quiet
 
-test-unit: setup ## tests/unit
+test-unit: setup tools ## tests/unit
 	$(BIN)/pytest tests/unit
 
 test-tools: setup tools ## tests/tools: other people's clients against real processes
