@@ -47,8 +47,10 @@ def servers(build: Path) -> dict[str, dict[str, list[str]]]:
     nbdkit = ["nbdkit", "-f", "-U", "{socket}", "file", "{file}"]
     modes = ("null", "inline", "nowait", "blocking", "spin", "pool", "uring")
     cached = {mode: own(build, mode, False) for mode in modes}
+    cached |= {"segue": [str(build / "segue"), "{file}", "{socket}", "page"]}
     cached |= {"nbdkit": nbdkit, "qemu-nbd": qemu("writeback", "threads")}
     direct = {mode: own(build, mode, True) for mode in ("null", "inline", "pool", "uring")}
+    direct |= {"segue": [str(build / "segue"), "{file}", "{socket}", "direct"]}
     direct |= {"qemu-nbd": qemu("none", "native"), "qemu-uring": qemu("none", "io_uring")}
     return {"page cache": cached, "O_DIRECT": direct}
 
@@ -82,6 +84,8 @@ def measure(
             for process in running.values():
                 process.terminate()
                 process.wait()
+            for made in Path(file).parent.glob(Path(file).name + ".segue-*"):
+                made.unlink()
     return results
 
 
@@ -117,7 +121,7 @@ def report(kind: str, names: list[str], results: dict, peers: list[str]) -> None
 
 
 def main() -> None:
-    """Entry point."""
+    """Entry point; E1_SERVERS names the servers to compare (default: all)."""
     build = Path(sys.argv[1])
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
     seconds = float(sys.argv[3]) if len(sys.argv) > 3 else 1.0
@@ -126,7 +130,9 @@ def main() -> None:
             file.write(os.urandom(1 << 20))
         file.flush()
         os.fsync(file.fileno())
-        for kind, commands in servers(build).items():
+        wanted = os.environ.get("E1_SERVERS", "").split()
+        for kind, known in servers(build).items():
+            commands = {n: words for n, words in known.items() if not wanted or n in wanted}
             results = measure(build, commands, file.name, rounds, seconds)
             peers = [name for name in commands if name.startswith(("nbdkit", "qemu"))]
             report(kind, list(commands), results, peers)
