@@ -349,12 +349,12 @@ impl Handshake {
             Question::ExportName => {
                 self.output
                     .export_name(&export, self.structured, self.no_zeroes);
-                Ok(Some(self.open(&name, export, false)))
+                Ok(Some(self.open(&name, export)))
             }
             Question::Info { option, wanted } => {
                 self.output.infos(option, wanted, &export, self.structured);
                 let opens = option == c::OPT_GO;
-                Ok(opens.then(|| self.open(&name, export, wanted.block_size)))
+                Ok(opens.then(|| self.open(&name, export)))
             }
             Question::MetaContext { option, matched } => {
                 let set = option == c::OPT_SET_META_CONTEXT;
@@ -371,10 +371,10 @@ impl Handshake {
     }
 
     /// Begins transmission, with what was agreed on for the export of this name.
-    fn open(&mut self, name: &str, export: ExportInfo, sizes_advertised: bool) -> Transmission {
+    fn open(&mut self, name: &str, export: ExportInfo) -> Transmission {
         let context = self.context_export.as_deref() == Some(name);
         let block_status = context && self.structured && export.features.block_status;
-        let rules = Rules::new(&export, self.structured, block_status, sizes_advertised);
+        let rules = Rules::new(&export, self.structured, block_status);
         Transmission::new(
             rules,
             self.structured,

@@ -6,13 +6,13 @@
 //! | WRITE        |                          | ENOSPC         | EPERM     | payload |
 //! | FLUSH        |                          | EINVAL (must be 0, 0) | |        |
 //! | TRIM         |                          | EINVAL         | EPERM     |         |
-//! | CACHE        |                          | EINVAL         |           | advertised |
-//! | WRITE_ZEROES | NO_HOLE, FAST_ZERO       | ENOSPC         | EPERM     | advertised, unless FAST_ZERO |
+//! | CACHE        |                          | EINVAL         |           |         |
+//! | WRITE_ZEROES | NO_HOLE, FAST_ZERO       | ENOSPC         | EPERM     |         |
 //! | BLOCK_STATUS | REQ_ONE                  | EINVAL         |           |         |
 //!
 //! FUA is allowed everywhere where it was offered, as the document demands. "payload" is the
-//! smaller of 32 MiB and the export's maximum; "advertised" is that limit, if the client asked
-//! for the block sizes, else none ("Block size constraints" binds clients to what was advertised).
+//! smaller of 32 MiB and the export's maximum. "Block size constraints" would let us refuse long
+//! requests without payload as well, but clients send them (nbdcopy zeroes 128 MiB at once).
 
 use super::Command;
 use crate::consts as c;
@@ -30,7 +30,6 @@ pub(crate) struct Rules {
     size_bytes: u64,
     alignment_mask: u64,
     payload_bytes_max: u32,
-    zeroes_bytes_max: u32,
     read_only: bool,
     /// Flags allowed, by command number.
     flags_allowed: [u16; COMMANDS],
@@ -38,13 +37,8 @@ pub(crate) struct Rules {
 
 impl Rules {
     /// `structured`: structured replies were agreed on; `block_status`: a context was selected
-    /// for this export; `sizes_advertised`: the client asked for the block sizes.
-    pub(crate) fn new(
-        export: &ExportInfo,
-        structured: bool,
-        block_status: bool,
-        sizes_advertised: bool,
-    ) -> Self {
+    /// for this export.
+    pub(crate) fn new(export: &ExportInfo, structured: bool, block_status: bool) -> Self {
         let features = export.features;
         let sizes = export.block_sizes.served();
         let mut flags_allowed = [NOT_SERVED; COMMANDS];
@@ -79,11 +73,6 @@ impl Rules {
             size_bytes: export.size_bytes,
             alignment_mask: u64::from(sizes.minimum()) - 1,
             payload_bytes_max: sizes.maximum(),
-            zeroes_bytes_max: if sizes_advertised {
-                sizes.maximum()
-            } else {
-                u32::MAX
-            },
             read_only: export.read_only,
             flags_allowed,
         }
@@ -118,11 +107,11 @@ impl Rules {
                 _ => Err((Errno::Einval, "offset and length of a flush must be zero")),
             };
         }
-        self.judge_range(command, flags, offset, length)
+        self.judge_range(command, offset, length)
     }
 
     #[inline]
-    fn judge_range(&self, command: Command, flags: u16, offset: u64, length: u32) -> Verdict {
+    fn judge_range(&self, command: Command, offset: u64, length: u32) -> Verdict {
         let end = offset.checked_add(u64::from(length));
         if end.is_none_or(|end| end > self.size_bytes) {
             let errno = match command {
@@ -139,8 +128,6 @@ impl Rules {
         }
         let length_max = match command {
             Command::Read | Command::Write => self.payload_bytes_max,
-            Command::WriteZeroes if flags & c::CMD_FLAG_FAST_ZERO != 0 => u32::MAX,
-            Command::WriteZeroes | Command::Cache => self.zeroes_bytes_max,
             _ => u32::MAX,
         };
         if length > length_max {
