@@ -116,24 +116,23 @@ impl Connection {
     /// # Errors
     /// Those of recvmsg(2); WouldBlock if there is nothing. `Ok((0, 0))` is the end of the stream.
     pub(super) fn receive(&mut self, room: &mut [u8]) -> io::Result<(usize, usize)> {
-        let mut iovs = [libc::iovec {
-            iov_base: std::ptr::null_mut(),
-            iov_len: 0,
-        }; 2];
-        let mut wanted = 0;
-        if let Some(payload) = &self.payload {
-            wanted = payload.request.length as usize - payload.filled;
-            // SAFETY: no piece of I/O has begun on the buffer of a write not wholly received.
-            let part = unsafe { payload.buffer.part_mut(payload.filled, wanted) };
-            iovs[0] = libc::iovec {
-                iov_base: part.as_mut_ptr().cast(),
-                iov_len: wanted,
-            };
-        }
-        iovs[1] = libc::iovec {
-            iov_base: room.as_mut_ptr().cast(),
-            iov_len: room.len(),
+        let Some(payload) = &self.payload else {
+            let (memory, length) = (room.as_mut_ptr().cast(), room.len());
+            // SAFETY: `room` is live and exclusive.
+            let got = unsafe { libc::recv(self.fd(), memory, length, libc::MSG_DONTWAIT) };
+            return Ok((
+                0,
+                usize::try_from(got).map_err(|_| io::Error::last_os_error())?,
+            ));
         };
+        let wanted = payload.request.length as usize - payload.filled;
+        // SAFETY: no piece of I/O has begun on the buffer of a write not wholly received.
+        let part = unsafe { payload.buffer.part_mut(payload.filled, wanted) };
+        let iov = |bytes: &mut [u8]| libc::iovec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: bytes.len(),
+        };
+        let mut iovs = [iov(part), iov(room)];
         // SAFETY: all-zero is a valid msghdr.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_iov = iovs.as_mut_ptr();

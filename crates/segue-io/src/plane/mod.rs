@@ -13,6 +13,7 @@ mod commands;
 mod connection;
 mod connections;
 mod executor;
+mod hands;
 mod listener;
 mod mailbox;
 mod opening;

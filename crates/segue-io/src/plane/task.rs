@@ -216,3 +216,7 @@ impl Task {
             .write(merge.offset, whole.part(0, length), merge.fua)
     }
 }
+
+#[cfg(test)]
+#[path = "task_tests.rs"]
+mod tests;

@@ -184,7 +184,10 @@ impl Drop for Rig {
         self.plane.shutdown(0);
         if let Some(controller) = self.controller.take() {
             let ended = controller.join();
-            assert!(std::thread::panicking() || ended.is_ok(), "the controller failed");
+            assert!(
+                std::thread::panicking() || ended.is_ok(),
+                "the controller failed"
+            );
         }
     }
 }
