@@ -14,13 +14,14 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from segue.sim.faults import AGENT_POINTS, CONTROLLER_POINTS, KINDS
+from segue.sim.faults import AGENT_POINTS, CONTROLLER_POINTS, KINDS, LINK_POINTS
 from segue.sim.scenario import Outcome, run_seed
 
 REQUIRED = (
     *(f"fault {kind}" for kind in KINDS if not kind.startswith("ambush")),
     *(f"crash point controller: {point}" for point in CONTROLLER_POINTS),
     *(f"crash point agent: {point}" for point in AGENT_POINTS),
+    *(f"crash point link: {point}" for point in LINK_POINTS),
     "crash point power: writes under way",
     "crash point power: append",
     "crash point power: flush",

@@ -141,7 +141,7 @@ class Medium:
             unit = max(1, self.write_unit_bytes // SECTOR_BYTES)
             # Zeroing by the copier punches holes: the kernel takes care of parts of units.
             parts = sector % unit or count % unit
-            if (parts and tag != ("zero",)) or len(tokens) != count:
+            if (parts and count and tag != ("zero",)) or len(tokens) != count:
                 world.blame(f"{holder.name}: write {sector}+{count} breaks the write unit {unit}")
         serial = world.next_serial()
         self.under_way[serial] = request

@@ -40,6 +40,7 @@ CONTROLLER_POINTS = (
     "zeroing",
     "split_read",
 )
+LINK_POINTS = ("do_write", "split_read", "blocking")
 AGENT_POINTS = ("host write", "do_write", "read-merge-write", "parked", "flush", "opening")
 
 
@@ -322,6 +323,25 @@ class Faults:
 
         self._set(f"agent: {point}", lambda: self._agent_at(machine, point), strike)
 
+    def ambush_link(self) -> None:
+        """Cuts an agent's link at a crash point."""
+        point = self.rng.choice(LINK_POINTS)
+        machine = self.rng.choice(self.machines)
+
+        def there() -> bool:
+            if point == "blocking":
+                return self._controller_at(point)
+            return machine.alive is not None and self._commanded(
+                machine, "write" if point == "do_write" else "read"
+            )
+
+        def strike() -> None:
+            for wire in list(self.network.wires):
+                if wire.agent_end.process is machine.alive:
+                    wire.cut()
+
+        self._set(f"link: {point}", there, strike)
+
     def ambush_power(self) -> None:
         """Loses power with writes under way, or a commit."""
         point = self.rng.choice(("writes under way", "append", "flush"))
@@ -407,5 +427,6 @@ KINDS: dict[str, Callable[[Faults], None]] = {
     "power_loss": Faults.power_loss,
     "ambush_controller": Faults.ambush_controller,
     "ambush_agent": Faults.ambush_agent,
+    "ambush_link": Faults.ambush_link,
     "ambush_power": Faults.ambush_power,
 }

@@ -414,9 +414,9 @@ class World:
                     callback(*args)
                 else:
                     handle.context.run(callback, *args)
-            except Blame:
+            except (Blame, KeyboardInterrupt, SystemExit):
                 raise
-            except Exception as error:
+            except BaseException as error:  # a panic of the native engine is no Exception
                 self.blame(f"{process.name}: {callback!r} raised", error)
             finally:
                 events._set_running_loop(None)

@@ -415,6 +415,11 @@ class Plane:
 
             self._request(io, part, "read", container, offset, count, read)
             return
+        if kind == "trim":
+            # Whole units only: the rest of a trim may be left undone.
+            unit = max(1, self.opened[container].write_unit_bytes // SECTOR_BYTES) * SECTOR_BYTES
+            first, end = -(-offset // unit) * unit, (offset + length) // unit * unit
+            offset, count = (first, (end - first) // SECTOR_BYTES) if first < end else (offset, 0)
         tokens = io.buffer[at : at + count] if kind == "write" else [0] * count
 
         def wrote(errno: int, _: Sequence[int]) -> None:

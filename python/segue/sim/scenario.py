@@ -75,7 +75,7 @@ class Scenario:
             prefetch_segments=rng.choice((0, 2, 8)),
             copy_piece_bytes=rng.choice((8192, 32768, 65536)),
             clean_batch=rng.choice((1, 3)),
-            checkpoint_log_bytes=rng.choice((1500, 6000, 1 << 20)),
+            checkpoint_log_bytes=rng.choice((250, 1500, 1 << 20)),
             stamp_interval_s=1.0,
             fence_poll_s=0.02,
         )
@@ -117,7 +117,7 @@ class Scenario:
         count = rng.choice((1, 2, 2, 3))
         for number in range(count):
             unit = rng.choice((1, 1, 512, 4096))
-            clean = rng.random() < 0.6
+            clean = rng.random() < 0.5
             uri = f"sim://m{number}"
             media[uri] = Medium(self.world, uri, SEGMENT_BYTES, clean, unit)
         self.container_segments = max(1, -(-room // count))
