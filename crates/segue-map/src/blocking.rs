@@ -187,7 +187,8 @@ impl Engine {
 
     /// Ends quiesces whose deadline has passed: `drain` while draining, `hold` in any case.
     pub(crate) fn expire_quiesces(&mut self) {
-        for disk in self.disks.indexes() {
+        for place in 0..self.ids.len() {
+            let disk = self.ids[place].1;
             while let Some((id, drained)) = self.expired_quiesce(disk) {
                 self.end_quiesce(disk, id, ETIMEDOUT);
                 if drained {

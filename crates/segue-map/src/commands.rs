@@ -95,6 +95,9 @@ impl Engine {
         let Err(place) = self.ids.binary_search_by_key(&disk.id, |(id, _)| *id) else {
             return Err(EEXIST);
         };
+        if self.draining(disk.id).is_some() {
+            return Err(EEXIST);
+        }
         disk.set_containers(disk.check_set(containers)?);
         let id = disk.id;
         let slot = self.disks.insert(disk);
@@ -106,7 +109,9 @@ impl Engine {
 
     /// Forgets the table at once; I/O not under way gets ESHUTDOWN, the answer waits for the rest.
     fn delete_table(&mut self, command: u64, disk: u32) -> Result<(), Errno> {
-        let slot = self.slot(disk).ok_or(ENOENT)?;
+        let Some(slot) = self.slot(disk) else {
+            return self.wait_for_draining(command, disk);
+        };
         self.ids.retain(|(id, _)| *id != disk);
         self.disks[slot].deleted = true;
         // Keeps it from being freed with the last host below.
@@ -123,6 +128,35 @@ impl Engine {
         self.disks[slot].blockers -= 1;
         self.block(command, slot, Scope::Disk, None);
         Ok(())
+    }
+
+    /// A table of that number was deleted and I/O started under it is still under way: a blocking
+    /// command of a later session is answered when that has finished.
+    fn wait_for_draining(&mut self, command: u64, disk: u32) -> Result<(), Errno> {
+        let slot = self.draining(disk).ok_or(ENOENT)?;
+        self.block(command, slot, Scope::Disk, None);
+        Ok(())
+    }
+
+    /// The deleted table of that number that has I/O under way: `new_table` is refused meanwhile,
+    /// so there is one at the most.
+    fn draining(&self, disk: u32) -> Option<u32> {
+        let slots = self.disks.indexes();
+        slots
+            .into_iter()
+            .find(|slot| self.disks[*slot].id == disk && self.is_draining(*slot))
+    }
+
+    /// The deleted tables that have I/O under way.
+    pub(crate) fn draining_tables(&self) -> Vec<u32> {
+        let mut slots = self.disks.indexes();
+        slots.retain(|slot| self.is_draining(*slot));
+        slots.iter().map(|slot| self.disks[*slot].id).collect()
+    }
+
+    fn is_draining(&self, slot: u32) -> bool {
+        let mut pieces = self.pieces.iter();
+        self.disks[slot].deleted && pieces.any(|(_, piece)| piece.disk == slot && piece.started)
     }
 
     /// Ends a piece that waits for the controller: its table is gone.
@@ -212,7 +246,9 @@ impl Engine {
         else {
             unreachable!("called with this command only");
         };
-        let slot = self.slot(disk).ok_or(ENOENT)?;
+        let Some(slot) = self.slot(disk) else {
+            return self.wait_for_draining(command, disk);
+        };
         let disk = &mut self.disks[slot];
         check_states(flags, clear_no_write, whole_table)?;
         let mut scope = Scope::Run(0, disk.table.segments());

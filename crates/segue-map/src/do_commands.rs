@@ -75,13 +75,10 @@ impl Engine {
         let write_unit = disk
             .container(location.container())
             .map_or(1, |c| c.write_unit);
-        // The controller has taken blocks; a larger unit would touch blocks it has not.
-        let aligned = |unit: u64| (data.offset_bytes | data.len) & (unit - 1) == 0;
-        if write_unit > disk.block && !aligned(write_unit) {
-            return Err(INVALID);
-        }
-        let (block, shift) = (disk.block, disk.segment_shift);
-        let (first, last) = data.edge_units(shift, block);
+        // The controller has taken the blocks in whole write units.
+        let (unit, shift) = (disk.block.max(write_unit), disk.segment_shift);
+        let aligned = (data.offset_bytes | data.len) & (unit - 1) == 0;
+        let (first, last) = data.edge_units(shift, unit);
         let (head, tail) = (
             unit_at(Entry(head), shift, first),
             unit_at(Entry(tail), shift, last),
@@ -89,7 +86,7 @@ impl Engine {
         let Host { token, op, .. } = self.hosts[self.pieces[piece].host];
         self.work_starts(piece, command, 1);
         let id = self.add_part(piece, location.container(), true);
-        let effect = if aligned(block) {
+        let effect = if aligned {
             let kind = if op == HostOp::Write {
                 IoKind::Write
             } else {
@@ -97,7 +94,7 @@ impl Engine {
             };
             data.plain(id, token, kind, 0)
         } else {
-            data.merged(id, token, block, op != HostOp::Write, head, tail)
+            data.merged(id, token, unit, op != HostOp::Write, head, tail)
         };
         self.effects.push_back(effect);
         Ok(())
@@ -131,6 +128,12 @@ impl Engine {
     ) -> Result<(), Refusal> {
         let (piece, info) = self.begin_do(request)?;
         let op = self.hosts[self.pieces[piece].host].op;
+        if op == HostOp::BlockStatus {
+            // Incomplete: `complete_to_host` will report it as data.
+            self.work_starts(piece, command, 0);
+            self.work_ended(piece);
+            return Ok(());
+        }
         if op != HostOp::Read {
             return Err(INVALID);
         }

@@ -221,7 +221,9 @@ impl Engine {
 
     fn new_host(&mut self, token: u64, disk: u32, op: HostOp, offset: u64, flags: u16) -> u32 {
         self.disks[disk].hosts += 1;
+        let seq = self.take_seq();
         let host = self.hosts.insert(Host {
+            seq,
             token,
             token_live: true,
             disk,
@@ -305,8 +307,13 @@ impl Engine {
     }
 
     /// Pushes one `Event::Faults`, for the `Hello` of a new session.
+    ///
+    /// A deleted table stays listed while I/O started under it is under way: the controller must
+    /// not take its locations for unused.
     pub fn list_faults(&mut self) {
-        let tables = self.ids.iter().map(|(disk, _)| *disk).collect();
+        let mut tables: Vec<u32> = self.ids.iter().map(|(disk, _)| *disk).collect();
+        tables.extend(self.draining_tables());
+        tables.sort_unstable();
         let pending = self.faults.values().map(Fault::pending).collect();
         self.events.push_back(Event::Faults { tables, pending });
     }

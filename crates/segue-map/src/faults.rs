@@ -1,11 +1,13 @@
 //! Faults and failed containers: what waits for the controller, and its answers.
 
+use alloc::vec::Vec;
+
 use crate::control::EntryRun;
 use crate::engine::{Engine, FailedContainer, HostOp};
 use crate::entry::{self, Entry};
 use crate::errno::{EIO, Errno};
-use crate::in_flight::{Fault, State, Work};
-use crate::output::{Event, FaultStatus, Outcome, PendingFault};
+use crate::in_flight::{Fault, Life, Piece, State, Work};
+use crate::output::{Effect, Event, FaultStatus, Outcome, PendingFault};
 
 impl Fault {
     /// The fault as a new session lists it.
@@ -91,7 +93,30 @@ impl Engine {
         // A discard may be done by changing the table; a read has no data and a write is lost
         // unless a `do_*` has carried it out here.
         let done = carried_out || matches!(op, HostOp::WriteZeroes | HostOp::Trim);
+        let waiting = self.hosts[self.pieces[fault.piece].host].life == Life::Waiting;
+        if carried_out && op == HostOp::BlockStatus && self.leased && waiting {
+            self.report_data(fault.piece);
+            return;
+        }
         self.conclude(fault.piece, if done { 0 } else { EIO });
+    }
+
+    /// Answers a block status request whose first segment is incomplete: it holds data.
+    fn report_data(&mut self, piece: u32) {
+        let Piece {
+            offset,
+            len,
+            host,
+            disk,
+            segment,
+            ..
+        } = self.pieces[piece];
+        let end = self.disks[disk].segment_end(segment).min(offset + len);
+        let token = self.hosts[host].token;
+        let extents = Vec::from([(end - offset, 0)]);
+        self.effects
+            .push_back(Effect::StatusReply { token, extents });
+        self.close_host(host);
     }
 
     /// The piece of an answered fault is done; without a lease it is decided again under the next.
@@ -189,13 +214,19 @@ impl Engine {
             return false;
         };
         failed.answered = true;
-        for piece in self.pieces.indexes() {
-            // One host's pieces may end together: an index may be gone by its turn.
-            let waits =
-                self.pieces.contains(piece) && self.pieces[piece].state == State::Failed(request);
-            if waits {
-                self.conclude(piece, errno);
-            }
+        let failed = |(_, piece): &(u32, &Piece)| piece.state == State::Failed(request);
+        let mut waiting: Vec<u32> = self
+            .pieces
+            .iter()
+            .filter(failed)
+            .map(|(at, _)| at)
+            .collect();
+        waiting.sort_by_key(|piece| {
+            let piece = &self.pieces[*piece];
+            (self.hosts[piece.host].seq, piece.offset, piece.container)
+        });
+        for piece in waiting {
+            self.conclude(piece, errno);
         }
         true
     }

@@ -22,6 +22,8 @@ pub(crate) enum Life {
 /// after the host was told of an error could undo a later one).
 #[derive(Debug)]
 pub(crate) struct Host {
+    /// Order of arrival.
+    pub seq: u64,
     pub token: u64,
     /// The driver still keeps the buffer of `token`.
     pub token_live: bool,

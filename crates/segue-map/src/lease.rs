@@ -17,11 +17,9 @@ impl Engine {
         self.leased = true;
         self.lease_until = until;
         self.wake_by(until);
-        for disk in self.disks.indexes() {
-            // A deleted disk may go with the last host that waited.
-            if self.disks.contains(disk) {
-                self.unpark(disk);
-            }
+        // Nothing is parked on deleted disks.
+        for place in 0..self.ids.len() {
+            self.unpark(self.ids[place].1);
         }
     }
 
@@ -45,7 +43,9 @@ impl Engine {
 
     /// Pieces that are done but not replied are not answered: they park, to be decided again.
     fn void_finished(&mut self) {
-        for host in self.hosts.indexes() {
+        let mut hosts = self.hosts.indexes();
+        hosts.sort_by_key(|host| self.hosts[*host].seq);
+        for host in hosts {
             if self.hosts[host].life != Life::Waiting {
                 continue;
             }

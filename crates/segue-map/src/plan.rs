@@ -30,10 +30,18 @@ impl Engine {
     /// Decides a piece that is in no list: starts it, answers it, raises its fault or parks it.
     pub(crate) fn decide(&mut self, piece: u32) {
         self.uncount_bytes(piece);
-        let state = core::mem::replace(&mut self.pieces[piece].state, State::Deciding);
-        debug_assert!(!matches!(state, State::Running | State::PartOf(_)));
+        assert!(
+            !self.pieces[piece].started,
+            "a piece under way was decided again"
+        );
+        self.pieces[piece].state = State::Deciding;
         let (host, disk) = (self.pieces[piece].host, self.pieces[piece].disk);
+        let again = self.hosts[host].remaining > 1;
         if self.hosts[host].life != Life::Waiting {
+            self.drop_piece(piece);
+        } else if again && self.hosts[host].op == HostOp::Flush {
+            // A flush is decided again as a whole, by the last of its pieces.
+            self.hosts[host].remaining -= 1;
             self.drop_piece(piece);
         } else if self.disks[disk].deleted {
             self.finish(piece, ESHUTDOWN);
@@ -201,6 +209,7 @@ impl Engine {
     /// One piece for each container of the set.
     fn decide_flush(&mut self, piece: u32) {
         let disk = self.pieces[piece].disk;
+        let host = self.pieces[piece].host;
         if !self.disks[disk].containers_known {
             self.park(piece);
             return;
@@ -210,7 +219,6 @@ impl Engine {
             self.finish(piece, 0);
             return;
         }
-        let host = self.pieces[piece].host;
         for index in 0..containers {
             let container = self.disks[disk].containers[index].number;
             let last = index + 1 == containers;

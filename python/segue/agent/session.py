@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Protocol
 
+from segue import failpoints
 from segue.wire.messages import (
     PROTOCOL_VERSION,
     Answer,
@@ -294,6 +295,7 @@ class Session:
         self._failures.pop(message.request, None)
         try:
             self._plane.deliver(message)
+            failpoints.hit("agent.answer_taken")
         except (ValueError, TypeError, OverflowError) as error:
             self._close(f"bad {type(message).__name__} from the controller: {error}")
 
@@ -307,6 +309,7 @@ class Session:
             self._outbox.append(Answer(command, Outcome.FAILED, EINVAL))
             return
         self._commands.add(command)
+        failpoints.hit("agent.command_taken")
         if isinstance(message, DeleteTable):
             self._unused.pop(message.disk, None)
 
@@ -345,6 +348,7 @@ class Session:
         )
 
     def _on_fault(self, event: PlaneEvent, now: int) -> None:
+        failpoints.hit("agent.fault_raised")
         if self.phase in (Phase.GREETING, Phase.UP):
             self._say(_map_fault(event[1:]))
 

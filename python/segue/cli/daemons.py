@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from segue import failpoints
 from segue.cli.options import Failed, Size, data_folder, data_option
 from segue.logs import set_up_logs
 
@@ -133,6 +134,7 @@ def agent(
 
 
 def _run(life: Coroutine[Any, Any, None]) -> None:
+    failpoints.arm_from(os.environ)
     try:
         import uvloop  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
     except ImportError:

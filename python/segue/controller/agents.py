@@ -14,6 +14,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from segue import failpoints
 from segue.controller.changes import AgentKnown, Detached, FenceEnded, Returned
 from segue.controller.commits import TermEnded
 from segue.controller.peer import Fault, Peer, PeerLost, PeerState, SessionLost
@@ -245,6 +246,7 @@ async def _grant_lease(c: Controller, peer: Peer, session: int, request: LeaseRe
         return
     lease_ns = c.settings.lease_ns
     peer.lease_until_ns = c.clock.now_ns() + c.settings.lease_and_margin_ns(lease_ns)
+    failpoints.hit("lease.granted")
     peer.send(Lease(request.sent_ns, lease_ns, c.table.number))
     if not peer.leased:
         peer.leased = True

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from segue import failpoints
 from segue.controller.changes import AnyChange, encode_changes
 from segue.controller.table import Table
 from segue.store.contract import Store, StoreError
@@ -80,7 +81,9 @@ class Commits:
 
     async def _append(self, changes: Sequence[AnyChange]) -> None:
         body = encode_changes(changes)
+        failpoints.hit("commit.before")
         await self._store.append(self._term, self._table.number + 1, body)
+        failpoints.hit("commit.durable")
         self._table.apply(changes)
         self.log_bytes += len(body)
         self.groups += 1

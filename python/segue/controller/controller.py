@@ -18,6 +18,7 @@ import random
 from collections.abc import Coroutine
 from typing import Any
 
+from segue import failpoints
 from segue.controller.agents import serve_agent, watch
 from segue.controller.changes import (
     AnyChange,
@@ -103,6 +104,7 @@ class Controller:
         first: list[AnyChange] = []
         if not self.table.installation:
             first.append(InstallationMade(self.rng.randbytes(16)))
+        failpoints.hit("term.begun")
         old_fences = list(self.table.fences)
         await self.commits.commit(*first, TermBegun(self.term, self.fence))
         self.inherited = set(self.table.records)
@@ -209,8 +211,10 @@ class Controller:
         """Folds the log into pages."""
         number = self.table.number
         root, pages, freed = encode_table(self.table)
+        failpoints.hit("checkpoint.before")
         try:
             await self.store.checkpoint(self.term, number, root, pages, freed)
+            failpoints.hit("checkpoint.durable")
         except StoreError as error:
             self.fail(error)
 
@@ -292,6 +296,7 @@ class Controller:
                     await self.storage.stamp(number, newest)
                 except OSError as error:
                     log.warning("event=stamp_failed container=%d error=%s", number, error)
+            failpoints.hit("stamp.written")
             self._stamped = newest
             self._reused_since_stamp = False
 

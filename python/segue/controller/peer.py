@@ -95,8 +95,8 @@ class Peer:
         self.deferred: list[Fault] = []
         """Faults of this session that wait for its first lease."""
         self.faults: dict[int, Fault] = {}
-        self.attaching = 0
-        """Attachments being made durable: the peer must not be forgotten meanwhile."""
+        self.attaching: set[int] = set()
+        """Disks whose attachment is being made: the peer must not be forgotten meanwhile."""
         self.listed = not known
         """Has told this term what it has under way."""
         self._assume_everything = known

@@ -154,12 +154,13 @@ async def set_containers(
     """Tells one agent a disk's flush set; raises like `Peer.command`.
 
     An agent that cannot open one of the containers would answer flushes that do not cover it: the
-    disk is taken away from it, and its hosts hear so.
+    disk is taken away from it, and its hosts hear so.  One that has deleted the table, but has I/O
+    under way there, is waited for likewise.  One that is just being attached has no table yet.
     """
     command = c.next_command()
     message = SetContainers(command, row.disk, c.table.specs(row))
     answer = await peer.command(command, message, returning)
-    if answer.outcome == Outcome.DONE or answer.errno == ENOENT:
+    if answer.outcome == Outcome.DONE or row.disk in peer.attaching:
         return
     log.error(
         "event=container_refused agent=%s disk=%s errno=%d", peer.name, row.name, answer.errno

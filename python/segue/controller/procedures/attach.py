@@ -18,6 +18,7 @@ from contextlib import suppress
 from errno import EBUSY, EEXIST, EIO, ENOENT
 from typing import TYPE_CHECKING
 
+from segue import failpoints
 from segue.controller.changes import Attached, Detached
 from segue.controller.peer import Peer, PeerLost, SessionLost
 from segue.controller.procedures.first_write import may_share
@@ -71,19 +72,20 @@ async def _attach(c: Controller, peer: Peer, session: int, disk: Disk) -> int:
     holders = c.table.attached.get(disk.disk, {})
     if peer.incarnation in holders:
         return 0
-    peer.attaching += 1
+    peer.attaching.add(disk.disk)
     try:
         async with c.locks.hold(("containers", disk.disk), exclusive=True):
             if holders and not all(may_share(c, disk, number) for number in disk.containers):
                 return EBUSY
             peer.forget_grants(disk.disk)
             await c.commit(Attached(disk.disk, peer.agent, peer.incarnation))
+        failpoints.hit("attach.committed")
         for other in c.peers_of(disk.disk):
             if other is not peer:
                 await _forget_answers(c, other, disk.disk)
         return await _new_table(c, peer, session, disk)
     finally:
-        peer.attaching -= 1
+        peer.attaching.discard(disk.disk)
 
 
 async def _forget_answers(c: Controller, other: Peer, disk: int) -> None:
@@ -126,6 +128,7 @@ async def close_export(c: Controller, peer: Peer, request: CloseExport) -> None:
         if peer.incarnation not in c.table.attached.get(disk, {}):
             return
         if await delete_table(c, peer, disk) is None:
+            failpoints.hit("detach.deleted")
             await c.commit(Detached(disk, peer.incarnation))
 
 

@@ -32,6 +32,9 @@ class Background:
         self._c = c
         self._work = asyncio.Event()
         self._taken_over = asyncio.Event()
+        self._cleaned = asyncio.Event()
+        self.cleaning = False
+        """A batch of freed locations is being zeroed: space is about to appear."""
         self._incomplete: set[int] = set()
         """Extents whose completion is under way."""
         self._dirty = asyncio.Event()
@@ -57,6 +60,10 @@ class Background:
     def work_appeared(self) -> None:
         """Locations were freed."""
         self._work.set()
+
+    async def batch_cleaned(self) -> None:
+        """Returns when the batch being zeroed is clean, or has failed."""
+        await self._cleaned.wait()
 
     def committed(self) -> None:
         """Something was committed: containers may be due for a stamp."""
@@ -96,8 +103,15 @@ class Background:
         while True:
             await self._work.wait()
             self._work.clear()
+            self.cleaning = True
             while await clean_batch(self._c):
-                pass
+                self._wake_waiters()
+            self.cleaning = False
+            self._wake_waiters()
+
+    def _wake_waiters(self) -> None:
+        self._cleaned.set()
+        self._cleaned.clear()
 
     async def _notice_newer_terms(self) -> None:
         """Ends a term that has nothing to do and would not notice that a newer one has begun.

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from segue import failpoints
 from segue.controller.changes import Cleaned, CleaningBegun
 from segue.controller.table import container_of, location_of, segment_of
 
@@ -24,11 +25,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("segue.controller.clean")
 
 
-def take_unclean(c: Controller, most: int) -> list[int]:
-    """Reserves up to so many free unclean locations of one container."""
+def take_unclean(c: Controller) -> list[int]:
+    """Reserves a batch of free unclean locations of one container.
+
+    While clean ones are few it leaves at least half, and one: a first write that finds nothing
+    else takes an unclean one with a record, and need not wait for any zeroing.
+    """
     for number, container in c.table.containers.items():
-        taken: list[int] = []
-        while len(taken) < most and (found := container.space.take(clean=False)) is not None:
+        space, taken = container.space, list[int]()
+        unclean = space.unclean_free()
+        keep = 0 if space.free_clean >= c.settings.clean_batch else max(1, unclean // 2)
+        most = min(c.settings.clean_batch, unclean - keep)
+        while len(taken) < most and (found := space.take(clean=False)) is not None:
             taken.append(location_of(number, found[0]))
         if taken:
             return taken
@@ -37,10 +45,11 @@ def take_unclean(c: Controller, most: int) -> list[int]:
 
 async def clean_batch(c: Controller) -> bool:
     """Cleans one batch; False if there was nothing to clean, or the container failed."""
-    locations = take_unclean(c, c.settings.clean_batch)
+    locations = take_unclean(c)
     if not locations:
         return False
     await c.commit(CleaningBegun(locations, c.fence))
+    failpoints.hit("clean.begun")
     number = container_of(locations[0])
     segment_bytes = c.table.containers[number].row.segment_bytes
     try:
@@ -50,6 +59,7 @@ async def clean_batch(c: Controller) -> bool:
     except OSError as error:
         log.warning("event=cleaning_failed container=%d error=%s", number, error)
         return False
+    failpoints.hit("clean.zeroed")
     await c.commit(Cleaned(locations))
     return True
 

@@ -23,6 +23,7 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from segue import failpoints
 from segue.controller.changes import Completed
 from segue.controller.table import Disk, Record, container_of, run_bits, segment_of
 
@@ -48,6 +49,7 @@ async def complete_zero(c: Controller, extent: int) -> None:
             log.warning("event=zeroing_failed extent=%d disk=%s error=%s", extent, disk.name, error)
             await asyncio.sleep(RETRY_S)
             continue
+        failpoints.hit("complete.zeroed")
         await _end_record(c, extent, record)
 
 

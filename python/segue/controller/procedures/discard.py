@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from segue import failpoints
 from segue.controller.changes import Discarded
 from segue.controller.peer import Fault
 from segue.controller.procedures.first_touch import entry_runs
@@ -68,5 +69,7 @@ async def discard_run(c: Controller, disk: Disk, first: int, count: int) -> None
     if not any(disk.map.slice(first, count)):
         return
     holders = await invalidate(c, disk.disk, first, count)
+    failpoints.hit("discard.restricted")
     await c.commit(Discarded(disk.disk, first, count, holders))
+    failpoints.hit("discard.committed")
     c.background.work_appeared()

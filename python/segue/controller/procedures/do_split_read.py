@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from segue import failpoints
 from segue.controller.peer import Fault, PeerLost, SessionLost
 from segue.controller.table import Disk, Record, run_bits
 from segue.wire.messages import BlockRun, CompleteToHost, DoSplitRead, Failure, Outcome
@@ -39,6 +40,7 @@ async def do_split_read(c: Controller, fault: Fault, disk: Disk, extent: int) ->
         except PeerLost:
             await fault.peer.drained()
             return
+        failpoints.hit("split_read.done")
         if answer.outcome == Outcome.DONE:
             fault.answer(CompleteToHost(message.request))
         elif answer.outcome == Outcome.FAILED:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from segue import failpoints
 from segue.controller.changes import Written
 from segue.controller.peer import Fault, PeerLost, SessionLost
 from segue.controller.table import Disk, Record, container_of, run_bits
@@ -57,7 +58,9 @@ async def do_write(c: Controller, fault: Fault, disk: Disk, extent: int) -> None
             await fault.peer.drained()
             return
         if answer.outcome == Outcome.DONE:
+            failpoints.hit("do_write.done")
             await c.commit(Written(extent, first, count))
+            failpoints.hit("do_write.committed")
             fault.answer(CompleteToHost(message.request))
         elif answer.outcome == Outcome.FAILED:
             fault.answer(Failure(message.request, answer.errno))

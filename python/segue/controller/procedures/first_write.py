@@ -21,6 +21,7 @@ from __future__ import annotations
 from errno import ENOSPC
 from typing import TYPE_CHECKING
 
+from segue import failpoints
 from segue.controller.changes import Allocated, DiskContainers
 from segue.controller.peer import Fault
 from segue.controller.procedures.first_touch import entry_runs
@@ -43,7 +44,10 @@ async def first_write(c: Controller, fault: Fault, disk: Disk) -> None:
             return
         found = take_location(c, disk)
         if found is None:
-            fault.answer(Failure(message.request, ENOSPC))
+            if c.background.cleaning:
+                await c.background.batch_cleaned()
+            else:
+                fault.answer(Failure(message.request, ENOSPC))
             return
         location, clean, recycled = found
         try:
@@ -57,10 +61,12 @@ async def first_write(c: Controller, fault: Fault, disk: Disk) -> None:
         except BaseException:
             give_back(c, location)
             raise
+        failpoints.hit("first_write.restricted")
         extent = c.table.take_extent()
         await c.commit(
             Allocated(disk.disk, message.segment, extent, location, incomplete=not clean)
         )
+        failpoints.hit("first_write.committed")
         if clean:
             runs = entry_runs(c, fault.peer, disk, message.segment, 1)
             fault.answer(Retry(message.request, disk.disk, runs))
