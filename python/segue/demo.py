@@ -12,6 +12,7 @@ No root, no test tools: the NBD client is Segue's own (`segue._native.NbdClient`
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -30,7 +31,8 @@ from segue.installation import Installation, wait_until
 T = TypeVar("T")
 MIB = 1 << 20
 DISK_BYTES = 96 * MIB
-CONTAINER_BYTES = 256 * MIB
+CONTAINER_BYTES = 176 * MIB
+"""Two of them hold the three disks: the first one fills up on the way."""
 STRIPE_BYTES = 256 << 10
 """On the shared disk the hosts own alternate stripes: blocks of one host are no other's."""
 LONGEST_BYTES = STRIPE_BYTES
@@ -120,10 +122,11 @@ class Host:
                 say(f"WRONG: {self}: {len(wrong)} bytes from offset {offset + wrong[0]}")
 
     def close(self) -> None:
-        """Disconnect."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        """Disconnect; the other end may be dead already."""
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(OSError):
+                client.close()
 
     def _retried(self, request: Callable[[_native.NbdClient], T], tally: Tally) -> T:
         begun = time.monotonic()
@@ -150,7 +153,7 @@ class Demo:
     """The script: `run` is the whole of it."""
 
     def __init__(self, folder: Path, seed: int, steps: int) -> None:
-        self.installation = Installation(folder / "data")
+        self.installation = Installation(folder / "data", ["--segment-size", "64K"])
         self.tally = Tally()
         self._folder = folder
         self._seed = seed

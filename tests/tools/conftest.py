@@ -53,11 +53,14 @@ def installation(folder: Path) -> Iterator[Installation]:
 
 @pytest.fixture
 def random_file(folder: Path) -> Callable[[int], Path]:
-    """Makes a file of so many bytes, none of them predictable."""
+    """Makes a file of so many bytes (whole MiB), all blocks different."""
 
     def make(size_bytes: int) -> Path:
         path = folder / "random"
-        path.write_bytes(random.Random(size_bytes).randbytes(size_bytes))
+        rng = random.Random(size_bytes)
+        with open(path, "wb") as out:
+            for _ in range(size_bytes // MIB):
+                out.write(rng.randbytes(MIB))
         return path
 
     return make
@@ -93,13 +96,16 @@ class Tool:
 
 
 class Shell:
-    """qemu-io kept open on one connection; commands are said one by one."""
+    """qemu-io kept open on one connection; commands are said one by one.
+
+    Writeback: without it qemu-io sends every write with FUA.
+    """
 
     PROMPT = b"qemu-io> "
 
     def __init__(self, uri: str) -> None:
         self._process = subprocess.Popen(
-            ["qemu-io", "-f", "raw", uri],
+            ["qemu-io", "-f", "raw", "-t", "writeback", uri],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

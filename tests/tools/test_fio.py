@@ -39,6 +39,6 @@ def test_random_writes_verify_over_four_connections(
     assert len(jobs) == JOBS
     for job in jobs:
         assert job["error"] == 0
-        assert job["read"]["total_ios"] > 0
-        assert job["write"]["io_bytes"] == 16 << 20
-        assert job["read"]["io_bytes"] >= 16 << 20
+        # Unaligned lengths leave a little of the 16 MiB out; all that was written was read.
+        assert 15 << 20 < job["write"]["io_bytes"] <= 16 << 20
+        assert job["read"]["io_bytes"] >= job["write"]["io_bytes"]
