@@ -46,11 +46,7 @@ impl Engine {
             State::Deciding => panic!("a piece was left undecided"),
             State::Parked(seq) => {
                 assert_eq!(disk.parked.get(&seq), Some(&index));
-                let unknown_set = host.op == HostOp::Flush && !disk.containers_known;
-                assert!(
-                    !self.leased || !disk.quiesces.is_empty() || unknown_set,
-                    "parked idly"
-                );
+                assert!(!self.leased || !disk.quiesces.is_empty(), "parked idly");
                 true
             }
             State::Waiting(seq) => {
@@ -257,12 +253,7 @@ fn digest_disk(disk: &Disk, hash: &mut Fnv) {
         hash.add(entry.0);
         false
     });
-    hash.add_debug(&(
-        &disk.containers,
-        disk.containers_known,
-        disk.sync_failed,
-        disk.deleted,
-    ));
+    hash.add_debug(&(&disk.containers, disk.sync_failed, disk.deleted));
     hash.add_debug(&(&disk.quiesces, &disk.parked, &disk.waiting));
     hash.add_debug(&(disk.merging, disk.parked_bytes, disk.hosts, disk.blockers));
 }

@@ -45,14 +45,12 @@ pub(crate) struct Disk {
     pub deleted: bool,
     /// The set, by number.
     pub containers: Vec<Container>,
-    /// Whether the set is the controller's present one: not after a lease has ended.
-    pub containers_known: bool,
     /// Largest write unit of the set.
     pub max_write_unit: u64,
     /// A container of the set has failed a flush: FLUSH and FUA fail.
     pub sync_failed: bool,
     pub quiesces: Vec<Quiesce>,
-    /// Pieces that wait to be decided (lease, quiesce, unknown set), in order of arrival.
+    /// Pieces that wait to be decided (lease, quiesce), in order of arrival.
     pub parked: BTreeMap<u64, u32>,
     /// Writes that wait for blocks held by a read-merge-write, in order of arrival.
     pub waiting: BTreeMap<u64, u32>,
@@ -90,7 +88,6 @@ impl Disk {
             read_only,
             deleted: false,
             containers: Vec::new(),
-            containers_known: false,
             max_write_unit: 1,
             sync_failed: false,
             quiesces: Vec::new(),
@@ -220,7 +217,6 @@ impl Disk {
     pub(crate) fn set_containers(&mut self, set: Vec<Container>) {
         self.max_write_unit = set.iter().map(|c| c.write_unit).max().unwrap_or(1);
         self.containers = set;
-        self.containers_known = true;
     }
 }
 

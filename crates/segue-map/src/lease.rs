@@ -24,6 +24,9 @@ impl Engine {
     }
 
     /// All tables are invalid, and no host is answered from a result obtained so far.
+    ///
+    /// The container sets stay: the controller extends a set without this agent only when it has
+    /// counted it lost, and then sends the set before it grants another lease.
     pub(crate) fn lose_lease(&mut self) {
         if self.leased {
             self.events.push_back(Event::LeaseEnded);
@@ -34,7 +37,6 @@ impl Engine {
         for index in self.disks.indexes() {
             let disk = &mut self.disks[index];
             disk.table.invalidate_all();
-            disk.containers_known = false;
             self.let_waiting_go(index);
         }
         self.void_finished();

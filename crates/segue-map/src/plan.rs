@@ -210,10 +210,6 @@ impl Engine {
     fn decide_flush(&mut self, piece: u32) {
         let disk = self.pieces[piece].disk;
         let host = self.pieces[piece].host;
-        if !self.disks[disk].containers_known {
-            self.park(piece);
-            return;
-        }
         let containers = self.disks[disk].containers.len();
         if containers == 0 {
             self.finish(piece, 0);
