@@ -2,6 +2,9 @@
 
 PYTHON ?= python3
 SEEDS ?= 1000
+# The first seed: fresh with every run, printed for the next one.
+START := $(or $(START),$(shell date +%s))
+JOBS ?= $(shell nproc)
 VENV := .venv
 BIN := $(VENV)/bin
 RUST_SOURCES := $(shell find crates -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
@@ -11,8 +14,8 @@ PYTHON_PATHS := python tests bench
 CARGO_TEST := cargo test --workspace --exclude segue-native
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo test test-rust test-unit test-sim test-tools lint format sim \
-	sim-mutants bench clean
+.PHONY: help setup tools demo test test-rust test-unit test-tools lint format sim \
+	sim-determinism sim-mutants bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,7 +43,7 @@ tools: ## Debian packages of the test tools (as root; else says what to install)
 demo: setup ## Real processes, real data, kill -9: exits 0 only if every byte was right
 	$(BIN)/python -m segue.demo
 
-test: test-rust test-unit test-tools test-sim ## Everything that must pass
+test: test-rust test-unit test-tools sim sim-determinism sim-mutants ## Everything that must pass
 
 test-rust: ## The engines' own tests
 	$(CARGO_TEST) --quiet
@@ -50,10 +53,6 @@ test-unit: setup tools ## tests/unit
 
 test-tools: setup tools ## tests/tools: other people's clients against real processes
 	$(BIN)/pytest tests/tools
-
-test-sim: setup ## The simulator over fresh seeds, its determinism, its mutants
-	$(BIN)/python -m segue.sim --seeds $(SEEDS) --ci
-	$(MAKE) sim-mutants
 
 lint: setup ## Formatting, ruff, mypy --strict, clippy, the stub of the native module
 	$(BIN)/ruff format --check $(PYTHON_PATHS)
@@ -67,11 +66,19 @@ format: setup ## Reformat everything
 	$(BIN)/ruff format $(PYTHON_PATHS)
 	cargo fmt --all
 
-sim: setup ## The simulator over SEEDS=n fresh seeds
-	$(BIN)/python -m segue.sim --seeds $(SEEDS)
+sim: setup ## The simulator over SEEDS=n seeds from START=n on (default: fresh ones)
+	@echo "simulator: seeds $(START) and following"
+	$(BIN)/python -m segue.sim --seeds $(SEEDS) --start $(START) --jobs $(JOBS) --keep-going
+
+sim-determinism: setup ## The same seeds in two processes with other hash seeds: the same traces
+	@for hash in 1 2; do \
+		PYTHONHASHSEED=$$hash $(BIN)/python -m segue.sim --seeds 20 --start $(START) --digest \
+			| grep '^seed ' > $(VENV)/digest.$$hash || exit 1; \
+	done
+	@cmp $(VENV)/digest.1 $(VENV)/digest.2 && echo "20 seeds: the same traces"
 
 sim-mutants: setup ## Deliberate mistakes in engine, controller and store: each must be caught
-	$(BIN)/python -m segue.sim.mutants
+	$(BIN)/python -m segue.sim.mutants --jobs $(JOBS)
 
 bench: setup ## Performance of the finished spine, beside its peers
 	$(BIN)/python bench/spine.py
