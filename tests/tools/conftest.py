@@ -7,6 +7,7 @@ import random
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,6 +96,17 @@ class Tool:
             )
 
 
+def segue(data: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """The command `segue`, as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "segue.cli", "--data", str(data), *args],
+        capture_output=True,
+        text=True,
+        timeout=TOOL_DEADLINE_S,
+        check=False,
+    )
+
+
 class Shell:
     """qemu-io kept open on one connection; commands are said one by one.
 
@@ -114,12 +126,17 @@ class Shell:
 
     def say(self, command: str) -> str:
         """What it prints to a command; a wrong pattern or an error fails the test."""
+        answer = self.try_to(command)
+        for bad in ("failed", "error", "No space", "Invalid"):
+            assert bad not in answer, f"{command}: {answer}"
+        return answer
+
+    def try_to(self, command: str) -> str:
+        """What it prints to a command, which may fail."""
         assert self._process.stdin is not None
         self._process.stdin.write(command.encode() + b"\n")
         self._process.stdin.flush()
-        answer = self._answer()
-        assert "failed" not in answer, f"{command}: {answer}"
-        return answer
+        return self._answer()
 
     def close(self) -> None:
         """Disconnect."""

@@ -1,0 +1,102 @@
+"""A flush that failed is not followed by one that succeeds, until an operator says so (P5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from errno import EIO
+from pathlib import Path
+
+import pytest
+
+from segue import _native
+from segue.installation import Installation
+from tests.tools.conftest import MIB, Shell, segue
+
+
+@pytest.fixture
+def faulty(folder: Path) -> Iterator[Installation]:
+    """One container whose faults are written to ``FOLDER/faulty.faults``."""
+    with Installation(folder / "data") as made:
+        made.start_controller()
+        made.start_agent("one")
+        made.client.add_container("left", f"faulty+file://{folder}/faulty", 64 * MIB)
+        made.client.create_disk("disk", 32 * MIB)
+        made.client.create_disk("other", 32 * MIB)
+        yield made
+
+
+def rules(folder: Path, *lines: str) -> None:
+    """From now on the container does this."""
+    (folder / "new").write_text("".join(f"{line}\n" for line in lines))
+    (folder / "new").rename(folder / "faulty.faults")
+
+
+def refuses_to_flush(client: _native.NbdClient) -> None:
+    """Not by qemu-io, which says nothing of a flush that failed."""
+    with pytest.raises(OSError) as caught:
+        client.flush()
+    assert caught.value.errno == EIO
+
+
+def test_the_error_is_durable_until_cleared(faulty: Installation, folder: Path) -> None:
+    host = _native.NbdClient(faulty.uri("disk", "one"), "disk")
+    host.pwrite(bytes([1]) * 4 * MIB, 0)
+    rules(folder, "fail flush 5")
+    refuses_to_flush(host)
+    rules(folder)
+    refuses_to_flush(host)
+    assert host.pread(4 * MIB, 0) == bytes([1]) * 4 * MIB
+    assert faulty.client.disk("disk").failed == {"left": EIO}
+    assert any("flush failed" in problem for problem in faulty.client.status().problems)
+    # Neither kill -9 of all processes nor another agent makes it forgotten.
+    faulty.agents["one"].kill()
+    faulty.controller.kill()
+    faulty.start_controller()
+    faulty.start_agent("one")
+    faulty.start_agent("two")
+    hosts = [_native.NbdClient(faulty.uri("disk", agent), "disk") for agent in ("one", "two")]
+    for again in hosts:
+        refuses_to_flush(again)
+    assert segue(faulty.data, "disk", "clear-error", "disk").returncode == 0
+    for again in hosts:
+        again.pwrite(b"2", 0)
+        again.flush()
+    assert faulty.client.disk("disk").failed == {}
+
+
+def test_fua_fails_like_flush(faulty: Installation, folder: Path) -> None:
+    host = _native.NbdClient(faulty.uri("disk", "one"), "disk")
+    host.pwrite(bytes([1]) * 4 * MIB, 0)
+    rules(folder, "fail write 5")
+    with pytest.raises(OSError) as caught:
+        host.pwrite(b"2" * 4096, 0, fua=True)
+    assert caught.value.errno == EIO
+    rules(folder)
+    refuses_to_flush(host)
+
+
+def test_a_failed_write_fails_alone(
+    faulty: Installation, folder: Path, shell: Callable[[str], Shell]
+) -> None:
+    host = shell(faulty.uri("disk", "one"))
+    other = shell(faulty.uri("other", "one"))
+    host.say("write -P 1 0 4M")
+    other.say("write -P 1 0 4M")
+    rules(folder, "fail write 28")
+    assert "No space left" in host.try_to("write -P 2 0 4k")
+    rules(folder)
+    host.say("write -P 3 4k 4k")
+    host.say("flush")
+    other.say("flush")
+    other.say("read -P 1 0 4M")
+
+
+def test_a_failed_read_fails_alone(
+    faulty: Installation, folder: Path, shell: Callable[[str], Shell]
+) -> None:
+    host = shell(faulty.uri("disk", "one"))
+    host.say("write -P 1 0 4M")
+    rules(folder, "fail read 5")
+    assert "Input/output error" in host.try_to("read 0 4k")
+    rules(folder)
+    host.say("read -P 1 0 4M")
