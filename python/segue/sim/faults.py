@@ -3,7 +3,7 @@
 Each kind of fault is a method of `Faults`, counted under its name; `KINDS` lists them with how
 often they are drawn.  Ambushes strike at a named crash point: they wait until the world is in the
 state they are after (a commit in flight, a `do_write` half done) and kill within the next few
-handles.  `stop` ends all of it; what lives on heals.
+handles.  `stop` ends all of it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,10 @@ from collections.abc import Callable
 
 from segue.controller.peer import PeerState
 from segue.sim.agent import Machine
-from segue.sim.checks import PROBE, Checks
-from segue.sim.containers import Medium
-from segue.sim.host import Host
-from segue.sim.loop import MS, SECOND, Process, World
-from segue.sim.network import Network
-from segue.sim.office import Office
+from segue.sim.checks import PROBE
+from segue.sim.loop import MS, SECOND, Process
 from segue.sim.plane import Part
-from segue.sim.store import StoreDisk
+from segue.sim.stage import Stage
 from segue.wire.messages import (
     DeleteTable,
     EntryRun,
@@ -47,60 +43,36 @@ AGENT_POINTS = ("host write", "do_write", "read-merge-write", "parked", "flush",
 class Faults:
     """The world's bad luck."""
 
-    def __init__(
-        self,
-        world: World,
-        office: Office,
-        machines: list[Machine],
-        hosts: list[Host],
-        media: dict[str, Medium],
-        network: Network,
-        store: StoreDisk,
-        checks: Checks,
-        lose_power: Callable[[], None],
-        lease_ns: int,
-    ) -> None:
-        self.world = world
-        self.rng = world.rng
-        self.office = office
-        self.machines = machines
-        self.hosts = hosts
-        self.media = media
-        self.network = network
-        self.store = store
-        self.checks = checks
+    def __init__(self, stage: Stage, lose_power: Callable[[], None]) -> None:
+        self.world = stage.world
+        self.rng = stage.world.rng
+        self.office = stage.office
+        self.machines = stage.machines
+        self.hosts = stage.hosts
+        self.media = stage.media
+        self.network = stage.network
+        self.store = stage.store
+        self.checks = stage.checks
+        self.errors_allowed = stage.plan.errors_allowed
+        self.lease_ns = stage.plan.settings.lease_ns
         self.lose_all_power = lose_power
-        self.lease_ns = lease_ns
         self.on = False
         self.mean_ns = SECOND
         self.kinds: list[str] = []
-        self.errors_allowed = False
         self._ambush: tuple[str, Callable[[], bool], Callable[[], None]] | None = None
         self._probes = PROBE + (1 << 60)
 
-    def start(self, kinds: list[str], mean_ns: int, errors_allowed: bool) -> None:
+    def start(self, kinds: list[str], mean_ns: int) -> None:
         """From now on something goes wrong every `mean_ns` or so."""
         self.on = True
         self.kinds = kinds
         self.mean_ns = mean_ns
-        self.errors_allowed = errors_allowed
         self._schedule()
 
     def stop(self) -> None:
-        """Nothing more goes wrong, and what was wrong is mended."""
+        """Nothing more goes wrong."""
         self.on = False
         self._ambush = None
-        self.network.slow_until_ns = self.store.slow_until_ns = self.store.fail_until_ns = 0
-        self.network.partitioned.clear()
-        for medium in self.media.values():
-            medium.heal()
-        for term in self.office.terms:
-            term.process.resume()
-        for machine in self.machines:
-            if machine.alive is None:
-                machine.boot_when_over()
-            else:
-                machine.alive.resume()
 
     def look(self) -> None:
         """After every event: springs the ambush that is set."""

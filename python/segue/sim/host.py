@@ -189,10 +189,18 @@ class Watch:
         self.counts: dict[str, int] = {}
         self.errors_expected = False
         self.full_expected = False
+        self.lingering: list[tuple[Disk, Write]] = []
+        """Unacknowledged discards: a fault of them may still wait at a controller."""
 
     def count(self, what: str) -> None:
         """One more of these."""
         self.counts[what] = self.counts.get(what, 0) + 1
+
+    def settle(self, now: int) -> None:
+        """Everything is idle: what lingers has ended."""
+        for oracle, write in self.lingering:
+            oracle.end(now, write)
+        self.lingering.clear()
 
     def bad_errno(self, errno: int) -> bool:
         """Whether nothing in this world explains that errno."""
@@ -411,7 +419,7 @@ class Host:
             if answer is not None:
                 return self._change_answered(op, write, io, answer, connection)
             self.watch.count("lost")
-            if self.rng.random() < 0.4:
+            if self.rng.random() < 0.4 or self._discards(io):
                 self.watch.count("given up")
                 return self._give_up(write, io)
             await over
@@ -427,9 +435,17 @@ class Host:
 
         return lambda: self.process.post(finish)
 
+    def _discards(self, io: HostIo) -> bool:
+        """Whether the controller itself may carry it out, seconds after the agent forgot it."""
+        if io.op == "write" or (io.op == "zero" and io.flags & NO_HOLE):
+            return False
+        return io.count >= self.segment_sectors or io.first + io.count == self.oracle.sectors
+
     def _give_up(self, write: Write, io: HostIo) -> None:
         """Nobody will say what became of it; it has ended when its attempt is over."""
-        if io.over is None:
+        if self._discards(io):
+            self.watch.lingering.append((self.oracle, write))
+        elif io.over is None:
             self.oracle.end(self.world.now_ns, write)
         else:
             io.over = lambda: self.oracle.end(self.world.now_ns, write)

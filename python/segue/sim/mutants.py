@@ -1,4 +1,4 @@
-"""``python -m segue.sim.mutants``: breaks the production code on purpose and sees each break caught.
+"""``python -m segue.sim.mutants``: breaks the production code and sees each break caught.
 
 Every `Mutation` of `mutations.py` is a textual patch.  For each, the tree is copied to a temporary
 folder, the patch applied there, the native module built if the patch is in Rust (in a target folder

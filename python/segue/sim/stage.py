@@ -1,0 +1,294 @@
+"""A whole installation in a simulated world, with every checker watching.
+
+`Plan` says what there is; `Stage` builds it and knows how to start it, darken it, tell whether it
+is idle, and read everything back.  `scenario.py` draws plans and bad luck from a seed; scripted
+incidents (``tests/sim``) write theirs down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from segue.controller.controller import Controller
+from segue.controller.procedures.verbs import add_container, create_disk
+from segue.controller.settings import Settings
+from segue.sim.agent import Agent, Machine
+from segue.sim.checks import Checks
+from segue.sim.containers import SECTOR_BYTES, Medium
+from segue.sim.host import Host, Watch
+from segue.sim.loop import MS, SECOND, Blame, World
+from segue.sim.network import Network
+from segue.sim.office import Office
+from segue.sim.oracle import Disk
+from segue.sim.store import StoreDisk
+
+SEGMENT_BYTES = 65536
+SEGMENT_SECTORS = SEGMENT_BYTES // SECTOR_BYTES
+HEAL_NS = 60 * SECOND
+
+
+@dataclass
+class MediumPlan:
+    """One container: how many segments, and what kind of storage."""
+
+    segments: int
+    clean: bool = True
+    write_unit_bytes: int = 1
+
+
+@dataclass
+class DiskPlan:
+    """One virtual disk, in sectors."""
+
+    sectors: int
+    block_sectors: int = 8
+
+
+def settings(lease_s: float = 1.0) -> Settings:
+    """What a small world needs: short leases, small pieces."""
+    return Settings(
+        lease_s=lease_s,
+        lease_margin_s=0.02,
+        hello_timeout_s=2.0,
+        segment_bytes=SEGMENT_BYTES,
+        prefetch_segments=2,
+        copy_piece_bytes=32768,
+        clean_batch=3,
+        stamp_interval_s=1.0,
+        fence_poll_s=0.02,
+    )
+
+
+@dataclass
+class Plan:
+    """What there is in a world."""
+
+    media: list[MediumPlan]
+    disks: list[DiskPlan]
+    agents: int = 2
+    settings: Settings = field(default_factory=settings)
+    park_limit_bytes: int = 4 << 20
+    host_timeout_ns: int | None = None
+    errors_allowed: bool = False
+    """Containers may fail: EIO needs no other reason."""
+
+    @property
+    def coarse(self) -> bool:
+        """Whether some container's write unit is larger than a sector."""
+        return any(medium.write_unit_bytes > SECTOR_BYTES for medium in self.media)
+
+
+class Stage:
+    """The world of a plan."""
+
+    def __init__(self, world: World, plan: Plan) -> None:
+        self.world = world
+        self.plan = plan
+        self.network = Network(world)
+        self.store = StoreDisk(world)
+        self.media = {
+            f"sim://m{i}": Medium(world, f"sim://m{i}", SEGMENT_BYTES, m.clean, m.write_unit_bytes)
+            for i, m in enumerate(plan.media)
+        }
+        self.oracles = [Disk(f"vd{i}", disk.sectors) for i, disk in enumerate(plan.disks)]
+        self.checks = Checks(world, self.store, self.media, self.network)
+        self.office = Office(
+            world, self.network, self.store, self.media, plan.settings, self.checks
+        )
+        self.watch = Watch()
+        self.watch.full_expected = True
+        self._expect_errors()
+        self.machines = [self._machine(f"a{i + 1}") for i in range(plan.agents)]
+        self.hosts: list[Host] = []
+        self._steps = 0
+        world.after_step = self.after_step
+
+    def _machine(self, name: str) -> Machine:
+        machine = Machine(
+            self.world,
+            name,
+            self.network,
+            self.media,
+            self.checks,
+            self.plan.park_limit_bytes,
+            self.plan.host_timeout_ns,
+        )
+        machine.on_boot.append(self.checks.booted)
+        return machine
+
+    def _expect_errors(self) -> None:
+        plan = self.plan
+        self.watch.errors_expected = plan.errors_allowed or plan.host_timeout_ns is not None
+
+    def host(
+        self, name: str, disk: int, machines: list[Machine], hot: list[int], depth: int = 0
+    ) -> Host:
+        """A host of a disk; with depth 0 it issues nothing by itself."""
+        oracle = self.oracles[disk]
+        host = Host(
+            self.world,
+            name,
+            oracle.name,
+            oracle,
+            SEGMENT_SECTORS,
+            self.plan.disks[disk].block_sectors,
+            machines,
+            hot,
+            depth,
+            self.watch,
+        )
+        host.whole_blocks = self.plan.coarse and len(machines) > 1
+        return host
+
+    # Starting and stopping ------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """A controller starts, containers and disks are made, agents boot."""
+        self.office.start()
+        self.wait(lambda: self.office.serving is not None, "no controller")
+        controller = self.controller
+        task = self.office.terms[-1].process.run(self._make_all(controller))
+        self.wait(task.done, "containers and disks were not made")
+        task.result()
+        for machine in self.machines:
+            machine.boot()
+
+    async def _make_all(self, controller: Controller) -> None:
+        for number, (uri, medium) in enumerate(zip(self.media, self.plan.media, strict=True)):
+            await add_container(controller, f"m{number}", uri, medium.segments * SEGMENT_BYTES)
+        for oracle, disk in zip(self.oracles, self.plan.disks, strict=True):
+            size_bytes = oracle.sectors * SECTOR_BYTES
+            await create_disk(
+                controller, oracle.name, size_bytes, disk.block_sectors * SECTOR_BYTES
+            )
+
+    @property
+    def controller(self) -> Controller:
+        """The one that serves."""
+        controller = self.office.serving
+        assert controller is not None, "no controller serves"
+        return controller
+
+    def agent(self, number: int) -> Agent:
+        """The newest incarnation on that machine."""
+        agent = self.machines[number].agent
+        assert agent is not None
+        return agent
+
+    def lose_power(self) -> None:
+        """Everything that Segue runs on goes dark; hosts are elsewhere and see it."""
+        self.checks.count("power loss")
+        self.world.log("power-loss")
+        for term in self.office.terms:
+            term.process.kill()
+        for machine in self.machines:
+            machine.lose_power()
+        self.store.lose_power()
+        for medium in self.media.values():
+            medium.lose_power()
+        for oracle in self.oracles:
+            oracle.lose_power(self.world.now_ns)
+        for machine in self.machines:
+            self.world.call_in(self.world.rng.randrange(SECOND), machine.boot_when_over)
+
+    def mend(self) -> None:
+        """Nothing is slow, cut or stopped any more, and what is dead is started."""
+        self.network.slow_until_ns = self.store.slow_until_ns = self.store.fail_until_ns = 0
+        self.network.partitioned.clear()
+        for medium in self.media.values():
+            medium.heal()
+        for term in self.office.terms:
+            term.process.resume()
+        for machine in self.machines:
+            if machine.alive is None:
+                machine.boot_when_over()
+            else:
+                machine.alive.resume()
+
+    # Waiting and judging --------------------------------------------------------------------------
+
+    def wait(self, done: Callable[[], bool], what: str, limit_ns: int = HEAL_NS) -> None:
+        """Steps until `done()`; a `Blame` that names `what` if that takes too long."""
+        if not self.world.run_until(done, limit_ns):
+            raise Blame(f"rule 7: {what} within {limit_ns / SECOND:g} s")
+
+    def converge(self) -> None:
+        """Everything must become idle, every I/O be answered."""
+        if not self.world.run_until(lambda: not self.unfinished(1), HEAL_NS):
+            what = "; ".join(self.unfinished(10))
+            raise Blame(f"rule 7: not converged {HEAL_NS // SECOND} s after all healed: {what}")
+        while any(medium.under_way for medium in self.media.values()):
+            self.world.run_for(10 * MS)
+        self.checks.check_owners()
+        self.watch.settle(self.world.now_ns)
+
+    def unfinished(self, most: int) -> list[str]:
+        """What is not idle yet, in words."""
+        found: list[str] = []
+        for look in (self._busy_hosts, self._busy_agents, self._busy_controller):
+            for what in look():
+                found.append(what)
+                if len(found) >= most:
+                    return found
+        return found
+
+    def _busy_hosts(self) -> list[str]:
+        return [f"{h.name}: {h.left} to send, {h.busy} open" for h in self.hosts if not h.idle]
+
+    def _busy_agents(self) -> list[str]:
+        found = []
+        for machine in self.machines:
+            agent = machine.agent
+            if agent is None or not agent.process.alive:
+                found.append(f"{machine.name}: dead")
+            elif agent.session.phase.value != "up":
+                found.append(f"{machine.name}: session {agent.session.phase.value}")
+            elif agent.plane.ios:
+                found.append(f"{machine.name}: {len(agent.plane.ios)} host I/Os in the engine")
+        return found
+
+    def _busy_controller(self) -> list[str]:
+        controller = self.office.serving
+        if controller is None:
+            return ["no controller serves"]
+        table = self.checks.replica.table
+        found = []
+        if table.quarantine:
+            found.append(f"quarantine {table.quarantine}")
+        if table.records:
+            found.append(f"incomplete extents {list(table.records)}")
+        if table.cleaning and not self.plan.errors_allowed:
+            found.append(f"cleaning {table.cleaning}")
+        found += [f"lock {key}: {how}" for key, how in controller.locks.held()]
+        found += [f"blocks of extent {key}: {bits:#x}" for key, bits in controller.blocks.held()]
+        for peer in controller.peers.values():
+            if peer.faults:
+                found.append(f"{peer.name}: unanswered faults {list(peer.faults)}")
+        return found
+
+    def read_everything(self) -> None:
+        """Through every agent that may serve the disk; all must agree with the oracle."""
+        self.watch.errors_expected = False
+        tasks = []
+        for number in range(len(self.oracles)):
+            for machine in self._servers(number):
+                reader = self.host(f"v{number}-{machine.name}", number, [machine], [0])
+                tasks.append(reader.process.run(reader.read_all()))
+        self.wait(lambda: all(task.done() for task in tasks), "not everything could be read")
+        for task in tasks:
+            task.result()
+        self._expect_errors()
+
+    def _servers(self, disk: int) -> list[Machine]:
+        """Agents may not share a disk whose blocks are smaller than a container's write unit."""
+        alone = self.plan.coarse and self.plan.disks[disk].block_sectors == 1
+        return self.machines[:1] if alone else self.machines
+
+    def after_step(self) -> None:
+        """After every event."""
+        self._steps += 1
+        if self._steps % 8 == 0:
+            self.checks.check_lost()
+            if self._steps % 512 == 0:
+                self.checks.check_owners()
