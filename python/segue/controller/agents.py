@@ -15,7 +15,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from segue import failpoints
-from segue.controller.changes import AgentKnown, Detached, FenceEnded, Returned
+from segue.controller.changes import AgentKnown, FenceEnded, Returned
 from segue.controller.commits import TermEnded
 from segue.controller.peer import Fault, Peer, PeerLost, PeerState, SessionLost
 from segue.controller.ports import Link, LinkClosed
@@ -27,7 +27,8 @@ from segue.controller.procedures.attach import (
 )
 from segue.controller.procedures.fault import answer_fault
 from segue.controller.procedures.flush_failed import container_failed
-from segue.controller.restrict import invalidate_table, set_containers
+from segue.controller.procedures.verbs import NAME
+from segue.controller.restrict import end_attachment, invalidate_table, set_containers
 from segue.wire.messages import (
     PROTOCOL_VERSION,
     AgentMessage,
@@ -103,6 +104,7 @@ async def _accept(c: Controller, link: Link, hello: Hello) -> Peer | None:
     was_lost = peer.gone
     peer.listens = hello.listens
     peer.open_session(link, c.sessions)
+    peer.tables = set(hello.tables)
     link.send(Welcome(c.term, c.sessions, agent, c.table.installation, was_lost))
     if not peer.gone:
         peer.become(PeerState.RETURNING)
@@ -128,8 +130,8 @@ def _refusal(c: Controller, hello: Hello) -> Refused | None:
         return Refused(
             f"this controller speaks protocol {PROTOCOL_VERSION}, the agent {hello.version}", True
         )
-    if not hello.name or hello.incarnation >> INCARNATION_BITS:
-        return Refused("an agent needs a name and an incarnation of 61 bits", True)
+    if not NAME.fullmatch(hello.name) or not 0 < hello.incarnation < 1 << INCARNATION_BITS:
+        return Refused("an agent needs a name like a disk's and an incarnation of 61 bits", True)
     if hello.installation and hello.installation != c.table.installation:
         return Refused("the agent belongs to another installation", True)
     if hello.term > c.term or hello.commit > c.table.number:
@@ -141,6 +143,8 @@ def _refusal(c: Controller, hello: Hello) -> Refused | None:
     if hello.incarnation in c.ended and hello.tables:
         return Refused("this incarnation was counted dead: start the agent anew", True)
     peer = c.peers.get(hello.incarnation)
+    if peer is not None and peer.name != hello.name:
+        return Refused(f"this incarnation is called {peer.name}", True)
     for other in c.peers.values():
         if other.name == hello.name and other is not peer and other.link is not None:
             return Refused(f"an agent called {hello.name} is connected already", False)
@@ -171,31 +175,30 @@ async def _establish(c: Controller, peer: Peer, hello: Hello, was_lost: bool) ->
             if disk not in attached:
                 command = c.next_command()
                 await peer.command(command, DeleteTable(command, disk), session)
+                peer.table_gone(disk)
             elif waited_for:
                 await invalidate_table(c, peer, disk, session)
         for disk in attached:
             if disk not in hello.tables:
-                await c.commit(Detached(disk, peer.incarnation))
-                peer.forget_grants(disk)
+                peer.table_gone(disk)
+                c.spawn(end_attachment(c, peer, disk))
             elif disk in c.table.disks:
                 await set_containers(c, peer, c.table.disks[disk], session)
-        if waited_for:
-            await c.commit(Returned(peer.incarnation))
     except (SessionLost, PeerLost):
         return
     if peer.session != session or peer.link is None or peer.gone is not was_lost:
         return
     peer.lease_until_ns = max(peer.lease_until_ns, c.clock.now_ns() + c.settings.lease_ns)
     peer.become(PeerState.PRESENT)
+    if waited_for:
+        # From here on no commit names it as a holder: this one ends all that did before.
+        await c.commit(Returned(peer.incarnation))
 
 
 def _session_ended(c: Controller, peer: Peer, session: int) -> None:
-    if peer.session != session or peer.link is None:
-        return
-    peer.close_session()
-    log.info("event=session_ended agent=%s session=%d", peer.name, session)
-    if peer.state in (PeerState.PRESENT, PeerState.RETURNING):
-        peer.become(PeerState.ABSENT)
+    if peer.session == session:
+        peer.close_session()
+        log.info("event=session_ended agent=%s session=%d", peer.name, session)
 
 
 def _dispatch(c: Controller, peer: Peer, message: AgentMessage) -> None:

@@ -169,6 +169,8 @@ def decode_table(data: bytes, read_page: Callable[[int], bytes]) -> Table:
     for locations, state in ((root.quarantine, QUARANTINED), (root.cleaning, CLEANING)):
         for location in locations:
             table.containers[container_of(location)].space.move(segment_of(location), state)
+    for loaded in table.containers.values():
+        loaded.space.queue_marked()
     return table
 
 

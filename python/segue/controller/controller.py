@@ -34,9 +34,9 @@ from segue.controller.ports import Clock, Link, Stamp, Storage
 from segue.controller.procedures import verbs
 from segue.controller.procedures.background import Background
 from segue.controller.settings import SECOND_NS, Settings
-from segue.controller.table import Disk, Table
+from segue.controller.table import Disk, Table, container_spec
 from segue.store.contract import Store, StoreCorrupt, StoreError, Superseded
-from segue.wire.messages import Answer, Command
+from segue.wire.messages import Answer, Command, ContainerSpec
 
 log = logging.getLogger("segue.controller")
 
@@ -67,6 +67,8 @@ class Controller:
         self.locks = Locks()
         self.blocks = BlockRanges()
         self.peers: dict[int, Peer] = {}
+        self.extending: dict[int, list[int]] = {}
+        """Disk -> containers that its agents are being told of, not yet in its durable set."""
         self.ended: set[int] = set()
         """Incarnations that this term has proven dead."""
         self.sessions = 0
@@ -119,7 +121,10 @@ class Controller:
         )
 
     def _recall_agents(self) -> None:
-        """Every agent that an older term attached may hold all that was granted (section 4)."""
+        """Every agent that an older term attached may hold all that was granted (section 4).
+
+        Holders of quarantined locations that are attached nowhere are only watched for their end.
+        """
         for holders in self.table.attached.values():
             for incarnation, agent in holders.items():
                 if incarnation in self.peers:
@@ -131,6 +136,9 @@ class Controller:
                     longest
                 )
                 self.adopt_peer(peer)
+        waited_for = {holder for row in self.table.quarantine.values() for holder in row}
+        for holder in sorted(waited_for - self.peers.keys()):
+            self.spawn(self.background.end_orphan(holder))
 
     def adopt_peer(self, peer: Peer) -> None:
         """From now on the peer's lease is watched."""
@@ -139,14 +147,14 @@ class Controller:
 
     async def stop(self) -> None:
         """Ends service in order: stamps the containers, cuts all links."""
-        if not self.failed.done():
-            await self.stamp()
         for peer in list(self.peers.values()):
             peer.close_session()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if not self.failed.done():
+            await self.stamp()
 
     def fail(self, error: BaseException) -> None:
         """The term is over: the process must exit; nothing more is granted."""
@@ -228,6 +236,26 @@ class Controller:
         holders = self.table.attached.get(disk)
         return [self.peers[incarnation] for incarnation in sorted(holders)] if holders else []
 
+    def specs(self, disk: Disk) -> list[ContainerSpec]:
+        """The flush set of a disk as its agents must open it, with what is being added to it."""
+        numbers = disk.containers + self.extending.get(disk.disk, [])
+        return [
+            container_spec(self.table.containers[number].row, number in disk.failed)
+            for number in numbers
+        ]
+
+    def still_holders(self, holders: list[int]) -> list[int]:
+        """Those that have not ended or returned since they were found to be lost.
+
+        To be called with no await before the commit that names them.
+        """
+        peers = [self.peers.get(holder) for holder in holders]
+        return [
+            peer.incarnation
+            for peer in peers
+            if peer is not None and peer.gone and peer.incarnation not in self.ended
+        ]
+
     def refused(self, peer: Peer, message: Command, answer: Answer) -> None:
         """An agent refused a command that this table says is right: start over with it."""
         log.error(
@@ -237,7 +265,7 @@ class Controller:
 
     async def open_container(self, number: int) -> None:
         """Opens a container for the copier, and refuses a store older than its stamp."""
-        spec = self.table.spec(number)
+        spec = container_spec(self.table.containers[number].row)
         stamp = await self.storage.open(spec, self.table.installation, self.fence)
         if stamp.term >= self.term or stamp.commit > self.table.number:
             name = self.table.containers[number].row.name
@@ -289,7 +317,7 @@ class Controller:
         """Writes the newest (term, commit number) into every container's header."""
         async with self._stamping:
             newest = Stamp(self.term, self.table.number)
-            if newest == self._stamped:
+            if newest == self._stamped or await self.store.newest_term() != self.term:
                 return
             for number in sorted(self.open_containers):
                 try:

@@ -67,7 +67,7 @@ class Locks:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.release(key, exclusive)
-            else:
+            elif waiter in lock.waiters:
                 lock.waiters.remove(waiter)
                 self._hand_on(key, lock)
             raise

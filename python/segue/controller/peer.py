@@ -95,6 +95,8 @@ class Peer:
         self.deferred: list[Fault] = []
         """Faults of this session that wait for its first lease."""
         self.faults: dict[int, Fault] = {}
+        self.tables: set[int] = set()
+        """Disks that it has a table of, as far as this session knows."""
         self.attaching: set[int] = set()
         """Disks whose attachment is being made: the peer must not be forgotten meanwhile."""
         self.listed = not known
@@ -103,7 +105,7 @@ class Peer:
         self._grants: dict[int, Grants] = {}
         self._commands: dict[int, asyncio.Future[Answer]] = {}
         self._dos: dict[int, asyncio.Future[Answer]] = {}
-        self._changed: list[asyncio.Future[None]] = []
+        self._changed: dict[asyncio.Future[None], None] = {}
 
     # State --------------------------------------------------------------------------------------
 
@@ -118,7 +120,7 @@ class Peer:
 
     def wake(self) -> None:
         """Lets all waiters of `changed` look again."""
-        waiting, self._changed = self._changed, []
+        waiting, self._changed = self._changed, {}
         for turn in waiting:
             if not turn.done():
                 turn.set_result(None)
@@ -126,8 +128,11 @@ class Peer:
     async def changed(self) -> None:
         """Returns at the next change of state."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._changed.append(turn)
-        await turn
+        self._changed[turn] = None
+        try:
+            await turn
+        finally:
+            self._changed.pop(turn, None)
 
     @property
     def gone(self) -> bool:
@@ -166,9 +171,10 @@ class Peer:
             grants = self._grants[disk] = Grants(everything=self._assume_everything)
         return grants
 
-    def forget_grants(self, disk: int) -> None:
-        """The table is gone at the agent, or new and empty."""
+    def table_gone(self, disk: int) -> None:
+        """The table is gone at the agent; a new one will be empty."""
         self._grants[disk] = Grants(everything=False)
+        self.tables.discard(disk)
 
     # Sessions -----------------------------------------------------------------------------------
 
@@ -184,6 +190,8 @@ class Peer:
         if self.link is not None:
             self.link.close()
             self.link = None
+        if self.state in (PeerState.PRESENT, PeerState.RETURNING):
+            self.state = PeerState.ABSENT
         self.deferred.clear()
         self._fail(self._commands, SessionLost())
         self.wake()
@@ -215,6 +223,11 @@ class Peer:
                 waiting.set_result(Answer(item.command, item.outcome, item.errno))
         self._fail(dos, SessionLost())
         return fresh
+
+    def gave_up(self, fault: Fault) -> None:
+        """The agent knows nothing of the fault any more: its I/O is over or faults anew."""
+        if fault.current:
+            del self.faults[fault.message.request]
 
     def adopt_running(self, command: int) -> asyncio.Future[Answer]:
         """The answer of a `do_*` that an older term sent and that is still under way."""

@@ -127,7 +127,7 @@ async def delete_table(c: Controller, peer: Peer, disk: int) -> int | None:
             await peer.command(command, DeleteTable(command, disk))
         except (SessionLost, PeerLost):
             continue
-        peer.forget_grants(disk)
+        peer.table_gone(disk)
         return None
 
 
@@ -158,7 +158,7 @@ async def set_containers(
     under way there, is waited for likewise.  One that is just being attached has no table yet.
     """
     command = c.next_command()
-    message = SetContainers(command, row.disk, c.table.specs(row))
+    message = SetContainers(command, row.disk, c.specs(row))
     answer = await peer.command(command, message, returning)
     if answer.outcome == Outcome.DONE or row.disk in peer.attaching:
         return
@@ -167,5 +167,13 @@ async def set_containers(
     )
     command = c.next_command()
     await peer.command(command, DeleteTable(command, row.disk), returning)
-    await c.commit(Detached(row.disk, peer.incarnation))
-    peer.forget_grants(row.disk)
+    peer.table_gone(row.disk)
+    c.spawn(end_attachment(c, peer, row.disk))
+
+
+async def end_attachment(c: Controller, peer: Peer, disk: int) -> None:
+    """The agent has no table of the disk: makes that durable, unless it gets a new one first."""
+    async with c.locks.hold(("attach", disk, peer.incarnation), exclusive=True):
+        attached = peer.incarnation in c.table.attached.get(disk, {})
+        if attached and disk not in peer.tables and peer.state is not PeerState.ENDED:
+            await c.commit(Detached(disk, peer.incarnation))

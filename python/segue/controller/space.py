@@ -85,6 +85,11 @@ class Space:
         elif state == USED:
             self.used += 1
 
+    def queue_marked(self) -> None:
+        """After a load: lets free segments that differ from the default be taken."""
+        queue = self._unclean if self.default_clean else self._clean
+        queue.extend(segment for segment in self.marks() if self._state[segment] == FREE)
+
     def marks(self) -> Iterator[int]:
         """The segments whose mark differs from the default, ascending: what a checkpoint keeps."""
         at = self._marked.find(1)

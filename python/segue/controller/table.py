@@ -137,6 +137,20 @@ class Record:
         return run_bits(0, self.blocks)
 
 
+def container_spec(row: ContainerAdded, failed: bool = False) -> ContainerSpec:
+    """A container as an agent or the copier must open it."""
+    return ContainerSpec(
+        container=row.container,
+        uri=row.uri,
+        identity=row.identity,
+        segment_bytes=row.segment_bytes,
+        segments=row.segments,
+        cache=row.cache,
+        write_unit_bytes=row.write_unit_bytes,
+        failed=failed,
+    )
+
+
 def run_bits(first_block: int, count_blocks: int) -> int:
     """A bitmap with that run set."""
     return ((1 << count_blocks) - 1) << first_block
@@ -182,24 +196,6 @@ class Table:
         if extent in self.records:
             return 0
         return self.extents.get(extent)
-
-    def specs(self, disk: Disk) -> list[ContainerSpec]:
-        """The containers of a disk as its agents must open them."""
-        return [self.spec(number, number in disk.failed) for number in disk.containers]
-
-    def spec(self, number: int, failed: bool = False) -> ContainerSpec:
-        """One container as an agent or the copier must open it."""
-        row = self.containers[number].row
-        return ContainerSpec(
-            container=number,
-            uri=row.uri,
-            identity=row.identity,
-            segment_bytes=row.segment_bytes,
-            segments=row.segments,
-            cache=row.cache,
-            write_unit_bytes=row.write_unit_bytes,
-            failed=failed,
-        )
 
     def disks_of(self, incarnation: int) -> list[int]:
         """The disks this incarnation may hold tables of, ascending."""

@@ -12,11 +12,16 @@ blocks of the disk's block size, segments are indexes in a disk.  Table entries 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Annotated
 
 import msgspec
 
 PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = 16 << 20
+
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+"""What an agent counts or numbers: never negative (rule 10: a decoder refuses it)."""
 
 
 class Operation(IntEnum):
@@ -150,13 +155,13 @@ class MapFault(Message, frozen=True, tag=3):
     outward to blocks.  `word` is the entry met, with the table-wide states taken in.
     """
 
-    request: int
-    disk: int
-    segment: int
-    segments: int
+    request: Count
+    disk: Count
+    segment: Count
+    segments: Count
     operation: Operation
-    first_block: int
-    count_blocks: int
+    first_block: Count
+    count_blocks: Count
     word: int
 
 
@@ -174,36 +179,36 @@ class Answer(Message, frozen=True, tag=4):
 class ContainerFailed(Message, frozen=True, tag=5):
     """A flush or FUA write of a container failed; answered by `Failure` once that is durable."""
 
-    request: int
-    disk: int
-    container: int
-    errno: int
+    request: Count
+    disk: Count
+    container: Count
+    errno: Count
 
 
 class QuiesceExpired(Message, frozen=True, tag=6):
     """The quiesce `quiesce` of `disk` ended by itself at its `hold` deadline."""
 
-    disk: int
-    quiesce: int
+    disk: Count
+    quiesce: Count
 
 
 class OpenExport(Message, frozen=True, tag=7):
     """A host asked the agent for the disk called `name`; answered by `ExportOpened`."""
 
-    request: int
+    request: Count
     name: str
 
 
 class CloseExport(Message, frozen=True, tag=8):
     """No host uses `disk` any more; the controller may end the attachment (`delete_table`)."""
 
-    disk: int
+    disk: Count
 
 
 class ListExports(Message, frozen=True, tag=9):
     """A host asked for the list of exports; answered by `Exports`."""
 
-    request: int
+    request: Count
 
 
 # Controller -> agent: session ------------------------------------------------------------------

@@ -133,12 +133,6 @@ impl DataThread {
                         }
                     }
                 }
-                Event::LeaseEnded => {
-                    // The fences end with the last I/O under way: nothing of the old lease may
-                    // keep the controller waiting for a lock.
-                    self.openings.forget_sets();
-                    sets_changed = true;
-                }
                 _ => {}
             }
         }

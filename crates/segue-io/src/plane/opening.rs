@@ -213,11 +213,6 @@ impl Openings {
         self.sets.remove(&disk);
     }
 
-    /// All sets are unknown: the lease has ended.
-    pub(super) fn forget_sets(&mut self) {
-        self.sets.clear();
-    }
-
     /// Whether some table may use the container.
     pub(super) fn is_used(&self, number: u16) -> bool {
         self.sets.values().any(|numbers| numbers.contains(&number))

@@ -44,6 +44,11 @@ log = logging.getLogger("segue.controller.attach")
 async def open_export(c: Controller, peer: Peer, session: int, request: OpenExport) -> None:
     """Answers `OpenExport`, in the session it came in."""
     errno, disk = ENOENT, None
+    try:
+        # Before the lock: establishing a session may need it.
+        await peer.present_in(session)
+    except SessionLost:
+        return
     number = c.table.disk_names.get(request.name)
     if number is not None:
         async with (
@@ -69,16 +74,18 @@ async def open_export(c: Controller, peer: Peer, session: int, request: OpenExpo
 async def _attach(c: Controller, peer: Peer, session: int, disk: Disk) -> int:
     """Errno; raises `SessionLost`, `PeerLost`, after which the agent asks again."""
     await peer.present_in(session)
-    holders = c.table.attached.get(disk.disk, {})
-    if peer.incarnation in holders:
+    if disk.disk in peer.tables:
         return 0
+    holders = c.table.attached.get(disk.disk, {})
     peer.attaching.add(disk.disk)
     try:
         async with c.locks.hold(("containers", disk.disk), exclusive=True):
-            if holders and not all(may_share(c, disk, number) for number in disk.containers):
+            others = [holder for holder in holders if holder != peer.incarnation]
+            if others and not all(may_share(c, disk, number) for number in disk.containers):
                 return EBUSY
-            peer.forget_grants(disk.disk)
-            await c.commit(Attached(disk.disk, peer.agent, peer.incarnation))
+            peer.table_gone(disk.disk)
+            if peer.incarnation not in holders:
+                await c.commit(Attached(disk.disk, peer.agent, peer.incarnation))
         failpoints.hit("attach.committed")
         for other in c.peers_of(disk.disk):
             if other is not peer:
@@ -105,10 +112,11 @@ async def _new_table(c: Controller, peer: Peer, session: int, disk: Disk) -> int
         segment_bytes=disk.segment_bytes,
         block_bytes=disk.block_bytes,
         read_only=False,
-        containers=c.table.specs(disk),
+        containers=c.specs(disk),
     )
     answer = await peer.command(command, message)
     if answer.outcome == Outcome.DONE:
+        peer.tables.add(disk.disk)
         return 0
     if answer.errno == EEXIST and await delete_table(c, peer, disk.disk) is None:
         # Left over from an older session's command that was carried out late.

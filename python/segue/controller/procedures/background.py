@@ -3,9 +3,10 @@
 Each piece of work is started by an event, not by a clock (an idle controller does nothing), and
 repeated after a pause only when a container has failed.
 
-Taking over (section 4, Terms; rule 11): incomplete extents and half-cleaned locations of older
-terms are touched only when every agent that those terms had attached has listed what it has under
-way, or is lost, and every older copier's fence has provably ended at every container.
+Taking over (section 4, Terms; rule 11): nothing that older terms left incomplete or half-cleaned is
+touched before every older copier's fence has provably ended at every container; an incomplete
+extent, moreover, not before every agent that had its disk attached has listed what it has under
+way, or has provably ended (lost alone is not enough: its `do_write` may still land).
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import logging
 from typing import TYPE_CHECKING
 
 from segue.controller.changes import FenceEnded
+from segue.controller.peer import Peer, PeerState
 from segue.controller.procedures.clean import clean_batch
 from segue.controller.procedures.complete import complete_zero
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
-    from segue.controller.peer import Peer
 
 log = logging.getLogger("segue.controller.background")
 
@@ -31,7 +32,8 @@ class Background:
     def __init__(self, c: Controller) -> None:
         self._c = c
         self._work = asyncio.Event()
-        self._taken_over = asyncio.Event()
+        self._fences_past = asyncio.Event()
+        self._inherited = asyncio.Event()
         self._cleaned = asyncio.Event()
         self.cleaning = False
         """A batch of freed locations is being zeroed: space is about to appear."""
@@ -47,9 +49,9 @@ class Background:
         c.spawn(self._stamp_now_and_then())
         c.spawn(self._notice_newer_terms())
 
-    async def inherited_clear(self) -> None:
-        """Returns when what older terms left incomplete may be touched."""
-        await self._taken_over.wait()
+    async def inherited_changed(self) -> None:
+        """Returns when more of what older terms left incomplete may be touched."""
+        await self._inherited.wait()
 
     def complete_later(self, extent: int) -> None:
         """The extent is incomplete: its rest is to be zeroed."""
@@ -71,20 +73,42 @@ class Background:
 
     async def _take_over(self, old_fences: list[int], known: list[Peer]) -> None:
         c = self._c
-        for peer in known:
-            while not peer.listed and not peer.gone:
-                await peer.changed()
+        by_disk: dict[int, list[int]] = {}
+        for extent in sorted(c.inherited):
+            by_disk.setdefault(c.table.records[extent].disk, []).append(extent)
         for fence in old_fences:
             await self._fence_ended(fence)
             await c.commit(FenceEnded(fence))
-        inherited = sorted(c.inherited)
-        c.inherited.clear()
-        self._taken_over.set()
-        log.info("event=taken_over incomplete=%d", len(inherited))
-        for extent in inherited:
-            if extent in c.table.records:
+        self._fences_past.set()
+        for disk, extents in by_disk.items():
+            holders = c.table.attached.get(disk, {})
+            peers = [peer for peer in known if peer.incarnation in holders]
+            c.spawn(self._inherit(extents, peers))
+        log.info("event=taken_over incomplete=%d", len(c.inherited))
+
+    async def _inherit(self, extents: list[int], peers: list[Peer]) -> None:
+        """Takes over a disk's incomplete extents: a lost agent's `do_*` may still land there."""
+        for peer in peers:
+            while not peer.listed and peer.state is not PeerState.ENDED:
+                await peer.changed()
+        self._c.inherited.difference_update(extents)
+        self._inherited.set()
+        self._inherited.clear()
+        for extent in extents:
+            if extent in self._c.table.records:
                 self.complete_later(extent)
-        self._work.set()
+
+    async def end_orphan(self, holder: int) -> None:
+        """Ends a quarantine's holder that no disk is attached to, when its fences have ended."""
+        c = self._c
+        pause_s = c.settings.fence_poll_s
+        while holder not in c.peers and (containers := c.table.quarantined_at(holder)):
+            if await c.fence_ended_everywhere(holder, sorted(containers)):
+                await c.commit(FenceEnded(holder))
+                self.work_appeared()
+                return
+            await asyncio.sleep(pause_s)
+            pause_s = min(1.0, pause_s * 2)
 
     async def _fence_ended(self, fence: int) -> None:
         c = self._c
@@ -99,7 +123,7 @@ class Background:
         self._incomplete.discard(extent)
 
     async def _clean(self) -> None:
-        await self._taken_over.wait()
+        await self._fences_past.wait()
         while True:
             await self._work.wait()
             self._work.clear()

@@ -50,6 +50,7 @@ async def clean_batch(c: Controller) -> bool:
         return False
     await c.commit(CleaningBegun(locations, c.fence))
     failpoints.hit("clean.begun")
+    await c.stamp_before_reuse()
     number = container_of(locations[0])
     segment_bytes = c.table.containers[number].row.segment_bytes
     try:

@@ -47,6 +47,8 @@ async def complete_zero(c: Controller, extent: int) -> None:
                 continue
         except OSError as error:
             log.warning("event=zeroing_failed extent=%d disk=%s error=%s", extent, disk.name, error)
+            # A kernel may have dropped what a failed flush was for: none of it counts.
+            record.copied = 0
             await asyncio.sleep(RETRY_S)
             continue
         failpoints.hit("complete.zeroed")

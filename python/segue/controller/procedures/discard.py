@@ -29,26 +29,20 @@ if TYPE_CHECKING:
     from segue.controller.controller import Controller
 
 RUN_SEGMENTS = 4096
-"""The most that is done under one set of locks; a longer run is done piece by piece."""
+"""The most that is done for one fault, under one set of locks."""
 
 
 async def discard(c: Controller, fault: Fault, disk: Disk) -> None:
-    """Makes the faulted run zero."""
-    message = fault.message
-    end = message.segment + message.segments
-    first = message.segment
-    while first < end:
-        count = min(RUN_SEGMENTS, end - first)
-        keys = [(disk.disk, segment) for segment in range(first, first + count)]
-        if any(extent in c.inherited for extent in disk.map.slice(first, count)):
-            await c.background.inherited_clear()
-            continue
-        async with c.locks.hold(*keys, exclusive=True), incomplete_held(c, disk, first, count):
-            await discard_run(c, disk, first, count)
-            first += count
-            if first == end:
-                last = entry_runs(c, fault.peer, disk, first - count, count, own=count)
-                fault.answer(Retry(message.request, disk.disk, last))
+    """Makes the faulted run zero, `RUN_SEGMENTS` of it at the most: the agent faults for more."""
+    first = fault.message.segment
+    count = min(RUN_SEGMENTS, fault.message.segments)
+    keys = [(disk.disk, segment) for segment in range(first, first + count)]
+    while any(extent in c.inherited for extent in disk.map.slice(first, count)):
+        await c.background.inherited_changed()
+    async with c.locks.hold(*keys, exclusive=True), incomplete_held(c, disk, first, count):
+        await discard_run(c, disk, first, count)
+        runs = entry_runs(c, fault.peer, disk, first, count, own=count)
+        fault.answer(Retry(fault.message.request, disk.disk, runs))
 
 
 @asynccontextmanager
@@ -68,8 +62,9 @@ async def discard_run(c: Controller, disk: Disk, first: int, count: int) -> None
     """Steps 2 and 3; the caller holds the segments exclusively."""
     if not any(disk.map.slice(first, count)):
         return
-    holders = await invalidate(c, disk.disk, first, count)
+    lost = await invalidate(c, disk.disk, first, count)
     failpoints.hit("discard.restricted")
+    holders = c.still_holders(lost)
     await c.commit(Discarded(disk.disk, first, count, holders))
     failpoints.hit("discard.committed")
     c.background.work_appeared()

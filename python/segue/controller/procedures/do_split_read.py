@@ -8,10 +8,12 @@ reads as soon as they are in the table; copied ones earlier, when the copier has
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+from errno import EIO
 from typing import TYPE_CHECKING
 
 from segue import failpoints
-from segue.controller.peer import Fault, PeerLost, SessionLost
+from segue.controller.peer import Fault, Peer, PeerLost, SessionLost
 from segue.controller.table import Disk, Record, run_bits
 from segue.wire.messages import BlockRun, CompleteToHost, DoSplitRead, Failure, Outcome
 
@@ -22,12 +24,11 @@ if TYPE_CHECKING:
 async def do_split_read(c: Controller, fault: Fault, disk: Disk, extent: int) -> None:
     """Carries out the faulted read; `extent` has a record."""
     message = fault.message
-    count = min(message.count_blocks, disk.blocks_per_segment - message.first_block)
+    count = min(message.count_blocks, disk.blocks_of(message.segment) - message.first_block)
     bits = run_bits(message.first_block, count)
-    async with (
-        c.locks.hold(("extent", extent), exclusive=False),
-        c.blocks.hold(extent, bits, exclusive=False),
-    ):
+    async with AsyncExitStack() as held:
+        await held.enter_async_context(c.locks.hold(("extent", extent), exclusive=False))
+        await held.enter_async_context(c.blocks.hold(extent, bits, exclusive=False))
         if not fault.current:
             return
         location = c.table.extents.get(extent)
@@ -38,13 +39,24 @@ async def do_split_read(c: Controller, fault: Fault, disk: Disk, extent: int) ->
         except SessionLost:
             return
         except PeerLost:
-            await fault.peer.drained()
+            c.spawn(keep_until_drained(held.pop_all(), fault.peer))
             return
         failpoints.hit("split_read.done")
         if answer.outcome == Outcome.DONE:
             fault.answer(CompleteToHost(message.request))
         elif answer.outcome == Outcome.FAILED:
-            fault.answer(Failure(message.request, answer.errno))
+            fault.answer(Failure(message.request, answer.errno or EIO))
+        else:
+            fault.peer.gave_up(fault)
+
+
+async def keep_until_drained(held: AsyncExitStack, peer: Peer) -> None:
+    """Keeps the blocks of a lost agent's `do_*` until its I/O has provably ended (rule 12).
+
+    Only they stay held: other agents go on with the rest of the segment.
+    """
+    async with held:
+        await peer.drained()
 
 
 def split(record: Record, location: int, first_block: int, count_blocks: int) -> list[BlockRun]:

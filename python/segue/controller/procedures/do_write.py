@@ -17,11 +17,14 @@ the blocks stay held until it has provably ended (rule 12).
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
+from errno import EIO
 from typing import TYPE_CHECKING
 
 from segue import failpoints
 from segue.controller.changes import Written
 from segue.controller.peer import Fault, PeerLost, SessionLost
+from segue.controller.procedures.do_split_read import keep_until_drained
 from segue.controller.table import Disk, Record, container_of, run_bits
 from segue.wire.messages import CompleteToHost, DoWrite, Failure, MapFault, Outcome
 
@@ -36,10 +39,9 @@ async def do_write(c: Controller, fault: Fault, disk: Disk, extent: int) -> None
     record = c.table.records[extent]
     first, count = _whole_units(c, disk, record, location, message)
     bits = run_bits(first, count)
-    async with (
-        c.locks.hold(("extent", extent), exclusive=False),
-        c.blocks.hold(extent, bits, exclusive=True),
-    ):
+    async with AsyncExitStack() as held:
+        await held.enter_async_context(c.locks.hold(("extent", extent), exclusive=False))
+        await held.enter_async_context(c.blocks.hold(extent, bits, exclusive=True))
         if not fault.current:
             return
         command = c.next_command()
@@ -55,7 +57,7 @@ async def do_write(c: Controller, fault: Fault, disk: Disk, extent: int) -> None
         except SessionLost:
             return
         except PeerLost:
-            await fault.peer.drained()
+            c.spawn(keep_until_drained(held.pop_all(), fault.peer))
             return
         if answer.outcome == Outcome.DONE:
             failpoints.hit("do_write.done")
@@ -63,7 +65,9 @@ async def do_write(c: Controller, fault: Fault, disk: Disk, extent: int) -> None
             failpoints.hit("do_write.committed")
             fault.answer(CompleteToHost(message.request))
         elif answer.outcome == Outcome.FAILED:
-            fault.answer(Failure(message.request, answer.errno))
+            fault.answer(Failure(message.request, answer.errno or EIO))
+        else:
+            fault.peer.gave_up(fault)
     if record.here == record.all:
         c.background.complete_later(extent)
 

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from segue.controller.controller import Controller
 
 
+MOST_READ_SEGMENTS = 4096
+"""An agent asks for the status of no more at once."""
+
+
 async def answer_fault(
     c: Controller, fault: Fault, running: asyncio.Future[Answer] | None = None
 ) -> None:
@@ -67,12 +71,14 @@ def _errno(c: Controller, fault: Fault, disk: Disk | None) -> int:
         return ESHUTDOWN
     if message.segments < 1 or message.segment + message.segments > disk.segments:
         return EINVAL
-    blocks = disk.blocks_per_segment * message.segments
+    blocks = disk.blocks_per_segment * (message.segments - 1)
+    blocks += disk.blocks_of(message.segment + message.segments - 1)
     if message.count_blocks < 1 or message.first_block + message.count_blocks > blocks:
         return EINVAL
-    if message.operation == Operation.WRITE and message.segments != 1:
+    if message.first_block >= disk.blocks_of(message.segment):
         return EINVAL
-    return 0
+    most = {Operation.READ: MOST_READ_SEGMENTS, Operation.WRITE: 1, Operation.DISCARD: blocks}
+    return EINVAL if message.segments > most[message.operation] else 0
 
 
 async def _decide(c: Controller, fault: Fault, disk: Disk) -> None:
@@ -83,7 +89,7 @@ async def _decide(c: Controller, fault: Fault, disk: Disk) -> None:
     while fault.current:
         extent = disk.map.get(message.segment)
         if extent in c.inherited:
-            await c.background.inherited_clear()
+            await c.background.inherited_changed()
             continue
         if extent == 0 and message.operation == Operation.WRITE:
             await first_write(c, fault, disk)
@@ -108,7 +114,8 @@ async def _hold_while_running(
     message = fault.message
     async with c.locks.hold((disk.disk, message.segment), exclusive=False):
         extent = disk.map.get(message.segment)
-        bits = run_bits(message.first_block, message.count_blocks)
+        count = min(message.count_blocks, disk.blocks_of(message.segment) - message.first_block)
+        bits = run_bits(message.first_block, count)
         async with c.blocks.hold(extent, bits, message.operation == Operation.WRITE):
             try:
                 with suppress(SessionLost):

@@ -89,8 +89,13 @@ async def _extend_set(c: Controller, disk: Disk, container: int) -> None:
             return
         if not may_share(c, disk, container) and len(c.peers_of(disk.disk)) > 1:
             raise NoPlace
-        await c.commit(DiskContainers(disk.disk, [*disk.containers, container]))
-        await extend_containers(c, disk.disk)
+        # Durable means told: a new term grants there at once (every commit is all it knows).
+        c.extending[disk.disk] = [container]
+        try:
+            await extend_containers(c, disk.disk)
+            await c.commit(DiskContainers(disk.disk, [*disk.containers, container]))
+        finally:
+            del c.extending[disk.disk]
 
 
 class NoPlace(Exception):

@@ -23,13 +23,15 @@ async def container_failed(c: Controller, peer: Peer, message: ContainerFailed) 
     """Commits the failure, answers the flush, and tells the other agents."""
     session = peer.session
     number = message.container
-    disks = [
-        disk.disk
-        for disk in c.table.disks.values()
-        if number in disk.containers and number not in disk.failed
-    ]
-    if disks:
-        await c.commit(*(FlushFailed(disk, number, message.errno) for disk in disks))
+    own = c.table.disks.get(message.disk)
+    if own is None or number not in own.containers or message.disk not in peer.tables:
+        peer.send(Failure(message.request, EIO))
+        return
+    disks = sorted(d.disk for d in c.table.disks.values() if number in d.containers)
+    async with c.locks.hold(*(("disk", disk) for disk in disks), exclusive=False):
+        disks = [d for d in disks if d in c.table.disks and number not in c.table.disks[d].failed]
+        if disks:
+            await c.commit(*(FlushFailed(disk, number, message.errno) for disk in disks))
     if peer.session == session:
         peer.send(Failure(message.request, EIO))
     for disk in disks:

@@ -17,13 +17,15 @@ from segue.controller.changes import (
 )
 from segue.controller.procedures.discard import incomplete_held
 from segue.controller.restrict import delete_tables, extend_containers
+from segue.controller.table import container_spec
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
     from segue.controller.table import Disk
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_MAX_DISK_BYTES = 1 << 60
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+MAX_DISK_SEGMENTS = 1 << 32
+SMALLEST_SEGMENT = 1 << 16
 _MAX_CONTAINERS = 1 << 16
 BLOCK_SIZES = (512, 4096)
 SECTOR = 512
@@ -41,7 +43,7 @@ class Refusal(Exception):
 
 
 def _check_name(kind: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise Refusal(
             f"{name!r} is no name for a {kind}: letters, digits, '.', '_' and '-', 63 at most, "
             f"beginning with a letter or a digit"
@@ -88,8 +90,12 @@ async def add_container(
             write_unit_bytes=made.write_unit_bytes,
             clean=made.clean,
         )
+        try:
+            await c.storage.open(container_spec(row), c.table.installation, c.fence)
+        except OSError as error:
+            raise Refusal(f"cannot open the container: {error.strerror or error}") from error
         await c.commit(row)
-        await c.open_container(number)
+        c.open_containers.add(number)
         return row
 
 
@@ -98,8 +104,8 @@ async def create_disk(c: Controller, name: str, size_bytes: int, block_bytes: in
     _check_name("disk", name)
     if block_bytes not in BLOCK_SIZES:
         raise Refusal(f"a block has 512 or 4096 bytes, not {block_bytes}")
-    if size_bytes <= 0 or size_bytes % SECTOR or size_bytes > _MAX_DISK_BYTES:
-        raise Refusal(f"a disk has a multiple of 512 bytes, 1 EiB at most, not {size_bytes}")
+    if size_bytes <= 0 or size_bytes % SECTOR or size_bytes > MAX_DISK_SEGMENTS * SMALLEST_SEGMENT:
+        raise Refusal(f"a disk has a multiple of 512 bytes, 256 TiB at most, not {size_bytes}")
     async with c.locks.hold(("disks",), exclusive=True):
         if name in c.table.disk_names:
             raise Refusal(f"a disk called {name} exists already")
@@ -132,10 +138,10 @@ async def delete_disk(c: Controller, name: str) -> None:
     number = disk_called(c, name).disk
     async with c.locks.hold(("disk", number), exclusive=True):
         disk = disk_called(c, name)
-        if any(extent in c.inherited for _, extent in disk.map.items()):
-            await c.background.inherited_clear()
+        while any(c.table.records[extent].disk == number for extent in c.inherited):
+            await c.background.inherited_changed()
         async with incomplete_held(c, disk, 0, disk.segments):
-            holders = await delete_tables(c, number)
+            holders = c.still_holders(await delete_tables(c, number))
             await c.commit(DiskDeleted(number, holders))
     c.background.work_appeared()
 
