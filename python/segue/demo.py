@@ -22,11 +22,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import methodcaller
 from pathlib import Path
 from typing import TypeVar
 
 from segue import _native
+from segue.controller.config import STORE_NAME
 from segue.installation import Installation, wait_until
+from segue.store.check import check
 
 T = TypeVar("T")
 MIB = 1 << 20
@@ -93,26 +96,26 @@ class Host:
             length = min(rng.choice((512, 4096, 5000, 65536, LONGEST_BYTES)), STRIPE_BYTES - start)
             offset = rng.choice(stripes) * STRIPE_BYTES + start
             if rng.random() < 0.1:
-                self._retried(lambda c, o=offset, n=length: c.zero(n, o), tally)
+                self._retried(methodcaller("zero", length, offset), tally)
                 image[offset : offset + length] = bytes(length)
                 tally.zeroes += 1
             else:
                 data = rng.randbytes(length)
                 fua = rng.random() < 0.05
-                self._retried(lambda c, o=offset, d=data, f=fua: c.pwrite(d, o, fua=f), tally)
+                self._retried(methodcaller("pwrite", data, offset, fua=fua), tally)
                 image[offset : offset + length] = data
                 tally.writes += 1
                 tally.written_bytes += length
             if rng.random() < 0.02:
-                self._retried(lambda c: c.flush(), tally)
+                self._retried(methodcaller("flush"), tally)
                 tally.flushes += 1
             self.steps_done += 1
-        self._retried(lambda c: c.flush(), tally)
+        self._retried(methodcaller("flush"), tally)
 
     def verify(self, image: bytearray, tally: Tally) -> None:
         """Read the whole disk and count the bytes that differ from `image`."""
         for offset in range(0, DISK_BYTES, MIB):
-            got = self._retried(lambda c, o=offset: c.pread(MIB, o), tally)
+            got: bytes = self._retried(methodcaller("pread", MIB, offset), tally)
             want = image[offset : offset + MIB]
             tally.reads += 1
             tally.read_bytes += len(got)
@@ -175,9 +178,12 @@ class Demo:
             self._verify()
             self._restart_everything()
             self._verify()
+            self._space()
             self.installation.stop()
+        problems = check(str(self.installation.data / STORE_NAME))
+        say(f"all stopped; segue check: {'; '.join(problems) or 'no problem found'}")
         self._summary()
-        return not self._errors and self.tally.wrong_bytes == 0
+        return not (self._errors or problems or self.tally.wrong_bytes)
 
     def _set_up(self) -> None:
         took = self.installation.start_controller()
@@ -269,6 +275,14 @@ class Demo:
             f"{took:.1f} s, {self.tally.wrong_bytes} bytes wrong"
         )
 
+    def _space(self) -> None:
+        for info in self.installation.client.containers():
+            say(
+                f"container {info.name}: {info.used_segments} of {info.segments} segments used, "
+                f"{info.free_segments} free ({info.clean_segments} clean), "
+                f"{info.held_segments} held"
+            )
+
     def _summary(self) -> None:
         tally = self.tally
         say(
@@ -293,11 +307,11 @@ def main() -> None:
     try:
         right = Demo(folder, args.seed, args.steps).run()
     finally:
+        say("every byte was right" if right else "FAILED")
         if right and not args.keep:
             shutil.rmtree(folder)
         else:
             say(f"logs and data are in {folder}")
-    say("every byte was right" if right else "FAILED")
     sys.exit(0 if right else 1)
 
 
