@@ -116,6 +116,18 @@ impl Disk {
             .find(|container| container.number == number)
     }
 
+    /// The write unit of the entry's container.
+    pub(crate) fn write_unit(&self, entry: Entry) -> u64 {
+        self.container(entry.container())
+            .map_or(1, |container| container.write_unit)
+    }
+
+    /// Where in the container's data area byte `offset` of the disk lies under that entry.
+    #[inline]
+    pub(crate) fn offset_at(&self, entry: Entry, offset: u64) -> u64 {
+        (entry.segment() << self.segment_shift) + (offset & (self.segment_bytes() - 1))
+    }
+
     /// EINVAL where the size cannot be this disk's.
     pub(crate) fn check_size(&self, size: u64) -> Result<(), Errno> {
         if size_fits(size, self.segment_bytes()) {

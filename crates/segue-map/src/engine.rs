@@ -40,6 +40,11 @@ impl HostOp {
         matches!(self, HostOp::Write | HostOp::WriteZeroes | HostOp::Trim)
     }
 
+    /// Whether it must be durable when it is answered.
+    pub(crate) fn syncs(self, flags: u16) -> bool {
+        self == HostOp::Flush || (self.writes() && flags & host_flags::FUA != 0)
+    }
+
     /// The errno where it goes beyond the end of the disk (NBD: ENOSPC for what writes).
     pub(crate) fn out_of_range(self) -> Errno {
         if self.writes() { ENOSPC } else { EINVAL }

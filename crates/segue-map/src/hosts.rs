@@ -45,14 +45,15 @@ impl Engine {
     /// The piece is done.  The host is answered with the last one; the first error wins.
     #[inline]
     pub(crate) fn finish(&mut self, piece: u32, errno: Errno) {
-        let index = self.pieces[piece].host;
-        if self.hosts[index].life != Life::Waiting {
+        self.uncount_bytes(piece);
+        let this = &mut self.pieces[piece];
+        let index = this.host;
+        let host = &mut self.hosts[index];
+        if host.life != Life::Waiting {
             self.drop_piece(piece);
             return;
         }
-        self.uncount_bytes(piece);
-        self.pieces[piece].state = State::Finished;
-        let host = &mut self.hosts[index];
+        this.state = State::Finished;
         if host.errno == 0 {
             host.errno = errno;
         }
@@ -78,15 +79,20 @@ impl Engine {
         self.unexpect(host);
         let mut piece = self.hosts[host].first_piece;
         while piece != NONE {
-            piece = self.pieces.remove(piece).next;
+            let next = self.pieces[piece].next;
+            self.pieces.remove(piece);
+            piece = next;
         }
         self.free_host(host);
     }
 
     fn free_host(&mut self, host: u32) {
-        let disk = self.hosts.remove(host).disk;
+        let disk = self.hosts[host].disk;
+        self.hosts.remove(host);
         self.disks[disk].hosts -= 1;
-        self.free_deleted(disk);
+        if self.disks[disk].deleted {
+            self.free_deleted(disk);
+        }
     }
 
     /// The host waits no longer: gone, or at its time limit (then it gets EIO).
@@ -176,7 +182,8 @@ impl Engine {
     }
 
     fn unlink_piece(&mut self, host: u32, piece: u32) {
-        let next = self.pieces.remove(piece).next;
+        let next = self.pieces[piece].next;
+        self.pieces.remove(piece);
         let mut before = self.hosts[host].first_piece;
         if before == piece {
             self.hosts[host].first_piece = next;

@@ -30,45 +30,32 @@ impl Engine {
     /// Decides a piece that is in no list: starts it, answers it, raises its fault or parks it.
     pub(crate) fn decide(&mut self, piece: u32) {
         self.uncount_bytes(piece);
-        assert!(
-            !self.pieces[piece].started,
-            "a piece under way was decided again"
-        );
-        self.pieces[piece].state = State::Deciding;
-        let (host, disk) = (self.pieces[piece].host, self.pieces[piece].disk);
-        let again = self.hosts[host].remaining > 1;
-        if self.hosts[host].life != Life::Waiting {
+        let this = &mut self.pieces[piece];
+        assert!(!this.started, "a piece under way was decided again");
+        this.state = State::Deciding;
+        let (host, disk) = (&mut self.hosts[this.host], &self.disks[this.disk]);
+        let (op, flags, slot) = (host.op, host.flags, this.disk);
+        if host.life != Life::Waiting {
             self.drop_piece(piece);
-        } else if again && self.hosts[host].op == HostOp::Flush {
+        } else if op == HostOp::Flush && host.remaining > 1 {
             // A flush is decided again as a whole, by the last of its pieces.
-            self.hosts[host].remaining -= 1;
+            host.remaining -= 1;
             self.drop_piece(piece);
-        } else if self.disks[disk].deleted {
+        } else if disk.deleted {
             self.finish(piece, ESHUTDOWN);
-        } else if !self.leased || !self.disks[disk].quiesces.is_empty() {
+        } else if !self.leased || !disk.quiesces.is_empty() {
             self.park(piece);
-        } else {
-            self.decide_by_op(piece, host, disk);
-        }
-    }
-
-    fn decide_by_op(&mut self, piece: u32, host: u32, disk: u32) {
-        let Piece { offset, len, .. } = self.pieces[piece];
-        let (op, flags) = (self.hosts[host].op, self.hosts[host].flags);
-        // A resize may have come between arrival and now.
-        if offset + len > self.disks[disk].size {
+        } else if this.offset + this.len > disk.size {
+            // A resize has come between arrival and now.
             self.finish(piece, op.out_of_range());
-            return;
-        }
-        let syncs = op == HostOp::Flush || (op.writes() && flags & host_flags::FUA != 0);
-        if syncs && self.disks[disk].sync_failed {
-            self.refuse_sync(piece, disk);
-            return;
-        }
-        match op {
-            HostOp::Flush => self.decide_flush(piece),
-            HostOp::BlockStatus => self.decide_status(piece),
-            _ => self.decide_data(piece, op, flags),
+        } else if disk.sync_failed && op.syncs(flags) {
+            self.refuse_sync(piece, slot);
+        } else {
+            match op {
+                HostOp::Flush => self.decide_flush(piece),
+                HostOp::BlockStatus => self.decide_status(piece),
+                _ => self.decide_data(piece, op, flags),
+            }
         }
     }
 
@@ -77,11 +64,17 @@ impl Engine {
         let mut piece = piece;
         loop {
             let part = self.first_part(piece, op, flags);
-            let rest = self.cut(piece, part.len);
-            self.pieces[piece].segment = part.segment;
-            self.pieces[piece].segments = part.segments;
+            let this = &mut self.pieces[piece];
+            this.segment = part.segment;
+            this.segments = part.segments;
+            let all = this.len == part.len;
+            let rest = if all {
+                None
+            } else {
+                Some(self.cut(piece, part.len))
+            };
             match part.action {
-                Action::Go => self.start(piece, part.entry),
+                Action::Go => self.start(piece, part.entry, op, flags),
                 Action::Zeroes => self.zero_fill(piece),
                 Action::Done => self.finish(piece, 0),
                 Action::Fail => self.finish(piece, EIO),
@@ -136,12 +129,8 @@ impl Engine {
     }
 
     /// Shortens the piece to `len`; what is left becomes a piece of its own, not decided.
-    #[inline]
-    fn cut(&mut self, piece: u32, len: u64) -> Option<u32> {
+    fn cut(&mut self, piece: u32, len: u64) -> u32 {
         let whole = &mut self.pieces[piece];
-        if whole.len == len {
-            return None;
-        }
         let mut rest = Piece::new(whole.host, whole.disk, whole.offset + len, whole.len - len);
         rest.next = whole.next;
         whole.len = len;
@@ -149,7 +138,7 @@ impl Engine {
         let rest = self.pieces.insert(rest);
         self.pieces[piece].next = rest;
         self.hosts[host].remaining += 1;
-        Some(rest)
+        rest
     }
 
     fn zero_fill(&mut self, piece: u32) {

@@ -44,11 +44,12 @@ impl<T> Slab<T> {
     }
 
     #[inline]
-    pub(crate) fn remove(&mut self, index: u32) -> T {
+    pub(crate) fn remove(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
+        assert!(slot.value.is_some(), "a vacant slot was removed");
         slot.occupant += 1;
+        slot.value = None;
         self.free.push(index);
-        slot.value.take().expect("a vacant slot was removed")
     }
 
     /// A new id for the value at `index`; older ones no longer find it.

@@ -7,20 +7,16 @@
 use crate::engine::{Engine, HostOp, host_flags};
 use crate::entry::Entry;
 use crate::errno::{EOPNOTSUPP, Errno};
-use crate::in_flight::{Host, Life, Piece, State};
+use crate::in_flight::{Life, Piece, State};
 use crate::output::{Effect, IoKind, PieceId, Src};
 use crate::plan::io_kind;
 
 impl Engine {
     /// The piece, which lies in one segment, goes to the entry's location.
     #[inline]
-    pub(crate) fn start(&mut self, piece: u32, entry: Entry) {
-        let op = self.hosts[self.pieces[piece].host].op;
-        if op == HostOp::Read {
-            self.start_io(piece, entry, false);
-        } else if self.claim(piece, entry, op) {
-            let fua = self.hosts[self.pieces[piece].host].flags & host_flags::FUA != 0;
-            self.start_io(piece, entry, fua);
+    pub(crate) fn start(&mut self, piece: u32, entry: Entry, op: HostOp, flags: u16) {
+        if op == HostOp::Read || self.claim(piece, entry, op) {
+            self.start_io(piece, entry, op, flags);
         }
     }
 
@@ -34,9 +30,7 @@ impl Engine {
         this.touched = (this.offset, this.offset + this.len);
         // Units and segments are powers of two: alignment on the disk is alignment in the segment.
         if (this.offset | this.len) & (disk.max_write_unit - 1) != 0 && op != HostOp::Trim {
-            let unit = disk
-                .container(entry.container())
-                .map_or(1, |c| c.write_unit);
+            let unit = disk.write_unit(entry);
             let (start, end) = this.touched;
             this.touched = (start / unit * unit, end.next_multiple_of(unit));
             this.merges = this.touched != (start, end);
@@ -83,29 +77,21 @@ impl Engine {
 
     /// Emits the I/O of a piece.
     #[inline]
-    fn start_io(&mut self, piece: u32, entry: Entry, fua: bool) {
+    fn start_io(&mut self, piece: u32, entry: Entry, op: HostOp, flags: u16) {
+        let fua = op.syncs(flags);
         let id = self.mark_started(piece, entry.container(), fua);
         let this = &self.pieces[piece];
-        let disk = &self.disks[this.disk];
-        let Host {
-            token,
-            offset: host_offset,
-            op,
-            flags,
-            ..
-        } = self.hosts[this.host];
-        let in_segment = this.offset & (disk.segment_bytes() - 1);
+        let (disk, host) = (&self.disks[this.disk], &self.hosts[this.host]);
+        let token = host.token;
         let data = Data {
             container: entry.container(),
-            offset_bytes: (entry.segment() << disk.segment_shift) + in_segment,
-            buf_off: this.offset - host_offset,
+            offset_bytes: disk.offset_at(entry, this.offset),
+            buf_off: this.offset - host.offset,
             len: this.len,
             fua,
         };
         let effect = if this.merges {
-            let unit = disk
-                .container(entry.container())
-                .map_or(1, |c| c.write_unit);
+            let unit = disk.write_unit(entry);
             let (first, last) = data.edge_units(disk.segment_shift, unit);
             let head = unit_at(entry, disk.segment_shift, first);
             let tail = unit_at(entry, disk.segment_shift, last);
@@ -129,7 +115,6 @@ impl Engine {
     /// From here until `finish_io` the piece is under way.
     #[inline]
     pub(crate) fn mark_started(&mut self, piece: u32, container: u16, syncs: bool) -> PieceId {
-        self.uncount_bytes(piece);
         let start_seq = self.take_seq();
         let this = &mut self.pieces[piece];
         this.state = State::Running;
@@ -152,17 +137,23 @@ impl Engine {
             this.state == State::Running,
             "a piece that is not under way was finished"
         );
-        let (disk, merges, stale) = (this.disk, this.merges, this.epoch != self.epoch);
-        let failed_sync = self.note_sync(piece, errno);
+        let (disk, stale) = (this.disk, this.epoch != self.epoch);
+        let failed_sync = if errno == 0 {
+            None
+        } else {
+            self.note_sync(piece, errno)
+        };
         let this = &mut self.pieces[piece];
         this.started = false;
         this.writes = false;
-        self.disks[disk].merging -= u32::from(merges);
+        self.disks[disk].merging -= u32::from(this.merges);
         this.merges = false;
+        let host = this.host;
         self.prior_io_finished(piece);
-        let waiting = self.hosts[self.pieces[piece].host].life == Life::Waiting;
         match failed_sync {
-            Some(request) if waiting => self.pieces[piece].state = State::Failed(request),
+            Some(request) if self.hosts[host].life == Life::Waiting => {
+                self.pieces[piece].state = State::Failed(request);
+            }
             _ if stale => self.decide(piece),
             _ => self.finish(piece, errno),
         }

@@ -17,42 +17,56 @@ const PAGE_SHIFT: u32 = PAGE_ENTRIES.trailing_zeros();
 /// Which table-wide states have been raised how often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Generations {
-    invalid: u64,
-    no_write: u64,
+    invalid: u32,
+    no_write: u32,
 }
 
+/// A page.  What it has taken in lies beside the pointer, not with the words: a lookup costs one
+/// miss of the cache, not two.
 #[derive(Debug)]
 struct Page {
-    /// What it has taken in.
     taken: Generations,
-    words: [u64; PAGE_ENTRIES as usize],
+    /// `None`: all invalid.
+    words: Option<Box<[u64; PAGE_ENTRIES as usize]>>,
 }
 
 impl Page {
-    fn new(taken: Generations) -> Box<Page> {
-        Box::new(Page {
-            taken,
-            words: [0; PAGE_ENTRIES as usize],
-        })
-    }
+    const ABSENT: Page = Page {
+        taken: Generations {
+            invalid: 0,
+            no_write: 0,
+        },
+        words: None,
+    };
 
-    /// Takes in what is pending: ORs the table-wide states into every entry.
-    fn take_in(&mut self, table: Generations) {
+    /// Its words, to be changed: takes in first what is pending, ORing the table-wide states into
+    /// every entry.
+    fn taken_in(&mut self, table: Generations) -> Option<&mut [u64; PAGE_ENTRIES as usize]> {
+        let words = self.words.as_deref_mut()?;
         if self.taken.invalid != table.invalid {
-            self.words.fill(0);
+            words.fill(0);
         } else if self.taken.no_write != table.no_write {
-            for word in &mut self.words {
+            for word in words.iter_mut() {
                 *word = Entry(*word).with_states(crate::entry::STATE_NO_WRITE).0;
             }
         }
         self.taken = table;
+        Some(words)
+    }
+
+    /// Gives it words if it has none.
+    fn fill_in(&mut self, table: Generations) {
+        if self.words.is_none() {
+            self.taken = table;
+            self.words = Some(Box::new([0; PAGE_ENTRIES as usize]));
+        }
     }
 }
 
 /// The table of one disk.  A page nobody has written an entry to takes no memory.
 #[derive(Debug)]
 pub struct Table {
-    pages: Vec<Option<Box<Page>>>,
+    pages: Vec<Page>,
     segments: u64,
     generations: Generations,
 }
@@ -88,13 +102,14 @@ impl Table {
             "segment {segment} of {}",
             self.segments
         );
-        let Some(page) = &self.pages[(segment >> PAGE_SHIFT) as usize] else {
+        let page = &self.pages[(segment >> PAGE_SHIFT) as usize];
+        let Some(words) = &page.words else {
             return Entry::INVALID;
         };
         if page.taken.invalid != self.generations.invalid {
             return Entry::INVALID;
         }
-        let entry = Entry(page.words[(segment % PAGE_ENTRIES) as usize]);
+        let entry = Entry(words[(segment % PAGE_ENTRIES) as usize]);
         if page.taken.no_write != self.generations.no_write {
             return entry.with_states(crate::entry::STATE_NO_WRITE);
         }
@@ -106,16 +121,16 @@ impl Table {
         self.assert_within(first, count);
         let generations = self.generations;
         for (index, within) in pages_of(first, count) {
-            let slot = &mut self.pages[index];
+            let page = &mut self.pages[index];
             let clears = word == 0 && step == 0;
-            if clears && (slot.is_none() || within.len() as u64 == PAGE_ENTRIES) {
-                *slot = None;
+            if clears && (page.words.is_none() || within.len() as u64 == PAGE_ENTRIES) {
+                page.words = None;
                 continue;
             }
-            let page = slot.get_or_insert_with(|| Page::new(generations));
-            page.take_in(generations);
+            page.fill_in(generations);
+            let words = page.taken_in(generations).expect("just filled in");
             let done = index as u64 * PAGE_ENTRIES + within.start as u64 - first;
-            for (i, place) in page.words[within].iter_mut().enumerate() {
+            for (i, place) in words[within].iter_mut().enumerate() {
                 *place = word + (done + i as u64) * step;
             }
         }
@@ -149,14 +164,14 @@ impl Table {
             self.set_run(segments, end - segments, 0, 0);
         }
         self.pages
-            .resize_with(segments.div_ceil(PAGE_ENTRIES) as usize, || None);
+            .resize_with(segments.div_ceil(PAGE_ENTRIES) as usize, || Page::ABSENT);
         self.segments = segments;
     }
 
     /// Calls `look` with every (segment, entry) that is not invalid, ascending, until it says true.
     pub fn any(&self, mut look: impl FnMut(u64, Entry) -> bool) -> bool {
         for (index, page) in self.pages.iter().enumerate() {
-            if page.is_none() {
+            if page.words.is_none() {
                 continue;
             }
             let first = index as u64 * PAGE_ENTRIES;
@@ -173,7 +188,10 @@ impl Table {
     /// Pages that take memory.
     #[must_use]
     pub fn pages_in_memory(&self) -> usize {
-        self.pages.iter().filter(|page| page.is_some()).count()
+        self.pages
+            .iter()
+            .filter(|page| page.words.is_some())
+            .count()
     }
 
     fn change(&mut self, first: u64, count: u64, change: impl Fn(Entry) -> Entry) {
@@ -181,11 +199,10 @@ impl Table {
         let generations = self.generations;
         for (index, within) in pages_of(first, count) {
             // An absent page is all invalid, and stays so whatever state is set or cleared.
-            let Some(page) = &mut self.pages[index] else {
+            let Some(words) = self.pages[index].taken_in(generations) else {
                 continue;
             };
-            page.take_in(generations);
-            for word in &mut page.words[within] {
+            for word in &mut words[within] {
                 *word = change(Entry(*word)).0;
             }
         }
@@ -207,17 +224,17 @@ impl Table {
             self.segments.div_ceil(PAGE_ENTRIES)
         );
         for (index, page) in self.pages.iter().enumerate() {
-            let Some(page) = page else { continue };
+            let Some(words) = &page.words else { continue };
             assert!(page.taken.invalid <= self.generations.invalid);
             assert!(page.taken.no_write <= self.generations.no_write);
             let beyond = self.segments.saturating_sub(index as u64 * PAGE_ENTRIES);
             let beyond = beyond.min(PAGE_ENTRIES) as usize;
             assert!(
-                page.words[beyond..].iter().all(|word| *word == 0),
+                words[beyond..].iter().all(|word| *word == 0),
                 "entries beyond the end"
             );
             let broken = |word: &&u64| **word != 0 && !Entry(**word).is_valid();
-            assert_eq!(page.words.iter().find(broken), None, "neither 0 nor valid");
+            assert_eq!(words.iter().find(broken), None, "neither 0 nor valid");
         }
     }
 }
