@@ -165,9 +165,9 @@ class Faults:
         return [
             SetEntry(number(), 4_000_000, [EntryRun(0, 1, 0)], False),
             SetEntry(number(), disk, [EntryRun(1 << 40, 1, 0)], False),
-            SetEntry(number(), disk, [nowhere], True),
+            SetEntry(number(), disk, [nowhere], False),
             SetEntryState(number(), disk, 0, 1, 2, True, False, False),
-            SetEntryState(number(), disk, 0, 1 << 50, 1, False, False, True),
+            SetEntryState(number(), disk, 0, 1 << 50, 1, False, False, False),
             DeleteTable(number(), 4_000_000),
             ResizeTable(number(), 4_000_000, 1 << 20, False),
         ]

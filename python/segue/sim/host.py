@@ -1,185 +1,27 @@
 """Simulated hosts: random I/O over simulated NBD connections, judged by the oracle.
 
-A `Connection` stands for one NBD connection: ordered each way, cut at any moment, with requests
-and answers in flight.  A `Host` keeps some I/Os outstanding on one disk through one agent or
-another.  When its connection ends it comes back, and sends an unanswered write again only when the
-old attempt has provably ended (what a client of an NBD server must do); else it gives the write up,
-and the oracle counts it as possible until its attempt is over.
+A `Host` keeps some I/Os outstanding on one disk through one agent or another.  When its connection
+ends it comes back, and sends an unanswered write again only when the old attempt has provably ended
+(what a client of an NBD server must do); else it gives the write up, and the oracle counts it as
+possible until its attempt is over.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
-from segue.sim.agent import Agent, Machine
+from segue.sim.agent import Machine
+from segue.sim.connection import Connection
 from segue.sim.containers import SECTOR_BYTES
-from segue.sim.loop import MS, SECOND, US, Process, World
+from segue.sim.loop import MS, SECOND, World
 from segue.sim.oracle import Disk, Ticket, Write, WrongRead
 from segue.sim.plane import FAST_ZERO, FUA, NO_HOLE, REQ_ONE, HostIo
 
 EIO, ENOSPC, ESHUTDOWN = 5, 28, 108
 STATUS_ZERO = 2
-
-
-@dataclass(slots=True)
-class Opened:
-    """What opening an export gave."""
-
-    errno: int
-    disk: int
-    size_bytes: int
-
-
-class Connection:
-    """One NBD connection of a host at an agent."""
-
-    def __init__(self, world: World, host: Process, agent: Agent) -> None:
-        self.world = world
-        self.host = host
-        self.agent = agent
-        self.lost = False
-        """The host knows that it is over."""
-        self.cut_off = False
-        """Nothing passes any more."""
-        self.disk: int | None = None
-        self.pending: dict[HostIo, asyncio.Future[tuple[int, Any] | None]] = {}
-        self._sent: dict[HostIo, None] = {}
-        """Requests that the agent has not answered."""
-        self._queue: deque[HostIo] = deque()
-        self._to_agent_ns = 0
-        self._to_host_ns = 0
-        self._opening: asyncio.Future[Opened | None] | None = None
-        agent.process.on_kill.append(self._agent_died)
-
-    async def open(self, name: str) -> Opened | None:
-        """Asks for an export; None if the connection ended first."""
-        self._opening = asyncio.get_running_loop().create_future()
-        plane = self.agent.plane
-        await asyncio.sleep(self._delay_ns() / SECOND)
-        if not self.lost:
-            self.agent.process.post(plane.want_export, name, self._export_answer)
-        return await self._opening
-
-    def _export_answer(self, errno: int, disk: int, size: int, _block: int, _ro: bool) -> None:
-        if self.cut_off:
-            return
-        if not errno:
-            self.disk = disk
-            self.agent.plane.use(disk)
-        self.world.call_in(
-            self._delay_ns(), self.host.post, self._opened, Opened(errno, disk, size)
-        )
-
-    def _opened(self, opened: Opened | None) -> None:
-        if self._opening is not None and not self._opening.done():
-            self._opening.set_result(opened)
-
-    async def request(self, io: HostIo) -> tuple[int, Any] | None:
-        """Sends a request; its answer (errno, payload), or None if the connection ended first."""
-        if self.lost:
-            io.finished = True
-            io.settle()
-            return None
-        self.world.log("io", self.host.name, io.op, io.disk, f"{io.first}+{io.count}", io.flags)
-        answer: asyncio.Future[tuple[int, Any] | None]
-        answer = asyncio.get_running_loop().create_future()
-        self.pending[io] = answer
-        self._sent[io] = None
-        io.replied = lambda errno, payload: self._reply(io, errno, payload)
-        self._to_agent_ns = max(self._to_agent_ns, self.world.now_ns + self._delay_ns())
-        self.world.call_in(self._to_agent_ns - self.world.now_ns, self._arrive, io)
-        return await answer
-
-    # In the agent --------------------------------------------------------------------------------
-
-    def _arrive(self, io: HostIo) -> None:
-        if self.cut_off or not self.agent.process.alive:
-            io.finished = True
-            io.settle()
-        else:
-            self._queue.append(io)
-            self.agent.process.post(self._read)
-
-    def _read(self) -> None:
-        """Takes requests in while the disk may park more."""
-        plane = self.agent.plane
-        while self._queue and not self.cut_off:
-            if not plane.accepts(self._queue[0].disk, self._read):
-                self.world.log("stop-reading", self.agent.process.name)
-                return
-            plane.host_io(self._queue.popleft())
-
-    def _reply(self, io: HostIo, errno: int, payload: Any) -> None:
-        self._sent.pop(io, None)
-        if self.cut_off:
-            return
-        self._to_host_ns = max(self._to_host_ns, self.world.now_ns + self._delay_ns())
-        self.world.call_in(
-            self._to_host_ns - self.world.now_ns, self._reply_arrives, io, errno, payload
-        )
-
-    def _reply_arrives(self, io: HostIo, errno: int, payload: Any) -> None:
-        if not self.lost:
-            self.host.post(self._answered, io, (errno, payload))
-
-    def _answered(self, io: HostIo, answer: tuple[int, Any]) -> None:
-        self.world.log("io-done", self.host.name, io.op, f"{io.first}+{io.count}", answer[0])
-        waiting = self.pending.pop(io, None)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(answer)
-
-    # Its end -------------------------------------------------------------------------------------
-
-    def cut(self) -> None:
-        """Ends it: both sides learn of it, each in its time."""
-        if self.cut_off:
-            return
-        self.cut_off = True
-        self.world.log("host-cut", self.host.name, self.agent.process.name)
-        if self.agent.process.alive:
-            self.world.call_in(self._delay_ns() * 5, self.agent.process.post, self._agent_sees_end)
-        self.world.call_in(self._delay_ns() * 5, self._host_sees_end)
-
-    def _agent_sees_end(self) -> None:
-        plane = self.agent.plane
-        self._queue.clear()
-        for io in self._sent:
-            self._drop(io)
-            plane.host_gone(io)
-        if self.disk is not None:
-            plane.leave(self.disk)
-            self.disk = None
-
-    def _drop(self, io: HostIo) -> None:
-        """It has not reached the engine, and will not."""
-        if io.token == 0:
-            io.finished = True
-            io.settle()
-
-    def _agent_died(self) -> None:
-        self.cut_off = True
-        for io in self._sent:
-            self._drop(io)
-        self.world.call_in(self._delay_ns() * 3, self._host_sees_end)
-
-    def _host_sees_end(self) -> None:
-        if not self.lost:
-            self.lost = True
-            self.host.post(self._fail_all)
-
-    def _fail_all(self) -> None:
-        self._opened(None)
-        pending, self.pending = self.pending, {}
-        for answer in pending.values():
-            if not answer.done():
-                answer.set_result(None)
-
-    def _delay_ns(self) -> int:
-        return 5 * US + int(60 * US * self.world.rng.random())
+LOST = -1
+"""Instead of an errno: the connection ended first, and the I/O was given up."""
 
 
 class Watch:
@@ -241,6 +83,8 @@ class Host:
         self.watch = watch
         self.process = world.process(name)
         self.rng = world.rng
+        self.gives_up = 0.4
+        """How often it gives a write up when its connection ends, instead of sending it again."""
         self.left = 0
         """I/Os still to issue."""
         self.think_ns = 0
@@ -308,11 +152,17 @@ class Host:
         at, step = 0, self.segment_sectors // 2
         while at < self.oracle.sectors:
             count = min(step, self.oracle.sectors - at)
-            if await self._ask("read", at, count, 0):
+            if await self._ask("read", at, count, 0) == 0:
                 at += count
         self.cut()
 
     # One I/O -------------------------------------------------------------------------------------
+
+    def do(self, op: str, first: int = 0, count: int = 0, flags: int = 0) -> asyncio.Task[int]:
+        """Issues one I/O now; the task's result is 0, an errno, or `LOST`."""
+        change = op in ("write", "zero", "trim")
+        io = self._change if change else self._ask
+        return self.process.run(io(op, first, count, flags))
 
     async def _one(self) -> None:
         op = self.rng.choices(
@@ -361,8 +211,8 @@ class Host:
         tokens = range(base, base + count) if op == "write" else ()
         return HostIo(op, self.disk, first, count, flags, tokens, lambda errno, payload: None)
 
-    async def _ask(self, op: str, first: int, count: int, flags: int) -> bool:
-        """A read, flush or block status; False if it failed."""
+    async def _ask(self, op: str, first: int, count: int, flags: int) -> int:
+        """A read, flush or block status."""
         connection = await self._connected()
         ticket = self.oracle.begin(self.world.now_ns, first, count)
         answer = await connection.request(self._io(op, first, count, flags))
@@ -370,12 +220,11 @@ class Host:
         if answer is None or ticket.begin_ns <= self.oracle.power_ns:
             self.watch.count("lost")
             self.oracle.give_up(ticket)
-            return False
+            return LOST
         errno, payload = answer
         if errno:
             self.oracle.give_up(ticket)
-            self._failed(op, errno, connection)
-            return False
+            return self._failed(op, errno, connection)
         self.watch.count(op)
         try:
             if op == "read":
@@ -386,7 +235,7 @@ class Host:
                 self._status(now, ticket, payload)
         except WrongRead as error:
             self.world.blame(f"rule 1: {self.name}: {error}")
-        return True
+        return 0
 
     def _status(self, now: int, ticket: Ticket, extents: list[tuple[int, int]]) -> None:
         """Extents said to be zero must read so."""
@@ -403,7 +252,7 @@ class Host:
                 self.oracle.read(now, part, [0] * count)
             sector += count
 
-    async def _change(self, op: str, first: int, count: int, flags: int) -> None:
+    async def _change(self, op: str, first: int, count: int, flags: int) -> int:
         """A write of some kind, with its attempts."""
         connection = await self._connected()
         base = self.world.next_base(count) if op == "write" else 0
@@ -415,17 +264,18 @@ class Host:
             io.over = self._over(over)
             answer = await connection.request(io)
             if write.issued_ns <= self.oracle.power_ns:
-                return None  # everything went dark: whatever came of it, it has ended
+                return LOST  # everything went dark: whatever came of it, it has ended
             if answer is not None:
-                return self._change_answered(op, write, io, answer, connection)
+                return self._change_answered(op, write, io, answer[0], connection)
             self.watch.count("lost")
-            if self.rng.random() < 0.4 or self._discards(io):
+            if self.rng.random() < self.gives_up or self._discards(io):
                 self.watch.count("given up")
-                return self._give_up(write, io)
+                self._give_up(write, io)
+                return LOST
             await over
             connection = await self._connected()
             if write.issued_ns <= self.oracle.power_ns:
-                return None
+                return LOST
             self.watch.count("sent again")
 
     def _over(self, over: asyncio.Future[None]) -> Callable[[], None]:
@@ -451,9 +301,8 @@ class Host:
             io.over = lambda: self.oracle.end(self.world.now_ns, write)
 
     def _change_answered(
-        self, op: str, write: Write, io: HostIo, answer: tuple[int, Any], connection: Connection
-    ) -> None:
-        errno, _ = answer
+        self, op: str, write: Write, io: HostIo, errno: int, connection: Connection
+    ) -> int:
         if errno:
             self._give_up(write, io)
             return self._failed(op, errno, connection)
@@ -464,12 +313,13 @@ class Host:
             self.oracle.end(self.world.now_ns, write)
         else:
             self.oracle.acknowledge(self.world.now_ns, write)
-        return None
+        return 0
 
-    def _failed(self, op: str, errno: int, connection: Connection) -> None:
+    def _failed(self, op: str, errno: int, connection: Connection) -> int:
         self.watch.count(f"errno {errno}")
         self.world.log("host-error", self.name, op, errno)
         if self.watch.bad_errno(errno):
             self.world.blame(f"{self.name}: {op} got errno {errno} and nothing explains it")
         if errno == ESHUTDOWN:
             connection.cut()
+        return errno

@@ -1,0 +1,266 @@
+"""Incidents, written down: each test is a story with an end that holds.
+
+All checkers watch all of it (rules 1 and 3 to 12), so a test needs to say only what is special.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from segue.controller.procedures.verbs import clear_error
+from segue.sim.containers import Medium
+from segue.sim.host import EIO, ENOSPC, LOST, Host
+from segue.sim.loop import MS, SECOND
+from segue.sim.plane import FUA, NO_HOLE, Part
+from segue.sim.stage import DiskPlan, MediumPlan, Plan, Stage, settings
+
+Build = Callable[..., Stage]
+SEGMENT = 128
+UNCLEAN = [MediumPlan(segments=12, clean=False)]
+
+
+def through(stage: Stage, number: int, name: str = "h", disk: int = 0) -> Host:
+    """A host that uses the agent of that number only."""
+    return stage.host(f"{name}{number}", disk, [stage.machines[number]], [0])
+
+
+def done(stage: Stage, host: Host, op: str, first: int = 0, count: int = 0, flags: int = 0) -> int:
+    """Does one I/O to its end; its errno."""
+    task = host.do(op, first, count, flags)
+    stage.wait(task.done, f"{op} {first}+{count} is not answered")
+    return task.result()
+
+
+def medium(stage: Stage) -> Medium:
+    """The first container's."""
+    return stage.media["sim://m0"]
+
+
+def writing(stage: Stage, *, commanded: bool) -> bool:
+    """Whether a host's write (or a `do_write`) is under way at the first container."""
+    return any(
+        r.kind == "write" and isinstance(r.tag, Part) and r.tag.commanded == commanded
+        for r in medium(stage).under_way.values()
+    )
+
+
+def end(stage: Stage) -> None:
+    """All heals, converges, and reads back right through every agent."""
+    stage.mend()
+    stage.converge()
+    stage.read_everything()
+
+
+def test_agent_stopped_past_its_lease_with_a_write_under_way(stage: Build) -> None:
+    """a1 is stopped while a write is in the kernel; a2 goes on; a1 acknowledges nothing old."""
+    s = stage()
+    one, two = through(s, 0), through(s, 1)
+    assert done(s, one, "write", 0, 8) == 0
+    assert done(s, two, "read", 0, 8) == 0
+    write = one.do("write", 0, 8)
+    s.wait(lambda: writing(s, commanded=False), "the write has not started")
+    process = s.agent(0).process
+    process.pause()
+    s.world.run_for(3 * SECOND)
+    assert process.now_ns() > s.agent(0).lease_until_ns
+    assert done(s, two, "write", 8, 8) == 0
+    trim = two.do("trim", 0, SEGMENT)  # wants a1's lease to be over, and its fence, before reuse
+    s.world.run_for(SECOND)
+    assert not write.done()
+    process.resume()
+    s.wait(lambda: write.done() and trim.done(), "something was not answered")
+    assert (write.result(), trim.result()) == (0, 0)
+    assert s.checks.counts["lease expired"] >= 1
+    end(s)
+
+
+def test_controller_killed_between_do_write_and_the_commit_of_its_bit(stage: Build) -> None:
+    """The block is durable and no bit says so: the fault comes again, and the write is not lost."""
+    s = stage(media=UNCLEAN)
+    host = through(s, 0)
+    write = host.do("write", 3, 2)
+    s.wait(lambda: writing(s, commanded=True), "no do_write has started")
+    s.wait(lambda: not writing(s, commanded=True), "the do_write does not end")
+    commits = s.store.number
+    assert not write.done()
+    s.office.terms[-1].process.kill()
+    s.wait(write.done, "the write is not answered")
+    assert write.result() == 0
+    assert s.store.number > commits
+    assert done(s, host, "read", 0, 16) == 0
+    end(s)
+    assert s.checks.counts["listed done"] + s.checks.counts.get("listed waiting", 0) >= 1
+
+
+def test_link_cut_while_a_do_write_runs(stage: Build) -> None:
+    """The agent lists it as running, and its answer comes in the new session."""
+    s = stage(media=UNCLEAN, agents=1)
+    host = through(s, 0)
+    medium(s).slow_until_ns = 1000 * SECOND
+    for segment in range(6):
+        write = host.do("write", segment * SEGMENT, 8)
+        s.wait(lambda: writing(s, commanded=True), "no do_write has started")
+        for wire in list(s.network.wires):
+            wire.cut()
+        s.wait(write.done, "the write is not answered")
+        assert write.result() == 0
+        if s.checks.counts.get("listed running"):
+            break
+    assert s.checks.counts["listed running"]
+    end(s)
+
+
+def test_two_agents_write_the_same_zero_segment_at_once(stage: Build) -> None:
+    """One extent is made; neither write is lost."""
+    s = stage()
+    hosts = [through(s, 0), through(s, 1)]
+    tasks = [host.do("write", at, 8) for at, host in zip((0, 64), hosts, strict=True)]
+    s.wait(lambda: all(t.done() for t in tasks), "the writes are not answered")
+    assert [t.result() for t in tasks] == [0, 0]
+    assert s.checks.counts["allocated clean"] == 1
+    end(s)
+
+
+def test_clean_io_goes_on_for_the_lease_without_a_controller(stage: Build) -> None:
+    """P6: hosts see nothing of the controller's death until the lease ends, then slowness."""
+    s = stage(settings=settings(lease_s=2.0))
+    host = through(s, 0)
+    assert done(s, host, "write", 0, 8) == 0
+    s.office.autostart = False
+    s.office.terms[-1].process.kill()
+    agent = s.agent(0)
+    count = 0
+    while agent.process.now_ns() < agent.lease_until_ns - 20 * MS:
+        assert done(s, host, "write", 0, 8) == 0
+        s.world.run_for(10 * MS)
+        count += 1
+    assert count > 50
+    s.world.run_for(SECOND)
+    late = host.do("read", 0, 8)
+    s.world.run_for(5 * SECOND)
+    assert not late.done()
+    s.office.start()
+    s.wait(late.done, "the read is not answered")
+    assert late.result() == 0
+    end(s)
+
+
+def test_power_loss_keeps_what_fua_and_flush_acknowledged(stage: Build) -> None:
+    """P1, on media that forget every sector that was not flushed (the oracle judges)."""
+    s = stage(seed=3)
+    host = through(s, 0)
+    assert done(s, host, "write", 0, 64) == 0
+    assert done(s, host, "flush") == 0
+    assert done(s, host, "write", 8, 8, FUA) == 0
+    assert done(s, host, "write", 64, 64) == 0  # covered by nothing
+    s.lose_power()
+    s.office.start() if s.office.newest is None else None
+    end(s)
+
+
+def test_failed_flush_is_an_error_until_it_is_cleared(stage: Build) -> None:
+    """P5: no later flush of the same data succeeds, at any agent, in any term."""
+    s = stage(errors_allowed=True)
+    one, two = through(s, 0), through(s, 1)
+    assert done(s, one, "write", 0, 8) == 0
+    assert done(s, two, "read", 0, 8) == 0
+    medium(s).failing = frozenset({"flush"})
+    while done(s, one, "flush") == 0:
+        medium(s).fail_until_ns = s.world.now_ns + 10 * SECOND
+    medium(s).heal()
+    assert s.store.history, "the failure is committed before the host hears of it"
+    s.world.run_for(SECOND)
+    assert done(s, one, "flush") == EIO
+    assert done(s, two, "flush") == EIO
+    s.office.terms[-1].process.kill()
+    s.wait(lambda: s.office.serving is not None, "no controller serves")
+    assert done(s, two, "flush") == EIO
+    clearing = s.office.terms[-1].process.run(clear_error(s.controller, "vd0"))
+    s.wait(clearing.done, "the error is not cleared")
+    s.wait(lambda: done(s, one, "flush") == 0, "the flush fails after the error was cleared")
+    end(s)
+
+
+def test_zombie_controller_commits_nothing_and_grants_no_lease(stage: Build) -> None:
+    """Stopped, superseded, woken: its agents have left it, its next commit ends it."""
+    s = stage()
+    host = through(s, 0)
+    assert done(s, host, "write", 0, 8) == 0
+    zombie = s.office.terms[-1]
+    zombie.process.pause()
+    s.office.start()
+    s.wait(lambda: s.office.serving is not None, "the new term does not serve")
+    zombie.process.resume()
+    write = host.do("write", 2 * SEGMENT, 8)
+    s.wait(lambda: not zombie.process.alive, "the zombie lives on")
+    s.wait(write.done, "the write is not answered")
+    assert write.result() == 0
+    end(s)
+
+
+def test_full_pool_says_so_and_a_trim_makes_room(stage: Build) -> None:
+    """ENOSPC for that write alone; then the freed location serves it."""
+    s = stage(media=[MediumPlan(segments=2)], agents=1)
+    host = through(s, 0)
+    assert done(s, host, "write", 0, 8) == 0
+    assert done(s, host, "write", SEGMENT, 8) == 0
+    assert done(s, host, "write", 2 * SEGMENT, 8) == ENOSPC
+    assert done(s, host, "read", 2 * SEGMENT, 8) == 0
+    assert done(s, host, "trim", 0, SEGMENT) == 0
+    assert done(s, host, "write", 2 * SEGMENT, 8) == 0
+    end(s)
+
+
+def test_freed_location_waits_for_the_fence_of_a_dead_agent(stage: Build) -> None:
+    """a1 dies with a write in the kernel; its segment is trimmed: nobody gets the location yet."""
+    s = stage(media=[MediumPlan(segments=1)])
+    one, two = through(s, 0), through(s, 1)
+    one.gives_up = 1.0
+    assert done(s, one, "write", 0, 8) == 0
+    medium(s).slow_until_ns = 1000 * SECOND
+    while not any(r.holder is s.agent(0).plane.holder for r in medium(s).under_way.values()):
+        lost = one.do("write", 0, 8)
+        s.world.run_for(MS)
+    s.agent(0).process.kill()
+    s.wait(lost.done, "the host does not see that its agent died")
+    assert lost.result() == LOST
+    medium(s).slow_until_ns = 0
+    assert done(s, two, "trim", 0, SEGMENT) == 0
+    while (errno := done(s, two, "write", SEGMENT, 8)) == ENOSPC:
+        s.world.run_for(20 * MS)
+    assert errno == 0
+    s.machines[0].boot_when_over()
+    end(s)
+
+
+def test_write_zeroes_with_no_hole_to_a_zero_segment_is_written(stage: Build) -> None:
+    """It faults like a write, and the segment has a location afterwards."""
+    s = stage()
+    host = through(s, 0)
+    assert done(s, host, "zero", 0, SEGMENT, NO_HOLE) == 0
+    assert len(s.checks.replica.owner) == 1
+    assert done(s, host, "zero", 0, SEGMENT) == 0
+    assert len(s.checks.replica.owner) == 0
+    end(s)
+
+
+@pytest.mark.parametrize("block_sectors", [1, 8])
+def test_unclean_locations_never_show_what_was_there(stage: Build, block_sectors: int) -> None:
+    """Small writes to a disk on rubbish: the rest of each segment reads as zeroes, always."""
+    s = stage(
+        media=UNCLEAN, disks=[DiskPlan(6 * SEGMENT - 3 * block_sectors, block_sectors)], agents=1
+    )
+    host = through(s, 0)
+    for at in (1, 130, 200, 700):
+        write = host.do("write", at, 3)
+        read = host.do("read", at // SEGMENT * SEGMENT, 64)
+        s.wait(lambda t=(write, read): all(x.done() for x in t), "not answered")  # type: ignore[misc]
+        assert (write.result(), read.result()) == (0, 0)
+    end(s)
+
+
+def test_plan_is_checked() -> None:
+    """The fixture's changes are real ones."""
+    names: dict[str, Any] = Plan.__dataclass_fields__
+    assert {"media", "disks", "agents", "settings", "errors_allowed"} <= set(names)
