@@ -101,7 +101,9 @@ async def _accept(c: Controller, link: Link, hello: Hello) -> Peer | None:
         peer = Peer(agent, hello.name, hello.incarnation, known=False)
         c.adopt_peer(peer)
     c.sessions += 1
-    was_lost = peer.gone
+    # One that was ended comes back empty-handed: its attachments are gone, its tables go now.
+    was_lost = peer.gone or hello.incarnation in c.ended
+    c.ended.discard(hello.incarnation)
     peer.listens = hello.listens
     peer.open_session(link, c.sessions)
     peer.tables = set(hello.tables)
@@ -140,8 +142,6 @@ def _refusal(c: Controller, hello: Hello) -> Refused | None:
             f"controller's store: an old copy of the store was put back, or a newer term has begun",
             False,
         )
-    if hello.incarnation in c.ended and hello.tables:
-        return Refused("this incarnation was counted dead: start the agent anew", True)
     peer = c.peers.get(hello.incarnation)
     if peer is not None and peer.name != hello.name:
         return Refused(f"this incarnation is called {peer.name}", True)
@@ -167,6 +167,7 @@ async def _identify(c: Controller, name: str) -> int:
 async def _establish(c: Controller, peer: Peer, hello: Hello, was_lost: bool) -> None:
     """Brings a session to PRESENT, or leaves it to the next one."""
     session = peer.session
+    was_gone = peer.gone
     attached = c.table.disks_of(peer.incarnation)
     # An older term may have counted it lost: its quarantines still wait for blocking answers.
     waited_for = was_lost or bool(c.table.quarantined_at(peer.incarnation))
@@ -186,7 +187,7 @@ async def _establish(c: Controller, peer: Peer, hello: Hello, was_lost: bool) ->
                 await set_containers(c, peer, c.table.disks[disk], session)
     except (SessionLost, PeerLost):
         return
-    if peer.session != session or peer.link is None or peer.gone is not was_lost:
+    if peer.session != session or peer.link is None or peer.gone is not was_gone:
         return
     peer.lease_until_ns = max(peer.lease_until_ns, c.clock.now_ns() + c.settings.lease_ns)
     peer.become(PeerState.PRESENT)
@@ -293,11 +294,16 @@ async def _pause(peer: Peer, seconds: float) -> None:
 async def _proven_dead(c: Controller, peer: Peer) -> bool:
     """Ends an incarnation that is away and whose I/O has provably ended everywhere.
 
-    One that holds no table has nothing to prove; it may come back as a newcomer.
+    Locks that it once had and that are gone prove its death, lease or not.  Where it may never
+    have had them (`TableMade`) its lease must end first: an older term's grants can still reach
+    it.  One that holds no table has nothing to prove.
     """
     if peer.attaching:
         return False
-    disks = [c.table.disks[d] for d in c.table.disks_of(peer.incarnation)]
+    numbers = c.table.disks_of(peer.incarnation)
+    if not peer.gone and set(numbers) - set(c.table.locked.get(peer.incarnation, [])):
+        return False
+    disks = [c.table.disks[number] for number in numbers]
     containers = {number for disk in disks for number in disk.containers}
     containers |= c.table.quarantined_at(peer.incarnation)
     if not await c.fence_ended_everywhere(peer.incarnation, sorted(containers)):

@@ -111,6 +111,16 @@ class Detached(Change, tag=32, frozen=True):
     incarnation: int
 
 
+class TableMade(Change, tag=33, frozen=True):
+    """This incarnation has its table of the disk, and with it locks at all its containers.
+
+    From here on, locks that are gone prove that its process is dead; before, they prove nothing.
+    """
+
+    disk: int
+    incarnation: int
+
+
 class Allocated(Change, tag=40, frozen=True):
     """A zero segment got an extent at a location (word of container and segment).
 
@@ -191,6 +201,7 @@ AnyChange = (
     | AgentKnown
     | Attached
     | Detached
+    | TableMade
     | Allocated
     | Discarded
     | Written

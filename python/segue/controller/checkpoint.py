@@ -71,6 +71,7 @@ class Root(msgspec.Struct, array_like=True):
     records: list[RecordRow]
     agents: list[AgentKnown]
     attached: dict[int, dict[int, int]]
+    locked: dict[int, list[int]]
     fences: dict[int, int]
     quarantine: dict[int, list[int]]
     cleaning: dict[int, int]
@@ -109,6 +110,7 @@ def encode_table(table: Table) -> tuple[bytes, dict[int, bytes], list[int]]:
         records=records,
         agents=list(table.agents.values()),
         attached=table.attached,
+        locked=table.locked,
         fences=table.fences,
         quarantine=table.quarantine,
         cleaning=table.cleaning,
@@ -163,6 +165,7 @@ def decode_table(data: bytes, read_page: Callable[[int], bytes]) -> Table:
         _load_disk(table, row, read_page)
     table.agents = {row.agent: row for row in root.agents}
     table.attached = root.attached
+    table.locked = root.locked
     table.fences = root.fences
     table.quarantine = root.quarantine
     table.cleaning = root.cleaning

@@ -34,6 +34,7 @@ from segue.controller.changes import (
     FlushFailed,
     InstallationMade,
     Returned,
+    TableMade,
     TermBegun,
     Written,
     decode_changes,
@@ -170,6 +171,8 @@ class Table:
         self.agents: dict[int, AgentKnown] = {}
         self.attached: dict[int, dict[int, int]] = {}
         """Disk -> incarnation -> agent: who may hold a table of it."""
+        self.locked: dict[int, list[int]] = {}
+        """Incarnation -> disks at whose containers it has had its locks (`TableMade`)."""
         self.fences: dict[int, int] = {}
         """Copier fence -> term, of every term whose copier may still have I/O under way."""
         self.extents = PageTree(self.pages)
@@ -242,6 +245,7 @@ class Table:
     def _fence_ended(self, change: FenceEnded) -> None:
         self.fences.pop(change.holder, None)
         self._end_holder(change.holder)
+        self.locked.pop(change.holder, None)
         for holders in self.attached.values():
             holders.pop(change.holder, None)
         for location in [at for at, fence in self.cleaning.items() if fence == change.holder]:
@@ -287,6 +291,8 @@ class Table:
         del self.disks[change.disk]
         del self.disk_names[disk.name]
         self.attached.pop(change.disk, None)
+        for incarnation in list(self.locked):
+            self._unlocked(change.disk, incarnation)
 
     def _disk_containers(self, change: DiskContainers) -> None:
         self.disks[change.disk].containers = change.containers
@@ -305,6 +311,19 @@ class Table:
 
     def _detached(self, change: Detached) -> None:
         self.attached.get(change.disk, {}).pop(change.incarnation, None)
+        self._unlocked(change.disk, change.incarnation)
+
+    def _unlocked(self, disk: int, incarnation: int) -> None:
+        left = [other for other in self.locked.get(incarnation, []) if other != disk]
+        if left:
+            self.locked[incarnation] = left
+        else:
+            self.locked.pop(incarnation, None)
+
+    def _table_made(self, change: TableMade) -> None:
+        disks = self.locked.setdefault(change.incarnation, [])
+        if change.disk not in disks:
+            disks.append(change.disk)
 
     def _allocated(self, change: Allocated) -> None:
         disk = self.disks[change.disk]
@@ -452,6 +471,7 @@ _APPLY: dict[type, Callable[[Table, Any], None]] = {
     AgentKnown: Table._agent_known,
     Attached: Table._attached,
     Detached: Table._detached,
+    TableMade: Table._table_made,
     Allocated: Table._allocated,
     Discarded: Table._discarded,
     Written: Table._written,

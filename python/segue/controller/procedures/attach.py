@@ -19,7 +19,7 @@ from errno import EBUSY, EEXIST, EIO, ENOENT
 from typing import TYPE_CHECKING
 
 from segue import failpoints
-from segue.controller.changes import Attached, Detached
+from segue.controller.changes import Attached, Detached, TableMade
 from segue.controller.peer import Peer, PeerLost, SessionLost
 from segue.controller.procedures.first_write import may_share
 from segue.controller.restrict import delete_table, invalidate_table
@@ -117,6 +117,7 @@ async def _new_table(c: Controller, peer: Peer, session: int, disk: Disk) -> int
     answer = await peer.command(command, message)
     if answer.outcome == Outcome.DONE:
         peer.tables.add(disk.disk)
+        await c.commit(TableMade(disk.disk, peer.incarnation))
         return 0
     if answer.errno == EEXIST and await delete_table(c, peer, disk.disk) is None:
         # Left over from an older session's command that was carried out late.
