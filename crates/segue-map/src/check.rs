@@ -66,7 +66,7 @@ impl Engine {
             State::Failed(request) => {
                 let mut failed = self.failed.values();
                 assert!(
-                    failed.any(|f| f.request == request && !f.answered),
+                    failed.any(|waits_for| *waits_for == request),
                     "waits for nothing"
                 );
                 false

@@ -93,14 +93,6 @@ pub struct Stats {
     pub ignored_answers: u64,
 }
 
-/// What is known of a container whose flush or FUA write failed here.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct FailedContainer {
-    pub request: u64,
-    /// The failure is durable: `failure` has come.
-    pub answered: bool,
-}
-
 /// The mapping engine.  See the methods for its contract, `docs/mapping.md` for its rules.
 ///
 /// Every call that takes `now` (nanoseconds of one clock that never goes back) first lets time
@@ -126,7 +118,7 @@ pub struct Engine {
     /// By request.
     pub(crate) faults: BTreeMap<u64, Fault>,
     /// By container number; sticks for the life of the engine.
-    pub(crate) failed: BTreeMap<u16, FailedContainer>,
+    pub(crate) failed: BTreeMap<u16, u64>,
     pub(crate) blockers: Vec<Blocker>,
     /// The next request number of a fault.
     pub(crate) next_request: u64,

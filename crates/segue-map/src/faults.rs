@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::control::EntryRun;
-use crate::engine::{Engine, FailedContainer, HostOp};
+use crate::engine::{Engine, HostOp};
 use crate::entry::{self, Entry};
 use crate::errno::{EIO, Errno};
 use crate::in_flight::{Fault, Life, Piece, State, Work};
@@ -145,27 +145,17 @@ impl Engine {
         }
     }
 
-    /// A flush or FUA write failed: the container counts as failed from now on, for every disk.
+    /// A flush or FUA write failed: the container counts as failed for every disk, until the
+    /// failure is durable; then the sets say it (they come before the answer).
     ///
-    /// Returns the request that the host has to wait for; `None`: the failure is durable already.
-    pub(crate) fn container_failed(
-        &mut self,
-        disk: u32,
-        container: u16,
-        errno: Errno,
-    ) -> Option<u64> {
-        if let Some(failed) = self.failed.get(&container) {
-            return (!failed.answered).then_some(failed.request);
+    /// Returns the request that the host has to wait for.
+    pub(crate) fn container_failed(&mut self, disk: u32, container: u16, errno: Errno) -> u64 {
+        if let Some(request) = self.failed.get(&container) {
+            return *request;
         }
         let request = self.next_request;
         self.next_request += 1;
-        self.failed.insert(
-            container,
-            FailedContainer {
-                request,
-                answered: false,
-            },
-        );
+        self.failed.insert(container, request);
         self.events.push_back(Event::ContainerFailed {
             request,
             disk,
@@ -175,25 +165,19 @@ impl Engine {
         for index in self.disks.indexes() {
             self.refresh_sync_failed(index);
         }
-        Some(request)
+        request
     }
 
     /// A FLUSH or FUA of a disk with a failed container: EIO, once that failure is durable.
     pub(crate) fn refuse_sync(&mut self, piece: u32, disk: u32) {
         let containers = &self.disks[disk].containers;
-        let here = |number: u16| self.failed.get(&number);
-        let durable = |c: &crate::disk::Container| {
-            c.failed || here(c.number).is_some_and(|failed| failed.answered)
-        };
-        if containers.iter().any(durable) {
+        if containers.iter().any(|c| c.failed) {
             self.finish(piece, EIO);
             return;
         }
-        let failed = containers.iter().find_map(|c| here(c.number));
-        let request = failed
-            .expect("sync_failed comes from a container of the set")
-            .request;
-        self.pieces[piece].state = State::Failed(request);
+        let request = containers.iter().find_map(|c| self.failed.get(&c.number));
+        let request = request.expect("sync_failed comes from a container of the set");
+        self.pieces[piece].state = State::Failed(*request);
     }
 
     /// Brings `sync_failed` up to date with the set and with what has failed.
@@ -206,14 +190,14 @@ impl Engine {
 
     /// The failure of a container is durable: the hosts that wait for that get their error.
     fn container_failure_answered(&mut self, request: u64, errno: Errno) -> bool {
-        let Some(failed) = self
-            .failed
-            .values_mut()
-            .find(|failed| failed.request == request)
-        else {
+        let of_request = |(_, waits_for): &(&u16, &u64)| **waits_for == request;
+        let Some(container) = self.failed.iter().find(of_request).map(|(c, _)| *c) else {
             return false;
         };
-        failed.answered = true;
+        self.failed.remove(&container);
+        for index in self.disks.indexes() {
+            self.refresh_sync_failed(index);
+        }
         let failed = |(_, piece): &(u32, &Piece)| piece.state == State::Failed(request);
         let mut waiting: Vec<u32> = self
             .pieces

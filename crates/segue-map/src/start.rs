@@ -172,7 +172,7 @@ impl Engine {
             return None;
         }
         let (disk, container) = (self.disks[this.disk].id, this.container);
-        self.container_failed(disk, container, errno)
+        Some(self.container_failed(disk, container, errno))
     }
 }
 

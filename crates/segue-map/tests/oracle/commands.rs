@@ -92,8 +92,9 @@ impl Oracle {
 
     fn failure(&mut self, request: u64, errno: i32, set_error: bool) {
         let errno = if errno > 0 { errno } else { EIO };
-        if let Some(failed) = self.failed.values_mut().find(|(r, _)| *r == request) {
-            failed.1 = true;
+        let before = self.failed.len();
+        self.failed.retain(|_, waits_for| *waits_for != request);
+        if self.failed.len() < before {
             let waits = |part: &&Part| part.at == At::Failed(request);
             let of = |io: &Io| {
                 let mut parts: Vec<&Part> = io.parts.iter().filter(waits).collect();

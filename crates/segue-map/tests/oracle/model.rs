@@ -178,7 +178,7 @@ pub struct Oracle {
     pub disks: Vec<Disk>,
     pub ios: Vec<Io>,
     pub faults: BTreeMap<u64, Fault>,
-    pub failed: BTreeMap<u16, (u64, bool)>,
+    pub failed: BTreeMap<u16, u64>,
     pub waits: Vec<Wait>,
     pub next_request: u64,
     pub counter: u64,

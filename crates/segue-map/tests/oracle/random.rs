@@ -105,7 +105,7 @@ impl Random {
     }
 
     fn lease(&mut self) -> What {
-        let bound = self.pick(&[200, 3000]);
+        let bound = self.pick(&[100, 900]);
         What::Lease {
             until: self.now + self.below(bound),
         }
@@ -218,12 +218,7 @@ impl Random {
 
     fn fault_answer(&mut self, pair: &Pair) -> What {
         let faults: Vec<u64> = pair.oracle.faults.keys().copied().collect();
-        let failed: Vec<u64> = pair
-            .oracle
-            .failed
-            .values()
-            .map(|(request, _)| *request)
-            .collect();
+        let failed: Vec<u64> = pair.oracle.failed.values().copied().collect();
         let request = match self.below(12) {
             0 => self.below(60),
             1 if !failed.is_empty() => self.pick(&failed),

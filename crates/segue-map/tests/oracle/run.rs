@@ -292,21 +292,12 @@ impl Oracle {
             return None;
         }
         let here = |c: u16| self.failed.get(&c);
-        let durable = disk
-            .set
-            .iter()
-            .any(|c| c.failed || here(c.container).is_some_and(|(_, answered)| *answered));
-        if durable {
+        if disk.set.iter().any(|c| c.failed) {
             return Some(None);
         }
         let mut numbers: Vec<u16> = disk.set.iter().map(|c| c.container).collect();
         numbers.sort_unstable();
-        Some(
-            numbers
-                .iter()
-                .find_map(|c| here(*c))
-                .map(|(request, _)| *request),
-        )
+        Some(numbers.iter().find_map(|c| here(*c)).copied())
     }
 
     fn flush(&mut self, key: u64, disk: u64) {
@@ -619,12 +610,12 @@ impl Oracle {
         if errno == 0 || !syncs || errno == EOPNOTSUPP {
             return None;
         }
-        if let Some((request, answered)) = self.failed.get(&at) {
-            return (!answered).then_some(*request);
+        if let Some(request) = self.failed.get(&at) {
+            return Some(*request);
         }
         let request = self.next_request;
         self.next_request += 1;
-        self.failed.insert(at, (request, false));
+        self.failed.insert(at, request);
         let disk = self.disk(disk).id;
         self.events.push(Event::ContainerFailed {
             request,
