@@ -40,6 +40,8 @@ async def discard(c: Controller, fault: Fault, disk: Disk) -> None:
     while any(extent in c.inherited for extent in disk.map.slice(first, count)):
         await c.background.inherited_changed()
     async with c.locks.hold(*keys, exclusive=True), incomplete_held(c, disk, first, count):
+        if not fault.current:
+            return
         await discard_run(c, disk, first, count)
         runs = entry_runs(c, fault.peer, disk, first, count, own=count)
         fault.answer(Retry(fault.message.request, disk.disk, runs))

@@ -11,8 +11,8 @@ from errno import EIO
 from typing import TYPE_CHECKING
 
 from segue.controller.changes import FlushFailed
-from segue.controller.peer import Peer
-from segue.controller.restrict import extend_containers
+from segue.controller.peer import Peer, PeerLost, SessionLost
+from segue.controller.restrict import extend_containers, set_containers
 from segue.wire.messages import ContainerFailed, Failure
 
 if TYPE_CHECKING:
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 async def container_failed(c: Controller, peer: Peer, message: ContainerFailed) -> None:
-    """Commits the failure, answers the flush, and tells the other agents."""
+    """Commits the failure, answers the flush, and tells the other agents.
+
+    The agent's sets say "failed" before the answer comes: from then on it goes by them alone.
+    """
     session = peer.session
     number = message.container
     own = c.table.disks.get(message.disk)
@@ -32,6 +35,13 @@ async def container_failed(c: Controller, peer: Peer, message: ContainerFailed) 
         disks = [d for d in disks if d in c.table.disks and number not in c.table.disks[d].failed]
         if disks:
             await c.commit(*(FlushFailed(disk, number, message.errno) for disk in disks))
+    try:
+        for disk in sorted(peer.tables):
+            row = c.table.disks.get(disk)
+            if row is not None and number in row.containers:
+                await set_containers(c, peer, row)
+    except (SessionLost, PeerLost):
+        return
     if peer.session == session:
         peer.send(Failure(message.request, EIO))
     for disk in disks:
