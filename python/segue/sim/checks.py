@@ -123,6 +123,10 @@ class Checks:
             self._words[plane.incarnation] = words
             self._check_entries(plane.incarnation)
 
+    def tables(self, plane: Plane) -> list[int]:
+        """The disks it has a table of now."""
+        return list(self._words.get(plane.incarnation, {}))
+
     def _read_entries(self, plane: Plane, disk: int) -> list[int] | None:
         allowed = self.replica.allowed.get(disk)
         count = len(allowed) if allowed is not None else 1

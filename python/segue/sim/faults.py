@@ -147,7 +147,7 @@ class Faults:
         assert agent is not None
         plane = agent.plane
         plane.tick_now()
-        for message in self._bad_messages(sorted(plane.segment_bytes)):
+        for message in self._bad_messages(self.checks.tables(plane)):
             before = plane.engine.digest()
             answer = plane.probe(message)
             if answer[2] != Outcome.FAILED or not answer[3]:
@@ -160,7 +160,8 @@ class Faults:
             self._probes += 1
             return self._probes
 
-        disk = self.rng.choice(disks) if disks else 1
+        # Of a table that is being deleted they would have to wait: name one that exists, or none.
+        disk = self.rng.choice(disks) if disks else 4_000_001
         nowhere = EntryRun(0, 1, (1 << 63) | (999 << 44) | 1)
         return [
             SetEntry(number(), 4_000_000, [EntryRun(0, 1, 0)], False),

@@ -18,4 +18,194 @@ class Mutation:
     new: str
 
 
-MUTATIONS: list[Mutation] = []
+CONTROLLER = "python/segue/controller/"
+PROCEDURES = CONTROLLER + "procedures/"
+MAP = "crates/segue-map/src/"
+
+MUTATIONS: list[Mutation] = [
+    # Controller: restrict before relying, commit before granting (rule 3) ----------------------
+    Mutation(
+        "first-write-restricts-nobody",
+        PROCEDURES + "first_write.py",
+        "    await invalidate(c, disk.disk, fault.message.segment, 1, "
+        "spare=fault.peer if clean else None)\n",
+        "",
+    ),
+    Mutation(
+        "discard-restricts-nobody",
+        PROCEDURES + "discard.py",
+        "    lost = await invalidate(c, disk.disk, first, count)\n",
+        "    lost: list[int] = []\n",
+    ),
+    Mutation(
+        "table-runs-ahead-of-the-store",
+        CONTROLLER + "commits.py",
+        "        await self._store.append(self._term, self._table.number + 1, body)\n"
+        '        failpoints.hit("commit.durable")\n'
+        "        self._table.apply(changes)\n",
+        "        self._table.apply(changes)\n"
+        "        for done in self._waiting:\n"
+        "            done.set_result(None) if not done.done() else None\n"
+        "        await self._store.append(self._term, self._table.number, body)\n",
+    ),
+    Mutation(
+        "grants-are-forgotten",
+        CONTROLLER + "grants.py",
+        "        self.marked += 1\n        self._fill(first, count, 1)\n",
+        "        self.marked += 1\n",
+    ),
+    # Controller: who is gone, and whose I/O has ended (rules 5, 8) -------------------------------
+    Mutation(
+        "lost-agents-have-no-io",
+        PROCEDURES + "discard.py",
+        "    holders = c.still_holders(lost)\n",
+        "    holders: list[int] = []\n",
+    ),
+    Mutation(
+        "fences-are-not-asked",
+        CONTROLLER + "controller.py",
+        "                if not await self.storage.fence_ended(number, holder):\n"
+        "                    return False\n",
+        "                await self.storage.fence_ended(number, holder)\n",
+    ),
+    Mutation(
+        "lease-is-counted-short",
+        CONTROLLER + "agents.py",
+        "    peer.lease_until_ns = c.clock.now_ns() + c.settings.lease_and_margin_ns(lease_ns)\n"
+        '    failpoints.hit("lease.granted")\n',
+        "    peer.lease_until_ns = c.clock.now_ns() + lease_ns // 2\n",
+    ),
+    Mutation(
+        "superseded-term-grants-leases",
+        CONTROLLER + "agents.py",
+        "    newest = await c.term_is_newest()\n",
+        "    newest = True\n",
+    ),
+    # Controller: incomplete extents (rules 6, 11, 12) --------------------------------------------
+    Mutation(
+        "do-write-holds-no-blocks",
+        PROCEDURES + "do_write.py",
+        "        await held.enter_async_context(c.blocks.hold(extent, bits, exclusive=True))\n",
+        "",
+    ),
+    Mutation(
+        "do-write-answered-without-its-bit",
+        PROCEDURES + "do_write.py",
+        "            await c.commit(Written(extent, first, count))\n",
+        "",
+    ),
+    Mutation(
+        "rest-of-a-block-from-rubbish",
+        PROCEDURES + "do_write.py",
+        "    return location if record.here >> block & 1 else 0\n",
+        "    return location\n",
+    ),
+    Mutation(
+        "record-ends-before-the-flush",
+        PROCEDURES + "complete.py",
+        "                await c.storage.flush(container_of(c.table.extents.get(extent)))\n",
+        "                pass\n",
+    ),
+    Mutation(
+        "clean-before-the-flush",
+        PROCEDURES + "clean.py",
+        "        await c.storage.flush(number)\n",
+        "",
+    ),
+    Mutation(
+        "discard-beside-the-copier",
+        PROCEDURES + "discard.py",
+        '    async with c.locks.hold(*(("extent", e) for e in extents), exclusive=True):\n'
+        "        yield\n",
+        "    yield\n",
+    ),
+    # Store and checkpoint ------------------------------------------------------------------------
+    Mutation(
+        "checkpoint-forgets-quarantine",
+        CONTROLLER + "checkpoint.py",
+        "        quarantine=table.quarantine,\n",
+        "        quarantine={},\n",
+    ),
+    Mutation(
+        "checkpoint-forgets-written-bits",
+        CONTROLLER + "checkpoint.py",
+        "_bits(r.written, r.blocks)",
+        "_bits(0, r.blocks)",
+    ),
+    Mutation(
+        "page-tree-writes-shared-leaves",
+        "python/segue/store/pages.py",
+        "                if page.holders == 1 and not page.page_id:\n",
+        "                if page.holders == 1:\n",
+    ),
+    # Agent: the session --------------------------------------------------------------------------
+    Mutation(
+        "lease-runs-from-its-arrival",
+        "python/segue/agent/session.py",
+        "        until_ns = message.sent_ns + message.duration_ns\n",
+        "        until_ns = now + message.duration_ns\n",
+    ),
+    Mutation(
+        "flush-failures-are-kept-from-the-controller",
+        "python/segue/agent/session.py",
+        "        self._outbox += self._failures.values()\n",
+        "",
+    ),
+    # Agent: the mapping engine -------------------------------------------------------------------
+    Mutation(
+        "engine-trusts-results-of-an-ended-lease",
+        MAP + "lease.rs",
+        "        self.epoch += 1;\n",
+        "",
+    ),
+    Mutation(
+        "engine-keeps-its-tables-past-the-lease",
+        MAP + "lease.rs",
+        "            disk.table.invalidate_all();\n",
+        "",
+    ),
+    Mutation(
+        "engine-answers-blocking-commands-at-once",
+        MAP + "blocking.rs",
+        "        if blocker.left == 0 {\n            self.unblock(&blocker);\n        } else {",
+        "        if blocker.left < 99 {\n            self.unblock(&blocker);\n        } else {",
+    ),
+    Mutation(
+        "engine-writes-over-zero-entries",
+        MAP + "decide.rs",
+        "/* zero    */ [Zeroes,    FaultWrite, Done,         FaultWrite,",
+        "/* zero    */ [Zeroes,    Done,       Done,         FaultWrite,",
+    ),
+    Mutation(
+        "engine-frees-nothing-on-trim",
+        MAP + "decide.rs",
+        "/* none    */ [Go,        Go,         FaultDiscard, Go,          Go,         Go,         "
+        "FaultDiscard, Go],",
+        "/* none    */ [Go,        Go,         Done,         Go,          Go,         Go,         "
+        "FaultDiscard, Go],",
+    ),
+    Mutation(
+        "engine-answers-before-the-last-piece",
+        MAP + "hosts.rs",
+        "        if host.remaining == 0 {\n            let (token, errno)",
+        "        if host.remaining <= 1 {\n            let (token, errno)",
+    ),
+    Mutation(
+        "engine-merges-without-holding-the-unit",
+        MAP + "start.rs",
+        "        if blocked {\n",
+        "        if blocked && this.len > 1 << 40 {\n",
+    ),
+    Mutation(
+        "do-write-is-not-durable",
+        MAP + "do_commands.rs",
+        "            fua: true,\n",
+        "            fua: false,\n",
+    ),
+    Mutation(
+        "flush-skips-a-container",
+        MAP + "plan.rs",
+        "        for index in 0..containers {\n",
+        "        for index in containers - 1..containers {\n",
+    ),
+]
