@@ -81,15 +81,16 @@ pub fn handshake_server(stream: &mut UnixStream, size_bytes: u64) -> std::io::Re
     stream.write_all(&1u16.to_be_bytes())
 }
 
-/// Client's side; returns the size of the export in bytes.
-pub fn handshake_client(stream: &mut UnixStream) -> std::io::Result<u64> {
+/// Client's side; returns the size of the export of that name in bytes.
+pub fn handshake_client(stream: &mut UnixStream, name: &str) -> std::io::Result<u64> {
     let mut greeting = [0u8; 18];
     stream.read_exact(&mut greeting)?;
     let mut answer = Vec::new();
     answer.extend_from_slice(&u32::from(FIXED_NEWSTYLE | NO_ZEROES).to_be_bytes());
     answer.extend_from_slice(&IHAVEOPT.to_be_bytes());
     answer.extend_from_slice(&OPT_EXPORT_NAME.to_be_bytes());
-    answer.extend_from_slice(&0u32.to_be_bytes());
+    answer.extend_from_slice(&(name.len() as u32).to_be_bytes());
+    answer.extend_from_slice(name.as_bytes());
     stream.write_all(&answer)?;
     let mut export = [0u8; 10];
     stream.read_exact(&mut export)?;

@@ -106,7 +106,6 @@ impl Ring {
 
     /// Takes what has completed.
     pub(super) fn reap(&mut self) -> Vec<Left> {
-        self.wake.clear();
         // SAFETY: no argument is passed. EINTR and the like show at the next call.
         let _ = unsafe {
             self.ring

@@ -1,6 +1,6 @@
 //! Load generator of E1: 4 KiB random reads or writes at a fixed depth over one unix socket.
 //!
-//! `load SOCKET PID read|write DEPTH SECONDS SEED [EXTENT_BYTES]` prints one JSON line: IOPS, and the
+//! `load SOCKET[#EXPORT] PID read|write DEPTH SECONDS SEED [EXTENT_BYTES]` prints one JSON line: IOPS, and the
 //! CPU time of the server (all threads, /proc/PID/task/*/schedstat, nanoseconds) for each I/O.
 
 use std::io::{Read, Write};
@@ -116,8 +116,9 @@ fn main() {
     };
     let depth: usize = args[4].parse().unwrap();
     let seconds: f64 = args[5].parse().unwrap();
-    let mut stream = UnixStream::connect(&args[1]).expect("connect");
-    let size_bytes = handshake_client(&mut stream).expect("handshake");
+    let (socket, export) = args[1].split_once('#').unwrap_or((&args[1], ""));
+    let mut stream = UnixStream::connect(socket).expect("connect");
+    let size_bytes = handshake_client(&mut stream, export).expect("handshake");
     let extent = args
         .get(7)
         .map_or(size_bytes, |word| word.parse().unwrap())
