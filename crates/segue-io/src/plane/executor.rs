@@ -226,45 +226,7 @@ impl Executor {
     #[inline]
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Io {
-                piece,
-                token,
-                kind,
-                container,
-                offset_bytes,
-                len,
-                buf_off,
-                fua,
-                no_hole,
-                fast,
-            } => {
-                let how = ZeroHow { no_hole, fast, fua };
-                let (at, length) = (buf_off as usize, len as usize);
-                let what = match kind {
-                    IoKind::Read => What::Read {
-                        offset: offset_bytes,
-                        at,
-                        length,
-                    },
-                    IoKind::Write => What::Write {
-                        offset: offset_bytes,
-                        at,
-                        length,
-                        fua,
-                    },
-                    IoKind::WriteZeroes => What::Zero {
-                        offset: offset_bytes,
-                        length: len,
-                        how,
-                    },
-                    IoKind::Trim => What::Trim {
-                        offset: offset_bytes,
-                        length: len,
-                        fua,
-                    },
-                };
-                self.io(piece, token, container, what);
-            }
+            Effect::Io { .. } => self.begin_io(&effect),
             Effect::Rmw { .. } => self.merge(&effect),
             Effect::Flush {
                 piece,
@@ -315,6 +277,46 @@ impl Executor {
                 }
             }
         }
+    }
+
+    #[inline]
+    fn begin_io(&mut self, effect: &Effect) {
+        let Effect::Io {
+            piece,
+            token,
+            kind,
+            container,
+            offset_bytes: offset,
+            len,
+            buf_off,
+            fua,
+            no_hole,
+            fast,
+        } = *effect
+        else {
+            return;
+        };
+        let (at, length) = (buf_off as usize, len as usize);
+        let what = match kind {
+            IoKind::Read => What::Read { offset, at, length },
+            IoKind::Write => What::Write {
+                offset,
+                at,
+                length,
+                fua,
+            },
+            IoKind::WriteZeroes => What::Zero {
+                offset,
+                length: len,
+                how: ZeroHow { no_hole, fast, fua },
+            },
+            IoKind::Trim => What::Trim {
+                offset,
+                length: len,
+                fua,
+            },
+        };
+        self.io(piece, token, container, what);
     }
 
     fn reply(&mut self, token: u64, errno: i32, in_use: bool) {
