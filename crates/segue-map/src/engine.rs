@@ -117,7 +117,8 @@ pub struct Engine {
     pub(crate) pieces: Slab<Piece>,
     /// By request.
     pub(crate) faults: BTreeMap<u64, Fault>,
-    /// By container number; sticks for the life of the engine.
+    /// Requests of `container_failed` that are not answered, by container: until then the engine
+    /// itself remembers the failure; after that the sets say it.
     pub(crate) failed: BTreeMap<u16, u64>,
     pub(crate) blockers: Vec<Blocker>,
     /// The next request number of a fault.
