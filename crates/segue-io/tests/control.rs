@@ -233,6 +233,15 @@ fn a_failed_flush_reaches_the_host_after_the_controller_knows() {
             _ => None,
         });
         assert_eq!(errno, libc::EIO);
+        // Durable at the controller by now: the set says so before the host hears of it.
+        let mut failed = rig.spec.clone();
+        failed.failed = true;
+        let told = rig.ask(Control::SetContainers {
+            command: rig.command(),
+            disk: DISK,
+            containers: vec![failed],
+        });
+        assert_eq!(told, (Outcome::Done, 0));
         assert!(!flusher.is_finished());
         rig.plane.deliver(Control::Failure {
             request,
