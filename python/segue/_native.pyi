@@ -4,9 +4,39 @@ Units: bytes, nanoseconds of CLOCK_BOOTTIME, segments and blocks of a disk; errn
 Tokens, pieces, requests and commands are unsigned 64-bit numbers.
 """
 
-from typing import Any, TypeAlias, TypedDict, final
+from typing import Any, TypeAlias, TypedDict, final, type_check_only
 
 from segue.wire.messages import Message
+
+__all__ = [
+    "ENTRY_CONTAINER_SHIFT",
+    "ENTRY_ERROR",
+    "ENTRY_NO_WRITE",
+    "ENTRY_SEGMENT_MASK",
+    "ENTRY_VALID",
+    "ENTRY_ZERO",
+    "FLAG_FAST_ZERO",
+    "FLAG_FUA",
+    "FLAG_NO_HOLE",
+    "FLAG_REQ_ONE",
+    "STATE_ERROR",
+    "STATE_INVALID",
+    "STATE_NO_WRITE",
+    "STATE_ZERO",
+    "STATUS_HOLE",
+    "STATUS_ZERO",
+    "DataPlane",
+    "Engine",
+    "NbdClient",
+    "StorageHandle",
+    "boottime_ns",
+    "container_power_loss",
+    "crc32c",
+    "create_container",
+    "entry_pack",
+    "inspect_container",
+    "nbd_list_exports",
+]
 
 # The entry word (design, section 3): 0 is invalid -------------------------------------------------
 
@@ -36,7 +66,7 @@ def entry_pack(container: int, segment: int, no_write: bool = False) -> int:
 
 # The mapping engine ---------------------------------------------------------------------------
 
-Effect: TypeAlias = tuple[Any, ...]
+_Effect: TypeAlias = tuple[Any, ...]
 """What the driver has to do, in order; the first item names it.
 
     ("io", piece, token, kind, container, offset, len, buf_off, fua, no_hole, fast)
@@ -52,7 +82,7 @@ Effect: TypeAlias = tuple[Any, ...]
     ("status", token, [(len, flags)])       the answer to a block status request
 """
 
-Event: TypeAlias = tuple[Any, ...]
+_Event: TypeAlias = tuple[Any, ...]
 """What the session is told; the first item names it.
 
     ("fault", request, disk, segment, segments, operation, first_block, count_blocks, word)
@@ -109,10 +139,10 @@ class Engine:
     def accepts(self, disk: int) -> bool:
         """False: over the park limit, do not read the disk's connections."""
 
-    def effects(self) -> list[Effect]:
+    def effects(self) -> list[_Effect]:
         """Takes all effects."""
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[_Event]:
         """Takes all events."""
 
     def self_check(self) -> None:
@@ -134,12 +164,12 @@ class DataPlane:
     """
 
     def __new__(
-        cls, *, incarnation: int, park_limit_bytes: int, host_timeout_ns: int | None
+        cls, *, incarnation: int, park_limit_bytes: int, host_timeout_ns: int | None = None
     ) -> DataPlane: ...
     def fileno(self) -> int:
         """An eventfd, readable while there are events."""
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[_Event]:
         """Takes all events."""
 
     def deliver(self, message: Message) -> None:
@@ -179,6 +209,7 @@ def boottime_ns() -> int:
 
 # Containers -----------------------------------------------------------------------------------
 
+@type_check_only
 class ContainerHeader(TypedDict):
     """What a container's header says."""
 
@@ -186,10 +217,12 @@ class ContainerHeader(TypedDict):
     identity: bytes
     segment_bytes: int
     segments: int
+    write_unit_bytes: int
     clean: bool
     term: int
     commit: int
 
+@type_check_only
 class NewContainer(TypedDict):
     """What creating a container made."""
 
@@ -236,33 +269,61 @@ def create_container(
 def inspect_container(uri: str) -> ContainerHeader | None:
     """The header of what lies there; None: not a container."""
 
+def container_power_loss(uri: str, seed: int) -> tuple[int, int]:
+    """Loses power, for a ``forgetful+file://`` container that nobody has open.
+
+    Of what was not flushed each sector is kept or lost as `seed` decides.  Returns (blocks not
+    flushed, sectors lost); `OSError`.
+    """
+
 # NBD ------------------------------------------------------------------------------------------
 
 @final
 class NbdClient:
-    """A blocking NBD client: one connection; raises `OSError`."""
+    """A blocking NBD client: one connection; calls of several threads wait for each other.
 
-    def __new__(cls, uri: str, export: str) -> NbdClient: ...
+    `address`: the path of a unix socket, ``nbd://HOST[:PORT]``, or ``nbd+unix:///?socket=PATH``.
+    All raise `OSError` with the errno the server gave.
+    """
+
+    def __new__(cls, address: str, export: str = "") -> NbdClient: ...
     @property
-    def size_bytes(self) -> int: ...
+    def size(self) -> int:
+        """Bytes of the export."""
+
     @property
     def block_sizes(self) -> tuple[int, int, int]:
-        """Minimum, preferred, maximum."""
+        """Minimum, preferred, maximum, in bytes."""
 
-    def pread(self, length: int, offset: int) -> bytes: ...
-    def pwrite(self, data: bytes, offset: int, fua: bool = False) -> None: ...
+    @property
+    def read_only(self) -> bool:
+        """Whether writes are refused."""
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """Reads."""
+
+    def pwrite(self, data: bytes, offset: int, fua: bool = False) -> None:
+        """Writes; with `fua`, durable before it returns."""
+
     def zero(
         self, length: int, offset: int, fua: bool = False, no_hole: bool = False, fast: bool = False
-    ) -> None: ...
-    def trim(self, length: int, offset: int, fua: bool = False) -> None: ...
-    def flush(self) -> None: ...
+    ) -> None:
+        """Makes a range read as zeroes."""
+
+    def trim(self, length: int, offset: int, fua: bool = False) -> None:
+        """Says that a range is no longer needed."""
+
+    def flush(self) -> None:
+        """Makes durable whatever was acknowledged."""
+
     def block_status(self, length: int, offset: int) -> list[tuple[int, int]]:
-        """(length, flags) from `offset`."""
+        """Extents from `offset`: (length in bytes, STATUS_* bits)."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends the session in order; further calls raise `OSError`."""
 
-def list_exports(uri: str) -> list[str]:
-    """The names a server lists."""
+def nbd_list_exports(address: str) -> list[str]:
+    """The names of a server's exports; `OSError`."""
 
-def crc32c(data: bytes) -> int:
-    """The checksum of the store's and the containers' formats."""
+def crc32c(data: bytes, crc: int = 0) -> int:
+    """CRC-32C (Castagnoli) of `data`, going on from `crc`."""
