@@ -10,7 +10,7 @@ anything else names the host write (or the rubbish) that put it there.  It has l
 Loss of power leaves in every dirty sector, each for itself, the durable token or any later one.
 A flush makes durable what had been applied when it began; a write with FUA its own sectors.  A
 flush that fails may drop dirty sectors for good: they are still seen, and no later flush saves
-them (as Linux does).
+them; every descriptor open at the time fails its next flush or FUA as well, once (as in Linux).
 
 Requests are under way between `submit` and their answer; a write takes effect in between, at one
 instant or, torn, at two.  They belong to a `Holder` (an agent's incarnation or a controller's
@@ -102,6 +102,10 @@ class Medium:
         self.watch_start: Callable[[Request], None] | None = None
         self.watch_end: Callable[[Request], None] | None = None
         self._serial = 0
+        self._losses = 0
+        """Counts flushes that dropped something; every open descriptor is told of each once."""
+        self._told: dict[int, int] = {}
+        """Fence -> the losses its descriptor has been told of."""
         self._watched_deaths: set[int] = set()
 
     def format(self, size_bytes: int, identity: bytes, installation: bytes) -> None:
@@ -205,6 +209,8 @@ class Medium:
         request = self.under_way.pop(serial, None)
         if request is None:
             return
+        if not request.errno and (request.kind == "flush" or request.fua):
+            self._tell_losses(request)
         if not request.errno and not request.dropped:
             if request.kind == "flush":
                 self._harden(list(self.dirty), request.serial)
@@ -212,7 +218,7 @@ class Medium:
                 span = range(request.sector, request.sector + request.count)
                 self._harden(span, request.serial)
         elif request.kind == "flush" and not request.dropped:
-            self._drop_some()
+            self._drop_some(request)
         self._end(request)
         if request.holder.process.alive:
             request.holder.process.post(request.done, request.errno, request.result)
@@ -236,8 +242,17 @@ class Medium:
             else:
                 del self.dirty[sector]
 
-    def _drop_some(self) -> None:
+    def _tell_losses(self, request: Request) -> None:
+        """Another's flush lost data since this descriptor was opened: it fails too, once."""
+        fence = request.holder.fence
+        if self._told.get(fence, self._losses) < self._losses:
+            self._told[fence] = self._losses
+            request.errno = EIO
+
+    def _drop_some(self, request: Request) -> None:
         """A failed flush: the kernel counts dirty sectors as clean, and they are not."""
+        self._losses += 1
+        self._told[request.holder.fence] = self._losses
         rng = self.world.rng
         for sector in list(self.dirty):
             if rng.random() < 0.5:
@@ -248,6 +263,7 @@ class Medium:
     def lock(self, holder: Holder) -> None:
         """Takes the lock of the holder's fence on the descriptor it has opened."""
         self.locks[holder.fence] = holder.process
+        self._told.setdefault(holder.fence, self._losses)
 
     def fence_ended(self, fence: int) -> bool:
         """Whether its lock is gone: process dead, and no request of it in the kernel."""
