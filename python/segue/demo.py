@@ -12,7 +12,6 @@ No root, no test tools: the NBD client is Segue's own (`segue._native.NbdClient`
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import random
 import shutil
@@ -21,25 +20,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from operator import methodcaller
 from pathlib import Path
-from typing import TypeVar
 
-from segue import _native
 from segue.controller.config import STORE_NAME
+from segue.host import MIB, Host, Tally
 from segue.installation import Installation, wait_until
 from segue.store.check import check
 
-T = TypeVar("T")
-MIB = 1 << 20
 DISK_BYTES = 96 * MIB
 CONTAINER_BYTES = 176 * MIB
 """Two of them hold the three disks: the first one fills up on the way."""
 STRIPE_BYTES = 256 << 10
 """On the shared disk the hosts own alternate stripes: blocks of one host are no other's."""
-LONGEST_BYTES = STRIPE_BYTES
-RETRY_S = 60.0
 
 
 def say(text: str) -> None:
@@ -50,106 +42,33 @@ def say(text: str) -> None:
 _BEGUN = time.monotonic()
 
 
-@dataclass
-class Tally:
-    """What the hosts did and saw."""
+class Writer:
+    """One host of the demo: random requests within its own stripes of a disk."""
 
-    writes: int = 0
-    zeroes: int = 0
-    flushes: int = 0
-    reads: int = 0
-    written_bytes: int = 0
-    read_bytes: int = 0
-    wrong_bytes: int = 0
-    broken_connections: int = 0
-    slowest_s: float = 0.0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-class Host:
-    """One host: a connection to a disk at an agent, and its own stripes of that disk.
-
-    When the connection breaks it connects again and repeats the request, as QEMU and nbdkit's
-    `retry` filter do; whether the first attempt took effect does not matter, the bytes are the
-    same.
-    """
-
-    def __init__(
-        self, installation: Installation, disk: str, agent: str, stripes: tuple[int, int]
-    ) -> None:
-        self.disk = disk
+    def __init__(self, host: Host, agent: str, stripes: tuple[int, int]) -> None:
+        self.host = host
         self.agent = agent
-        self.first, self.step = stripes
         self.steps_done = 0
-        self._installation = installation
-        self._client: _native.NbdClient | None = None
+        first, step = stripes
+        self._stripes = range(first, DISK_BYTES // STRIPE_BYTES, step)
 
-    def __str__(self) -> str:
-        """``disk at agent``."""
-        return f"{self.disk} at {self.agent}"
-
-    def write(self, image: bytearray, steps: int, rng: random.Random, tally: Tally) -> None:
-        """Do `steps` random requests within this host's stripes, and the same to `image`."""
-        stripes = range(self.first, DISK_BYTES // STRIPE_BYTES, self.step)
+    def run(self, steps: int, rng: random.Random) -> None:
+        """Do `steps` requests; raises OSError when an error lasts."""
         for _ in range(steps):
             start = rng.randrange(STRIPE_BYTES)
-            length = min(rng.choice((512, 4096, 5000, 65536, LONGEST_BYTES)), STRIPE_BYTES - start)
-            offset = rng.choice(stripes) * STRIPE_BYTES + start
-            if rng.random() < 0.1:
-                self._retried(methodcaller("zero", length, offset), tally)
-                image[offset : offset + length] = bytes(length)
-                tally.zeroes += 1
+            length = min(rng.choice((512, 4096, 5000, 65536, STRIPE_BYTES)), STRIPE_BYTES - start)
+            offset = rng.choice(self._stripes) * STRIPE_BYTES + start
+            kind = rng.random()
+            if kind < 0.1:
+                self.host.compare(offset, length)
+            elif kind < 0.2:
+                self.host.zero(offset, length)
             else:
-                data = rng.randbytes(length)
-                fua = rng.random() < 0.05
-                self._retried(methodcaller("pwrite", data, offset, fua=fua), tally)
-                image[offset : offset + length] = data
-                tally.writes += 1
-                tally.written_bytes += length
+                self.host.write(offset, rng.randbytes(length), fua=rng.random() < 0.05)
             if rng.random() < 0.02:
-                self._retried(methodcaller("flush"), tally)
-                tally.flushes += 1
+                self.host.flush()
             self.steps_done += 1
-        self._retried(methodcaller("flush"), tally)
-
-    def verify(self, image: bytearray, tally: Tally) -> None:
-        """Read the whole disk and count the bytes that differ from `image`."""
-        for offset in range(0, DISK_BYTES, MIB):
-            got: bytes = self._retried(methodcaller("pread", MIB, offset), tally)
-            want = image[offset : offset + MIB]
-            tally.reads += 1
-            tally.read_bytes += len(got)
-            if got != want:
-                wrong = [i for i in range(MIB) if got[i] != want[i]]
-                tally.wrong_bytes += len(wrong)
-                say(f"WRONG: {self}: {len(wrong)} bytes from offset {offset + wrong[0]}")
-
-    def close(self) -> None:
-        """Disconnect; the other end may be dead already."""
-        client, self._client = self._client, None
-        if client is not None:
-            with contextlib.suppress(OSError):
-                client.close()
-
-    def _retried(self, request: Callable[[_native.NbdClient], T], tally: Tally) -> T:
-        begun = time.monotonic()
-        while True:
-            try:
-                if self._client is None:
-                    uri = self._installation.uri(self.disk, self.agent)
-                    self._client = _native.NbdClient(uri, self.disk)
-                result = request(self._client)
-            except OSError:
-                if time.monotonic() - begun > RETRY_S:
-                    raise
-                if self._client is not None:
-                    self._client = None
-                    with tally.lock:
-                        tally.broken_connections += 1
-                time.sleep(0.01)
-            else:
-                tally.slowest_s = max(tally.slowest_s, time.monotonic() - begun)
-                return result
+        self.host.flush()
 
 
 class Demo:
@@ -164,11 +83,15 @@ class Demo:
         self._errors: list[str] = []
         self._images = {name: bytearray(DISK_BYTES) for name in ("red", "green", "shared")}
         self._writers = [
-            Host(self.installation, "red", "one", (0, 1)),
-            Host(self.installation, "green", "two", (0, 1)),
-            Host(self.installation, "shared", "one", (0, 2)),
-            Host(self.installation, "shared", "two", (1, 2)),
+            Writer(self._host("red", "one"), "one", (0, 1)),
+            Writer(self._host("green", "two"), "two", (0, 1)),
+            Writer(self._host("shared", "one"), "one", (0, 2)),
+            Writer(self._host("shared", "two"), "two", (1, 2)),
         ]
+
+    def _host(self, disk: str, agent: str) -> Host:
+        uri = self.installation.uri(disk, agent)
+        return Host(uri, disk, self._images[disk], self.tally)
 
     def run(self) -> bool:
         """True if every byte was right."""
@@ -183,7 +106,7 @@ class Demo:
         problems = check(str(self.installation.data / STORE_NAME))
         say(f"all stopped; segue check: {'; '.join(problems) or 'no problem found'}")
         self._summary()
-        return not (self._errors or problems or self.tally.wrong_bytes)
+        return not (self._errors or problems or self.tally.wrong)
 
     def _set_up(self) -> None:
         took = self.installation.start_controller()
@@ -202,8 +125,8 @@ class Demo:
     def _write_through_kills(self) -> None:
         say(f"4 hosts write {self._steps} requests each, of 512 bytes to 256 KiB")
         threads = [
-            threading.Thread(target=self._guarded, args=(host, number), daemon=True)
-            for number, host in enumerate(self._writers)
+            threading.Thread(target=self._guarded, args=(writer, number), daemon=True)
+            for number, writer in enumerate(self._writers)
         ]
         begun = time.monotonic()
         for thread in threads:
@@ -220,19 +143,18 @@ class Demo:
             f"hosts are done: {mib:.0f} MiB in {took:.1f} s, {mib / took:.0f} MiB/s, kills included"
         )
 
-    def _guarded(self, host: Host, number: int) -> None:
+    def _guarded(self, writer: Writer, number: int) -> None:
         try:
-            rng = random.Random(f"{self._seed}/{number}")
-            host.write(self._images[host.disk], self._steps, rng, self.tally)
+            writer.run(self._steps, random.Random(f"{self._seed}/{number}"))
         except OSError as error:
-            self._errors.append(f"{host}: {error}")
+            self._errors.append(f"{writer.host.disk} at {writer.agent}: {error}")
         finally:
-            host.steps_done = self._steps
+            writer.steps_done = self._steps
 
     def _at(self, share: float, victim: str, kill: Callable[[], float]) -> None:
         """When the hosts have done `share` of their work: kill, restart."""
         goal = int(share * self._steps) * len(self._writers)
-        wait_until(f"{share:.0%}", lambda: sum(h.steps_done for h in self._writers) >= goal, 600)
+        wait_until(f"{share:.0%}", lambda: sum(w.steps_done for w in self._writers) >= goal, 600)
         took = kill()
         say(f"{victim} killed with SIGKILL at {share:.0%}; back after {took:.2f} s")
 
@@ -251,8 +173,8 @@ class Demo:
         return time.monotonic() - begun
 
     def _restart_everything(self) -> None:
-        for host in self._writers:
-            host.close()
+        for writer in self._writers:
+            writer.host.close()
         for process in (*self.installation.agents.values(), self.installation.controller):
             process.kill()
         begun = time.monotonic()
@@ -265,14 +187,14 @@ class Demo:
         begun = time.monotonic()
         before = self.tally.read_bytes
         for disk, agent in (("red", "two"), ("green", "one"), ("shared", "one"), ("shared", "two")):
-            host = Host(self.installation, disk, agent, (0, 1))
-            host.verify(self._images[disk], self.tally)
+            host = self._host(disk, agent)
+            host.compare_all()
             host.close()
         took = time.monotonic() - begun
         mib = (self.tally.read_bytes - before) / MIB
         say(
             f"every disk read back, red and green through the other agent: {mib:.0f} MiB in "
-            f"{took:.1f} s, {self.tally.wrong_bytes} bytes wrong"
+            f"{took:.1f} s, {len(self.tally.wrong)} reads wrong"
         )
 
     def _space(self) -> None:
@@ -290,8 +212,8 @@ class Demo:
             f"{tally.reads} reads; {tally.broken_connections} connections broken by kills; "
             f"slowest request {tally.slowest_s:.2f} s"
         )
-        for error in self._errors:
-            say(f"ERROR: {error}")
+        for error in (*self._errors, *self.tally.wrong):
+            say(f"WRONG: {error}")
 
 
 def main() -> None:

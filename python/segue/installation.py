@@ -48,12 +48,16 @@ class Process:
         self._args = [sys.executable, "-m", "segue.cli", *args]
         self._popen: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it; it must not be running."""
+    def start(self, **environment: str) -> None:
+        """Start it, with these variables besides its parent's; it must not be running."""
         assert not self.running
         with open(self.log, "ab") as log:
             self._popen = subprocess.Popen(
-                self._args, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self._args,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **environment},
             )
 
     @property
@@ -125,9 +129,9 @@ class Installation:
 
     # Controller -------------------------------------------------------------------------------
 
-    def start_controller(self) -> float:
+    def start_controller(self, **environment: str) -> float:
         """Start it and wait until it serves; seconds that took."""
-        self.controller.start()
+        self.controller.start(**environment)
         return self.wait_for_controller()
 
     def wait_for_controller(self) -> float:

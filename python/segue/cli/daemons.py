@@ -44,9 +44,22 @@ log_option = click.option(
     show_default=True,
     help="Of containers added from now on: a power of two, 64K to 64M.",
 )
+@click.option(
+    "--checkpoint-log",
+    "checkpoint_log_bytes",
+    type=Size(),
+    default="8M",
+    show_default=True,
+    help="Fold the log into pages when it has grown so much.",
+)
 @log_option
 def controller(
-    listen: tuple[str, ...], insecure: bool, lease_s: float, segment_bytes: int, log_level: str
+    listen: tuple[str, ...],
+    insecure: bool,
+    lease_s: float,
+    segment_bytes: int,
+    checkpoint_log_bytes: int,
+    log_level: str,
 ) -> None:
     """Run the controller of the installation in DIR."""
     from segue.controller.config import ConfigError, ControllerConfig  # noqa: PLC0415
@@ -58,7 +71,11 @@ def controller(
         data_folder(),
         list(listen),
         insecure,
-        Settings(lease_s=lease_s, segment_bytes=segment_bytes),
+        Settings(
+            lease_s=lease_s,
+            segment_bytes=segment_bytes,
+            checkpoint_log_bytes=checkpoint_log_bytes,
+        ),
     )
     set_up_logs("controller", log_level)
     try:
