@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from segue import failpoints
 from segue.controller.changes import Cleaned, CleaningBegun
+from segue.controller.procedures.flush_failed import copier_flush
 from segue.controller.table import container_of, location_of, segment_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ async def clean_batch(c: Controller) -> bool:
     try:
         for location in locations:
             await _zero_segment(c, number, segment_of(location) * segment_bytes, segment_bytes)
-        await c.storage.flush(number)
+        await copier_flush(c, number)
     except OSError as error:
         log.warning("event=cleaning_failed container=%d error=%s", number, error)
         return False

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from segue import failpoints
 from segue.controller.changes import Completed
+from segue.controller.procedures.flush_failed import copier_flush
 from segue.controller.table import Disk, Record, container_of, run_bits, segment_of
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ async def complete_zero(c: Controller, extent: int) -> None:
     while (record := c.table.records.get(extent)) is not None:
         disk = c.table.disks[record.disk]
         try:
+            number = container_of(c.table.extents.get(extent))
             if await _zero_rest(c, extent, record, disk):
-                await c.storage.flush(container_of(c.table.extents.get(extent)))
+                await copier_flush(c, number)
             else:
                 continue
         except OSError as error:

@@ -30,11 +30,7 @@ async def container_failed(c: Controller, peer: Peer, message: ContainerFailed) 
     if own is None or number not in own.containers or message.disk not in peer.tables:
         peer.send(Failure(message.request, EIO))
         return
-    disks = sorted(d.disk for d in c.table.disks.values() if number in d.containers)
-    async with c.locks.hold(*(("disk", disk) for disk in disks), exclusive=False):
-        disks = [d for d in disks if d in c.table.disks and number not in c.table.disks[d].failed]
-        if disks:
-            await c.commit(*(FlushFailed(disk, number, message.errno) for disk in disks))
+    disks = await _mark(c, number, message.errno)
     try:
         for disk in sorted(peer.tables):
             row = c.table.disks.get(disk)
@@ -46,3 +42,27 @@ async def container_failed(c: Controller, peer: Peer, message: ContainerFailed) 
         peer.send(Failure(message.request, EIO))
     for disk in disks:
         await extend_containers(c, disk)
+
+
+async def copier_flush(c: Controller, number: int) -> None:
+    """Flushes what the copier wrote to a container; raises `OSError` once the failure is durable.
+
+    Its pages and the hosts' are of one file, and a kernel tells of a lost page once: an agent that
+    opens the container later would hear nothing, so a failure here counts as one of theirs.
+    """
+    try:
+        await c.storage.flush(number)
+    except OSError as error:
+        for disk in await _mark(c, number, error.errno or EIO):
+            await extend_containers(c, disk)
+        raise
+
+
+async def _mark(c: Controller, number: int, errno: int) -> list[int]:
+    """Commits the failure for every disk with that container; the disks newly marked."""
+    disks = sorted(d.disk for d in c.table.disks.values() if number in d.containers)
+    async with c.locks.hold(*(("disk", disk) for disk in disks), exclusive=False):
+        disks = [d for d in disks if d in c.table.disks and number not in c.table.disks[d].failed]
+        if disks:
+            await c.commit(*(FlushFailed(disk, number, errno) for disk in disks))
+    return disks
