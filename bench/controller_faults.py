@@ -31,26 +31,35 @@ class NoStorage:
     """Containers are not touched by clean allocations; stamps are not what is measured."""
 
     async def create(self, *_: object) -> CreatedContainer:
+        """The pool's only container: 1 TiB of clean segments."""
         return CreatedContainer(segments=1 << 20, write_unit_bytes=1, clean=True)
 
     async def open(self, *_: object) -> Stamp:
+        """Never stamped."""
         return Stamp(0, 0)
 
     async def stamp(self, *_: object) -> None:
+        """Nothing."""
         return None
 
     async def flush(self, *_: object) -> None:
+        """Nothing."""
         return None
 
     async def zero(self, *_: object) -> None:
+        """Nothing."""
         return None
 
     async def fence_ended(self, *_: object) -> bool:
+        """Nobody else is here."""
         return True
 
 
 class BootClock:
+    """CLOCK_BOOTTIME."""
+
     def now_ns(self) -> int:
+        """Nanoseconds."""
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
@@ -63,16 +72,19 @@ class Client:
         self.on_answer: asyncio.Queue[int] = asyncio.Queue()
 
     async def receive(self) -> wire.AgentMessage:
+        """What the agent says next."""
         while not self.inbox:
             self.arrived.clear()
             await self.arrived.wait()
         return self.inbox.popleft()
 
     def say(self, message: wire.AgentMessage) -> None:
+        """Says something, coded as on a link."""
         self.inbox.append(wire.decode_from_agent(wire.encode(message)))
         self.arrived.set()
 
     def send(self, message: wire.ControllerMessage) -> None:
+        """Hears something; commands are answered at once."""
         wire.encode(message)
         if isinstance(message, wire.Retry):
             self.on_answer.put_nowait(message.request)
@@ -92,6 +104,7 @@ class Client:
 
 
 async def run(faults: int, outstanding: int) -> dict[str, object]:
+    """All kinds of faults, one after the other, over the same segments."""
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteStore(Path(folder) / "segue.db")
         c = Controller(
@@ -116,7 +129,7 @@ async def run(faults: int, outstanding: int) -> dict[str, object]:
         ):
             if kind == "allocate_reused":
                 while c.table.containers[1].space.unclean_free() or c.table.cleaning:
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(0.05)  # noqa: ASYNC110
             result[kind] = await measure(client, segments, operation, outstanding)
         result["groups"] = c.commits.groups
         serving.cancel()
@@ -127,6 +140,7 @@ async def run(faults: int, outstanding: int) -> dict[str, object]:
 async def measure(
     client: Client, segments: list[int], operation: wire.Operation, outstanding: int
 ) -> dict[str, float]:
+    """One kind: rate, CPU, latency from fault to answer."""
     begun: dict[int, float] = {}
     took: list[float] = []
     requests = iter(range(1, len(segments) + 1))
@@ -157,6 +171,7 @@ async def measure(
 
 
 def main() -> None:
+    """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faults", type=int, default=100_000)
     parser.add_argument("--outstanding", type=int, default=256)
