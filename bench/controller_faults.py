@@ -129,7 +129,7 @@ async def run(faults: int, outstanding: int) -> dict[str, object]:
         ):
             if kind == "allocate_reused":
                 while c.table.containers[1].space.unclean_free() or c.table.cleaning:
-                    await asyncio.sleep(0.05)  # noqa: ASYNC110
+                    await c.background.batch_cleaned()
             result[kind] = await measure(client, segments, operation, outstanding)
         result["groups"] = c.commits.groups
         serving.cancel()
