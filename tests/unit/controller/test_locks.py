@@ -24,7 +24,9 @@ def test_a_waiting_writer_holds_back_later_readers() -> None:
                 await gate.wait()
 
         gate = asyncio.Event()
-        tasks = [asyncio.create_task(user(n, x)) for n, x in (("r1", 0), ("w", 1), ("r2", 0))]
+        tasks = [
+            asyncio.create_task(user(n, x)) for n, x in (("r1", False), ("w", True), ("r2", False))
+        ]
         await settle()
         assert events == ["r1"]
         gate.set()
