@@ -121,7 +121,12 @@ fn parked_writes_are_limited_by_their_bytes() {
     rig.write(1, 7 * SEGMENT, 6000);
     rig.read(2, 7 * SEGMENT, 60_000);
     assert!(rig.engine.accepts(DISK));
-    rig.write(3, 7 * SEGMENT, 6000);
+    rig.write(3, 7 * SEGMENT, 4000);
+    assert!(
+        rig.engine.accepts(DISK),
+        "10,000 bytes are not over the limit"
+    );
+    rig.write(4, 7 * SEGMENT, 1);
     assert!(!rig.engine.accepts(DISK));
     assert!(rig.engine.accepts(DISK + 1));
     let faults = rig.faults();

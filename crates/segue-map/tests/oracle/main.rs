@@ -5,10 +5,12 @@
 //! `SEGUE_ORACLE_RUNS` and `SEGUE_ORACLE_SEED` choose how many runs, from which seed.
 #![allow(missing_docs)]
 
-mod commands;
+mod decisions;
+mod faults;
 mod model;
 mod random;
 mod run;
+mod tables;
 
 use std::collections::BTreeMap;
 
