@@ -2,22 +2,26 @@
 
 import asyncio
 import gc
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import pytest
 
 from segue.sim.loop import MS, SECOND, Blame, World
 
+T = TypeVar("T")
 
-def run(world: World, coro, limit_s: float = 60, name: str = "p"):
+
+def run(world: World, coro: Coroutine[Any, Any, T], limit_s: float = 60, name: str = "p") -> T:
     task = world.process(name).run(coro)
     assert world.run_until(task.done, int(limit_s * SECOND)), "not done in time"
     return task.result()
 
 
-def test_sleep_takes_simulated_time_only():
+def test_sleep_takes_simulated_time_only() -> None:
     world = World(1)
 
-    async def body():
+    async def body() -> float:
         before = asyncio.get_running_loop().time()
         await asyncio.sleep(3600)
         return asyncio.get_running_loop().time() - before
@@ -26,14 +30,15 @@ def test_sleep_takes_simulated_time_only():
     assert world.now_ns >= 3600 * SECOND
 
 
-def test_primitives_of_asyncio():
+def test_primitives_of_asyncio() -> None:
     world = World(2)
 
-    async def body():
-        lock, event, queue = asyncio.Lock(), asyncio.Event(), asyncio.Queue()
-        seen = []
+    async def body() -> list[int]:
+        lock, event = asyncio.Lock(), asyncio.Event()
+        queue: asyncio.Queue[int] = asyncio.Queue()
+        seen: list[int] = []
 
-        async def worker(i):
+        async def worker(i: int) -> None:
             await event.wait()
             async with lock:
                 await asyncio.sleep(0.01)
@@ -62,11 +67,11 @@ def test_primitives_of_asyncio():
     assert run(world, body()) == [0, 1, 2, 3, 4]
 
 
-def test_clock_with_offset_and_drift_fires_no_timer_early():
+def test_clock_with_offset_and_drift_fires_no_timer_early() -> None:
     world = World(3)
     process = world.process("fast", offset_ns=10**15 + 7, drift_ppm=200)
 
-    async def body():
+    async def body() -> int:
         start = process.now_ns()
         for _ in range(50):
             before = process.now_ns()
@@ -80,12 +85,12 @@ def test_clock_with_offset_and_drift_fires_no_timer_early():
     assert world.now_ns < 50 * SECOND  # its clock runs fast, so the world needed less
 
 
-def test_killed_process_runs_nothing_more_and_its_finalizers_do_no_harm():
+def test_killed_process_runs_nothing_more_and_its_finalizers_do_no_harm() -> None:
     world = World(4)
     ran = []
     other = asyncio.Event()
 
-    async def body():
+    async def body() -> None:
         try:
             ran.append("start")
             await asyncio.sleep(1)
@@ -104,12 +109,12 @@ def test_killed_process_runs_nothing_more_and_its_finalizers_do_no_harm():
     assert not process.ready
 
 
-def test_paused_process_is_late():
+def test_paused_process_is_late() -> None:
     world = World(5)
     process = world.process("sleeper")
     woke = []
 
-    async def body():
+    async def body() -> None:
         await asyncio.sleep(1)
         woke.append(world.now_ns)
 
@@ -124,13 +129,13 @@ def test_paused_process_is_late():
     assert woke[0] >= 10 * SECOND
 
 
-def test_strike_after_so_many_handles_hits_between_two_awaits():
-    def victim(count):
+def test_strike_after_so_many_handles_hits_between_two_awaits() -> None:
+    def victim(count: int) -> list[int]:
         world = World(6)
         process = world.process("victim")
-        at = []
+        at: list[int] = []
 
-        async def body():
+        async def body() -> None:
             for i in range(100):
                 at.append(i)
                 await asyncio.sleep(0)
@@ -148,7 +153,7 @@ def interleaving(seed: int) -> tuple[str, list[str]]:
     world = World(seed)
     seen: list[str] = []
 
-    async def body(name: str):
+    async def body(name: str) -> None:
         for _ in range(20):
             seen.append(name)
             world.log("turn", name)
@@ -159,15 +164,15 @@ def interleaving(seed: int) -> tuple[str, list[str]]:
     return world.digest(), seen
 
 
-def test_one_seed_one_trace_another_seed_another():
+def test_one_seed_one_trace_another_seed_another() -> None:
     assert interleaving(7) == interleaving(7)
     assert interleaving(7)[1] != interleaving(8)[1]
 
 
-def test_exception_nobody_takes_fails_the_seed():
+def test_exception_nobody_takes_fails_the_seed() -> None:
     world = World(9)
 
-    async def bad():
+    async def bad() -> None:
         raise KeyError("lost")
 
     task = world.process("p").run(bad())

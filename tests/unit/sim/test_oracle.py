@@ -4,61 +4,61 @@ import random
 
 import pytest
 
-from segue.sim.oracle import Disk, WrongRead
+from segue.sim.oracle import Disk, Ticket, Write, WrongRead
 
 
 class History:
     """A disk of one sector and a clock that moves with every call."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.disk = Disk("d", 1)
         self.now = 0
 
-    def tick(self):
+    def tick(self) -> int:
         self.now += 10
         return self.now
 
-    def write(self, token, fua=False):
+    def write(self, token: int, fua: bool = False) -> Write:
         return self.disk.issue_write(self.tick(), 0, 1, token, fua)
 
-    def ack(self, write):
+    def ack(self, write: Write) -> None:
         self.disk.acknowledge(self.tick(), write)
 
-    def fail(self, write):
+    def fail(self, write: Write) -> None:
         self.disk.end(self.tick(), write)
 
-    def done(self, token, fua=False):
+    def done(self, token: int, fua: bool = False) -> None:
         self.ack(self.write(token, fua))
 
-    def begin(self):
+    def begin(self) -> Ticket:
         return self.disk.begin(self.tick(), 0, 1)
 
-    def end(self, ticket, token):
+    def end(self, ticket: Ticket, token: int) -> None:
         self.disk.read(self.tick(), ticket, [token])
 
-    def read(self, token):
+    def read(self, token: int) -> None:
         self.end(self.begin(), token)
 
-    def refuses(self, *tokens):
+    def refuses(self, *tokens: int) -> None:
         for token in tokens:
             ticket = self.begin()
             with pytest.raises(WrongRead):
                 self.end(ticket, token)
 
-    def flush(self):
+    def flush(self) -> None:
         self.disk.flushed(self.tick(), self.disk.begin(self.tick()))
 
-    def power(self):
+    def power(self) -> None:
         self.disk.lose_power(self.tick())
 
 
-def test_zero_before_any_write():
+def test_zero_before_any_write() -> None:
     h = History()
     h.read(0)
     h.refuses(5)
 
 
-def test_acknowledged_write_kills_its_elders():
+def test_acknowledged_write_kills_its_elders() -> None:
     h = History()
     h.done(1)
     h.read(1)
@@ -68,7 +68,7 @@ def test_acknowledged_write_kills_its_elders():
     h.read(2)
 
 
-def test_write_under_way_may_be_read_or_not_until_it_is():
+def test_write_under_way_may_be_read_or_not_until_it_is() -> None:
     h = History()
     h.done(1)
     write = h.write(2)
@@ -79,7 +79,7 @@ def test_write_under_way_may_be_read_or_not_until_it_is():
     h.read(2)
 
 
-def test_concurrent_writes_either_may_win_but_only_one_does():
+def test_concurrent_writes_either_may_win_but_only_one_does() -> None:
     h = History()
     a, b = h.write(1), h.write(2)
     h.ack(a)
@@ -89,7 +89,7 @@ def test_concurrent_writes_either_may_win_but_only_one_does():
     h.read(1)
 
 
-def test_unacknowledged_write_may_come_again_once_for_every_attempt():
+def test_unacknowledged_write_may_come_again_once_for_every_attempt() -> None:
     h = History()
     slow = h.write(1)
     h.read(1)
@@ -101,7 +101,7 @@ def test_unacknowledged_write_may_come_again_once_for_every_attempt():
     h.refuses(2)
 
 
-def test_later_write_after_both_ended_kills_both():
+def test_later_write_after_both_ended_kills_both() -> None:
     h = History()
     a, b = h.write(1), h.write(2)
     h.ack(a)
@@ -110,7 +110,7 @@ def test_later_write_after_both_ended_kills_both():
     h.refuses(1, 2)
 
 
-def test_failed_write_stays_possible_until_something_is_seen():
+def test_failed_write_stays_possible_until_something_is_seen() -> None:
     h = History()
     h.done(1)
     h.fail(h.write(2))
@@ -123,7 +123,7 @@ def test_failed_write_stays_possible_until_something_is_seen():
     h.refuses(2)
 
 
-def test_read_that_began_before_the_acknowledgement_may_return_the_old():
+def test_read_that_began_before_the_acknowledgement_may_return_the_old() -> None:
     h = History()
     h.done(1)
     write = h.write(2)
@@ -135,14 +135,14 @@ def test_read_that_began_before_the_acknowledgement_may_return_the_old():
         h.end(late, 1)
 
 
-def test_read_may_return_a_write_issued_while_it_was_under_way():
+def test_read_may_return_a_write_issued_while_it_was_under_way() -> None:
     h = History()
     ticket = h.begin()
     h.write(4)
     h.end(ticket, 4)
 
 
-def test_zero_is_one_token_of_many_writes():
+def test_zero_is_one_token_of_many_writes() -> None:
     h = History()
     h.done(1)
     h.done(0)
@@ -150,7 +150,7 @@ def test_zero_is_one_token_of_many_writes():
     h.refuses(1)
 
 
-def test_trim_proves_nothing_but_must_be_seen_one_way():
+def test_trim_proves_nothing_but_must_be_seen_one_way() -> None:
     h = History()
     h.done(1)
     h.fail(h.write(0))  # a trim: ended, never an observation
@@ -158,7 +158,7 @@ def test_trim_proves_nothing_but_must_be_seen_one_way():
     h.refuses(0)
 
 
-def test_power_loss_may_bring_back_what_no_flush_covered():
+def test_power_loss_may_bring_back_what_no_flush_covered() -> None:
     for token in (0, 1, 2):
         h = History()
         h.done(1)
@@ -175,7 +175,7 @@ def test_power_loss_may_bring_back_what_no_flush_covered():
     h.refuses(2)
 
 
-def test_flush_covers_what_was_acknowledged_before_it_was_sent():
+def test_flush_covers_what_was_acknowledged_before_it_was_sent() -> None:
     h = History()
     h.done(1)
     ticket = h.disk.begin(h.tick())
@@ -186,7 +186,7 @@ def test_flush_covers_what_was_acknowledged_before_it_was_sent():
     h.read(1)
 
 
-def test_failed_flush_covers_nothing():
+def test_failed_flush_covers_nothing() -> None:
     h = History()
     h.done(1)
     h.disk.give_up(h.disk.begin(h.tick()))
@@ -194,7 +194,7 @@ def test_failed_flush_covers_nothing():
     h.read(0)
 
 
-def test_fua_write_is_a_floor_for_its_sectors():
+def test_fua_write_is_a_floor_for_its_sectors() -> None:
     h = History()
     h.done(1)
     h.done(2, fua=True)
@@ -203,7 +203,7 @@ def test_fua_write_is_a_floor_for_its_sectors():
     h.read(2)
 
 
-def test_what_power_loss_left_is_durable():
+def test_what_power_loss_left_is_durable() -> None:
     h = History()
     h.done(1)
     h.done(2)
@@ -215,7 +215,7 @@ def test_what_power_loss_left_is_durable():
     h.read(1)
 
 
-def test_write_cut_by_power_loss_will_not_come_later():
+def test_write_cut_by_power_loss_will_not_come_later() -> None:
     h = History()
     h.done(1, fua=True)
     h.write(2)
@@ -227,20 +227,20 @@ def test_write_cut_by_power_loss_will_not_come_later():
 class Register:
     """A sector with a volatile and a durable value, and writers that may try more than once."""
 
-    def __init__(self, rng):
+    def __init__(self, rng: random.Random) -> None:
         self.rng = rng
         self.h = History()
         self.value = 0
         self.since_durable = [0]
-        self.writes = []
-        self.reads = []
+        self.writes: list[tuple[Write, int]] = []
+        self.reads: list[tuple[Ticket, int]] = []
         self.token = 0
 
-    def effect(self, token):
+    def effect(self, token: int) -> None:
         self.value = token
         self.since_durable.append(token)
 
-    def step(self):
+    def step(self) -> None:
         rng, h = self.rng, self.h
         choice = rng.random()
         if choice < 0.25 and len(self.writes) < 3:
@@ -251,7 +251,8 @@ class Register:
         elif choice < 0.65 and self.writes:
             write, token = self.writes.pop(rng.randrange(len(self.writes)))
             if rng.random() < 0.2:
-                return h.fail(write)
+                h.fail(write)
+                return
             self.effect(token)
             if write.fua:
                 self.since_durable = [token]
@@ -269,18 +270,17 @@ class Register:
             self.since_durable = [self.value]
             self.writes, self.reads = [], []
             h.power()
-        return None
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_a_real_register_is_never_refused(seed):
+def test_a_real_register_is_never_refused(seed: int) -> None:
     register = Register(random.Random(seed))
     for _ in range(400):
         register.step()
     register.h.read(register.value)
 
 
-def test_a_register_that_forgets_is_caught():
+def test_a_register_that_forgets_is_caught() -> None:
     caught = 0
     for seed in range(40):
         register = Register(random.Random(seed))
