@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +54,42 @@ def test_refused_in_one_line(installation: Installation, args: list[str], senten
     assert line.startswith("segue: ")
     assert sentence in line
     assert (installation.client.containers(), installation.client.disks()) == before
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "sentence"),
+    [
+        ("GET", "/v1/nothing", None, 404, "Not Found"),
+        ("PUT", "/v1/disks", None, 405, "Method Not Allowed"),
+        ("POST", "/v1/disks", b"{}", 400, "missing required field `name`"),
+        ("POST", "/v1/disks", b"{", 400, "truncated"),
+        ("POST", "/v1/disks", b"\xff", 400, ""),
+        ("POST", "/v1/disks", b'{"name":"a","size_bytes":"x"}', 400, "size_bytes: Expected `int`"),
+        ("POST", "/v1/disks", b'{"name":"a","size_bytes":512,"x":1}', 400, "unknown field `x`"),
+        ("POST", "/v1/disks", b'{"name":"a","size_bytes":%d}' % 10**40, 409, "a disk has"),
+        ("GET", "/v1/disks/a%00%ff", None, 404, "no disk is called"),
+    ],
+)
+def test_bad_requests_are_refused_in_one_sentence(
+    installation: Installation,
+    method: str,
+    path: str,
+    body: bytes | None,
+    status: int,
+    sentence: str,
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(installation.data / "api.sock"))
+    connection.request(method, path, body, headers)
+    response = connection.getresponse()
+    answer = json.loads(response.read())
+    connection.close()
+    assert response.status == status
+    assert list(answer) == ["error"]
+    assert sentence in answer["error"]
+    assert [disk.name for disk in installation.client.disks()] == ["disk"]
 
 
 def test_a_file_with_something_in_it_is_left_alone(

@@ -7,6 +7,7 @@ and derives the OpenAPI document from them, served at ``/v1/schema/openapi.json`
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -31,6 +32,8 @@ from segue.controller.procedures import verbs
 from segue.controller.procedures.verbs import Refusal
 from segue.controller.table import Container, Disk
 
+log = logging.getLogger("segue.controller.api")
+
 SECOND_NS = 1_000_000_000
 
 
@@ -44,6 +47,7 @@ def make_api(c: Controller) -> Litestar:
             Refusal: _refused,
             TermEnded: _term_ended,
             HTTPException: _http_error,
+            Exception: _unexpected,
         },
         openapi_config=OpenAPIConfig(title="Segue", version=segue.__version__, path="/v1/schema"),
         logging_config=None,
@@ -221,3 +225,11 @@ def _http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[Err
         if isinstance(item, dict)
     ]
     return Response(ErrorBody("; ".join(said) or error.detail), status_code=error.status_code)
+
+
+def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorBody]:
+    """Our own mistake: that request fails, nothing else."""
+    log.error(
+        "event=request_failed method=%s path=%s", request.method, request.url.path, exc_info=error
+    )
+    return Response(ErrorBody("the controller failed at this, its log says why"), status_code=500)
