@@ -92,7 +92,8 @@ async def _accept(c: Controller, link: Link, hello: Hello) -> Peer | None:
         log.warning("event=hello_refused agent=%s reason=%r", hello.name, refusal.reason)
         return None
     agent = await _identify(c, hello.name)
-    peer = c.peers.get(hello.incarnation)
+    while (peer := c.peers.get(hello.incarnation)) is not None and peer.ending:
+        await peer.changed()
     refusal = _refusal(c, hello)  # asked again: much can have happened during the commit
     if refusal is not None:
         link.send(refusal)
@@ -312,6 +313,7 @@ async def _proven_dead(c: Controller, peer: Peer) -> bool:
         return False
     if containers:
         c.ended.add(peer.incarnation)
+        peer.ending = True
         # Its attachments go in this commit: until then it is a holder, and somebody's peer.
         await c.commit(FenceEnded(peer.incarnation))
     del c.peers[peer.incarnation]

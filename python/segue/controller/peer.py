@@ -97,6 +97,8 @@ class Peer:
         self.faults: dict[int, Fault] = {}
         self.tables: set[int] = set()
         """Disks that it has a table of, as far as this session knows."""
+        self.ending = False
+        """Its end is being committed: a hello of it waits, and is a newcomer's then."""
         self.attaching: set[int] = set()
         """Disks whose attachment is being made: the peer must not be forgotten meanwhile."""
         self.listed = not known

@@ -225,7 +225,7 @@ class Checks:
         self.count("completed")
 
     def _dirty(self, medium: Medium, sectors: Iterable[int]) -> bool:
-        return any(sector in medium.dirty for sector in sectors)
+        return any(s in medium.dirty and s not in medium.doubtful for s in sectors)
 
     def _place(self, location: int) -> tuple[Medium, range]:
         row = self.replica.table.containers[container_of(location)].row

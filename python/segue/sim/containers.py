@@ -93,6 +93,8 @@ class Medium:
         self.durable: list[int] = []
         self.dirty: dict[int, list[tuple[int, int]]] = {}
         """Sector -> (serial, token) of every effect since the durable one."""
+        self.doubtful: set[int] = set()
+        """Dirty sectors that a failed write touched: nobody was told that they are durable."""
         self.under_way: dict[int, Request] = {}
         self.locks: dict[int, Process] = {}
         self.fail_until_ns = 0
@@ -196,6 +198,8 @@ class Medium:
                 continue
             token = tokens[sector - request.sector]
             self.seen[sector] = token
+            if request.errno:
+                self.doubtful.add(sector)
             waiting = self.dirty.get(sector)
             if waiting is None:
                 self.dirty[sector] = [(self._serial, token)]
@@ -237,6 +241,7 @@ class Medium:
                 continue
             kept = [item for item in waiting if item[0] > serial]
             self.durable[sector] = waiting[len(waiting) - len(kept) - 1][1]
+            self.doubtful.discard(sector)
             if kept:
                 self.dirty[sector] = kept
             else:
@@ -302,6 +307,7 @@ class Medium:
                 self.durable[sector] = waiting[choice - 1][1]
             lost += choice != len(waiting)
         self.dirty.clear()
+        self.doubtful.clear()
         self.seen = list(self.durable)
         self.world.log("medium-power", self.uri, f"lost {lost} sectors")
 
