@@ -17,6 +17,10 @@ use crate::in_flight::{Fault, Host, Life, NONE, Piece};
 use crate::output::{Effect, Event, PieceId};
 use crate::slab::Slab;
 
+/// Pieces beyond which no more host I/O is read.  One request makes 65,536 at the most: 4 GiB of
+/// segments of 64 KiB.
+const MAX_PIECES: usize = 1 << 20;
+
 /// What a host asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostOp {
@@ -340,9 +344,15 @@ impl Engine {
         self.events.pop_front()
     }
 
-    /// Whether the disk takes more writes; false: do not read its connections.
+    /// Whether the disk takes more I/O; false: do not read its connections.
+    ///
+    /// No: its parked writes are over the limit, or there are so many pieces (of any disks) that
+    /// hosts could use up the memory with requests that need no buffer.
     #[must_use]
     pub fn accepts(&self, disk: u32) -> bool {
+        if self.pieces.len() > MAX_PIECES {
+            return false;
+        }
         let limit = self.config.park_limit_bytes;
         self.slot(disk)
             .is_none_or(|slot| self.disks[slot].parked_bytes <= limit)

@@ -3,8 +3,10 @@
 use alloc::vec::Vec;
 use core::ops::{Index, IndexMut};
 
-/// Bits of an id that hold the index; the rest counts the slot's occupants.
-const INDEX_BITS: u32 = 24;
+/// Bits of an id that hold the index; the rest counts the slot's occupants, and wraps: an id may
+/// come again after 2^36 uses of one slot.
+const INDEX_BITS: u32 = 28;
+const OCCUPANT_MASK: u64 = u64::MAX >> INDEX_BITS;
 
 #[derive(Debug)]
 struct Slot<T> {
@@ -35,9 +37,8 @@ impl<T> Slab<T> {
         }
         let index = self.slots.len() as u32;
         assert!(index < 1 << INDEX_BITS, "more than 2^{INDEX_BITS} at once");
-        // 1, not 0: an id of 0 names nothing.
         self.slots.push(Slot {
-            occupant: 1,
+            occupant: 0,
             value: Some(value),
         });
         index
@@ -47,7 +48,6 @@ impl<T> Slab<T> {
     pub(crate) fn remove(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
         assert!(slot.value.is_some(), "a vacant slot was removed");
-        slot.occupant += 1;
         slot.value = None;
         self.free.push(index);
     }
@@ -56,7 +56,7 @@ impl<T> Slab<T> {
     #[inline]
     pub(crate) fn renew_id(&mut self, index: u32) -> u64 {
         let slot = &mut self.slots[index as usize];
-        slot.occupant += 1;
+        slot.occupant = (slot.occupant + 1) & OCCUPANT_MASK;
         slot.occupant << INDEX_BITS | u64::from(index)
     }
 
@@ -109,5 +109,36 @@ impl<T> IndexMut<u32> for Slab<T> {
             .value
             .as_mut()
             .expect("a vacant slot was changed")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_names_its_value_only_until_the_next_one() {
+        let mut slab = Slab::new();
+        let index = slab.insert('a');
+        let first = slab.renew_id(index);
+        assert_eq!(slab.find(first), Some(index));
+        let second = slab.renew_id(index);
+        assert_eq!((slab.find(first), slab.find(second)), (None, Some(index)));
+        slab.remove(index);
+        assert_eq!(slab.find(second), None);
+        assert_eq!(slab.insert('b'), index);
+        let third = slab.renew_id(index);
+        assert_eq!((slab.find(second), slab.find(third)), (None, Some(index)));
+    }
+
+    #[test]
+    fn ids_wrap() {
+        let mut slab = Slab::new();
+        let index = slab.insert('a');
+        slab.slots[0].occupant = OCCUPANT_MASK - 1;
+        for _ in 0..4 {
+            let id = slab.renew_id(index);
+            assert_eq!(slab.find(id), Some(index));
+        }
     }
 }

@@ -265,12 +265,43 @@ fn a_draining_quiesce_can_be_called_off() {
             quiesce: 5,
         },
     );
+    let events = rig.events();
+    let failed = |event: &Event| matches!(event, Event::Answer { command: c, outcome: Outcome::Failed, errno: 125, .. } if *c == command);
+    assert!(failed(&events[0]));
+    assert!(matches!(
+        events[1],
+        Event::Answer {
+            command: 77,
+            held: false,
+            ..
+        }
+    ));
+    assert_eq!(rig.write(2, 0, 100).len(), 1, "the disk is active");
+}
+
+#[test]
+fn a_deleted_table_takes_its_quiesces_along() {
+    let mut rig = Rig::mapped(PAGE);
+    assert_eq!(quiesce(&mut rig, 4, 100, 500), Some(Outcome::Done));
+    rig.write(2, 0, 100);
+    activate(&mut rig, 4);
+    let running = pieces(&rig.effects())[0];
+    assert_eq!(quiesce(&mut rig, 5, 100, 500), None);
+    let command = rig.last_command();
+    rig.write(3, 0, 100);
+    rig.command(|command| Control::DeleteTable {
+        command,
+        disk: DISK,
+    });
     assert_eq!(rig.answer_to(command), Some(Outcome::Failed));
+    assert_eq!(rig.effects(), [reply(3, 108)]);
     assert_eq!(
-        rig.answer_to(77),
-        None,
-        "it was answered before, with held false"
+        rig.engine.deadline(),
+        Some(1000),
+        "the lease's end, nothing else"
     );
+    rig.done(running, 0);
+    rig.assert_idle();
 }
 
 #[test]

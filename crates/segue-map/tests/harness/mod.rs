@@ -23,6 +23,8 @@ pub struct Rig {
     pub engine: Engine,
     pub now: u64,
     commands: u64,
+    /// Events that `answer_to` met and did not want.
+    kept: Vec<Event>,
 }
 
 pub fn spec(container: u16, write_unit_bytes: u32) -> ContainerSpec {
@@ -60,6 +62,7 @@ impl Rig {
             engine: Engine::new(config),
             now: 0,
             commands: 0,
+            kept: Vec::new(),
         };
         rig.engine.set_lease(0, 1000);
         let answer = rig.new_table(DISK, vec![spec(PAGE, 1), spec(DIRECT, 4096)]);
@@ -133,23 +136,21 @@ impl Rig {
     /// The outcome of a command, if it has been answered; other events stay.
     pub fn answer_to(&mut self, sent: u64) -> Option<Outcome> {
         let mut found = None;
-        let mut others = Vec::new();
-        while let Some(event) = self.engine.poll_event() {
+        for event in self.events() {
             match event {
                 Event::Answer {
                     command, outcome, ..
                 } if command == sent => {
                     assert_eq!(found.replace(outcome), None, "answered twice");
                 }
-                other => others.push(other),
+                other => self.kept.push(other),
             }
         }
-        KEPT.with_borrow_mut(|kept| kept.extend(others));
         found
     }
 
     pub fn events(&mut self) -> Vec<Event> {
-        let mut events = KEPT.with_borrow_mut(std::mem::take);
+        let mut events = std::mem::take(&mut self.kept);
         while let Some(event) = self.engine.poll_event() {
             events.push(event);
         }
@@ -299,11 +300,6 @@ impl Rig {
         );
         assert_eq!(stats.parked_bytes, 0);
     }
-}
-
-thread_local! {
-    /// Events that `answer_to` met and did not want.
-    static KEPT: std::cell::RefCell<Vec<Event>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
 pub fn piece(effect: &Effect) -> PieceId {
