@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from segue.installation import Installation
+from segue.installation import Installation, wait_until
 
 MIB = 1 << 20
 TOOL_DEADLINE_S = 120.0
+BIG_BYTES = 256 * MIB
 
 
 @pytest.fixture
@@ -201,3 +202,19 @@ def fio() -> Tool:
 def nbdkit() -> Tool:
     """nbdkit with its nbd plugin and retry filter."""
     return Tool("nbdkit")
+
+
+@pytest.fixture
+def retrying(installation: Installation, nbdkit: Tool, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Disk *big* through nbdkit, which opens agent *one* again and repeats; its URI and its log."""
+    installation.client.add_container("right", f"file://{folder}/right", 2 * BIG_BYTES)
+    installation.client.create_disk("big", BIG_BYTES)
+    path, log = folder / "nbdkit.sock", folder / "nbdkit.log"
+    retry = ("retries=60", "retry-delay=1", "retry-exponential=no")
+    plugin = ("--filter=retry", "nbd", f"uri={installation.uri('big', 'one')}")
+    args = ("--foreground", "--verbose", "--unix", str(path), *plugin, *retry)
+    server = nbdkit.start(*args, log=log)
+    wait_until("nbdkit", path.exists)
+    yield f"nbd+unix:///?socket={path}", log
+    server.terminate()
+    server.wait()

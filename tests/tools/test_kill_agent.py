@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from segue.installation import Installation, wait_until
-from tests.tools.conftest import MIB, Tool
+from tests.tools.conftest import BIG_BYTES, Tool
 
-SIZE = 256 * MIB
 KILLS_AT_SEGMENTS = [20, 90, 160]
-
-
-@pytest.fixture
-def retrying(installation: Installation, nbdkit: Tool, folder: Path) -> Iterator[tuple[str, Path]]:
-    """nbdkit as a client of agent one that reopens and repeats; its URI and its log."""
-    installation.client.add_container("right", f"file://{folder}/right", 2 * SIZE)
-    installation.client.create_disk("big", SIZE)
-    socket, log = folder / "nbdkit.sock", folder / "nbdkit.log"
-    args = ["--foreground", "--verbose", "--unix", str(socket), "--filter=retry", "nbd"]
-    server = nbdkit.start(
-        *args, f"uri={installation.uri('big', 'one')}", "retries=60", "retry-delay=1",
-        "retry-exponential=no", log=log,
-    )  # fmt: skip
-    wait_until("nbdkit", socket.exists)
-    yield f"nbd+unix:///?socket={socket}", log
-    server.terminate()
-    server.wait()
 
 
 def test_no_error_and_right_bytes(
@@ -40,7 +20,7 @@ def test_no_error_and_right_bytes(
     random_file: Callable[[int], Path],
 ) -> None:
     uri, log = retrying
-    source = random_file(SIZE)
+    source = random_file(BIG_BYTES)
     copy = nbdcopy.start("--flush", source, uri, log=folder / "nbdcopy.log")
     for segments in KILLS_AT_SEGMENTS:
 
