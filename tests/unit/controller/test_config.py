@@ -1,0 +1,37 @@
+"""What an operator may set of a controller."""
+
+from __future__ import annotations
+
+import pytest
+
+from segue.controller.config import ConfigError, ControllerConfig, check_settings
+from segue.controller.server import Server
+from segue.controller.settings import Settings
+
+
+def test_agents_come_to_a_socket_in_the_folder_unless_told_otherwise() -> None:
+    assert ControllerConfig("/srv/segue").addresses == ["unix:///srv/segue/controller.sock"]
+    assert ControllerConfig("/srv", ["tcp://[::1]:7"]).addresses == ["tcp://[::1]:7"]
+
+
+@pytest.mark.parametrize("size", [64 << 10, 1 << 20, 64 << 20])
+def test_segment_sizes_of_the_design(size: int) -> None:
+    check_settings(Settings(segment_bytes=size))
+
+
+@pytest.mark.parametrize("size", [0, 1, 32 << 10, (64 << 10) + 1, 3 << 20, 128 << 20])
+def test_other_segment_sizes_are_refused(size: int) -> None:
+    with pytest.raises(ConfigError, match="a segment is"):
+        check_settings(Settings(segment_bytes=size))
+
+
+def test_a_lease_shorter_than_anybody_can_renew_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a lease lasts"):
+        Server(ControllerConfig("/nowhere", settings=Settings(lease_s=0.1)))
+
+
+@pytest.mark.parametrize("address", ["tcp://0.0.0.0:7", "tcp://[::]:7", "tcp://example.net:7"])
+def test_an_address_others_reach_needs_a_flag(address: str) -> None:
+    with pytest.raises(ConfigError, match="--insecure"):
+        Server(ControllerConfig("/nowhere", [address]))
+    Server(ControllerConfig("/nowhere", [address], insecure=True))
