@@ -148,7 +148,8 @@ def _refusal(c: Controller, hello: Hello) -> Refused | None:
         return Refused(f"this incarnation is called {peer.name}", True)
     for other in c.peers.values():
         if other.name == hello.name and other is not peer and other.link is not None:
-            return Refused(f"an agent called {hello.name} is connected already", False)
+            # Replaced for good, if it is an earlier incarnation that comes back.
+            return Refused(f"an agent called {hello.name} is connected already", peer is not None)
     return None
 
 

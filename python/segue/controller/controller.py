@@ -75,6 +75,8 @@ class Controller:
         self.inherited: set[int] = set()
         """Incomplete extents of older terms; nobody writes there before `inherited_clear`."""
         self.background = Background(self)
+        self.copier_failures: dict[int, int] = {}
+        """Container -> how many flushes of the copier have failed there."""
         self.open_containers: set[int] = set()
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self.faults_answered = 0

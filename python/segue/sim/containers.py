@@ -215,6 +215,8 @@ class Medium:
             return
         if not request.errno and (request.kind == "flush" or request.fua):
             self._tell_losses(request)
+            if request.errno and request.kind == "write":
+                self.doubtful.update(range(request.sector, request.sector + request.count))
         if not request.errno and not request.dropped:
             if request.kind == "flush":
                 self._harden(list(self.dirty), request.serial)

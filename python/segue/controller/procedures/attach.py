@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from segue import failpoints
 from segue.controller.changes import Attached, Detached, TableMade
-from segue.controller.peer import Peer, PeerLost, SessionLost
+from segue.controller.peer import Peer, PeerLost, PeerState, SessionLost
 from segue.controller.procedures.first_write import may_share
 from segue.controller.restrict import delete_table, invalidate_table
 from segue.controller.table import Disk
@@ -89,13 +89,20 @@ async def _attach(c: Controller, peer: Peer, session: int, disk: Disk) -> int:
         failpoints.hit("attach.committed")
         for other in c.peers_of(disk.disk):
             if other is not peer:
-                await _forget_answers(c, other, disk.disk)
+                await _forget_answers(c, other, peer, disk.disk)
         return await _new_table(c, peer, session, disk)
     finally:
         peer.attaching.discard(disk.disk)
 
 
-async def _forget_answers(c: Controller, other: Peer, disk: int) -> None:
+async def _forget_answers(c: Controller, other: Peer, peer: Peer, disk: int) -> None:
+    """Before `peer` gets its table: nothing that `other` holds or has under way may mislead.
+
+    An earlier incarnation of the same agent must have ended: its hosts send their writes again,
+    and an old attempt that lands late would undo what was written since (rule 1).
+    """
+    while other.agent == peer.agent and other.state is not PeerState.ENDED:
+        await other.changed()
     while await other.present_or_gone():
         with suppress(SessionLost, PeerLost):
             await invalidate_table(c, other, disk)

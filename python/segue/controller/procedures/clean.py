@@ -53,11 +53,12 @@ async def clean_batch(c: Controller) -> bool:
     failpoints.hit("clean.begun")
     await c.stamp_before_reuse()
     number = container_of(locations[0])
+    failures = c.copier_failures.get(number, 0)
     segment_bytes = c.table.containers[number].row.segment_bytes
     try:
         for location in locations:
             await _zero_segment(c, number, segment_of(location) * segment_bytes, segment_bytes)
-        await copier_flush(c, number)
+        await copier_flush(c, number, failures)
     except OSError as error:
         log.warning("event=cleaning_failed container=%d error=%s", number, error)
         return False

@@ -39,18 +39,20 @@ RETRY_S = 1.0
 
 async def complete_zero(c: Controller, extent: int) -> None:
     """Completes the extent, or finds it gone; tries again for as long as its container fails."""
+    number = container_of(c.table.extents.get(extent))
+    failures = c.copier_failures.get(number, 0)
     while (record := c.table.records.get(extent)) is not None:
         disk = c.table.disks[record.disk]
         try:
-            number = container_of(c.table.extents.get(extent))
             if await _zero_rest(c, extent, record, disk):
-                await copier_flush(c, number)
+                await copier_flush(c, number, failures)
             else:
                 continue
         except OSError as error:
             log.warning("event=zeroing_failed extent=%d disk=%s error=%s", extent, disk.name, error)
             # A kernel may have dropped what a failed flush was for: none of it counts.
             record.copied = 0
+            failures = c.copier_failures.get(number, 0)
             await asyncio.sleep(RETRY_S)
             continue
         failpoints.hit("complete.zeroed")

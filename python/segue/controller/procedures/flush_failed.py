@@ -26,11 +26,11 @@ async def container_failed(c: Controller, peer: Peer, message: ContainerFailed) 
     """
     session = peer.session
     number = message.container
-    own = c.table.disks.get(message.disk)
-    if own is None or number not in own.containers or message.disk not in peer.tables:
-        peer.send(Failure(message.request, EIO))
-        return
-    disks = await _mark(c, number, message.errno)
+    # Whatever became of the disk named: the container is shared by all.
+    believed = any(
+        number in c.table.disks[disk].containers for disk in peer.tables & c.table.disks.keys()
+    )
+    disks = await _mark(c, number, message.errno) if believed else []
     try:
         for disk in sorted(peer.tables):
             row = c.table.disks.get(disk)
@@ -44,8 +44,12 @@ async def container_failed(c: Controller, peer: Peer, message: ContainerFailed) 
         await extend_containers(c, disk)
 
 
-async def copier_flush(c: Controller, number: int) -> None:
-    """Flushes what the copier wrote to a container; raises `OSError` once the failure is durable.
+async def copier_flush(c: Controller, number: int, failures: int) -> None:
+    """Flushes what the copier wrote to a container; raises `OSError` once a failure is durable.
+
+    `failures` is what `Controller.copier_failures` said of the container before the first of those
+    writes: a kernel tells a descriptor of a lost page once, so a failure that another flush was
+    told of meanwhile may have been for these writes.
 
     Its pages and the hosts' are of one file, and a kernel tells of a lost page once: an agent that
     opens the container later would hear nothing, so a failure here counts as one of theirs.
@@ -53,9 +57,12 @@ async def copier_flush(c: Controller, number: int) -> None:
     try:
         await c.storage.flush(number)
     except OSError as error:
+        c.copier_failures[number] = c.copier_failures.get(number, 0) + 1
         for disk in await _mark(c, number, error.errno or EIO):
             await extend_containers(c, disk)
         raise
+    if c.copier_failures.get(number, 0) != failures:
+        raise OSError(EIO, "another flush of the container failed meanwhile")
 
 
 async def _mark(c: Controller, number: int, errno: int) -> list[int]:
