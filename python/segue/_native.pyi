@@ -118,6 +118,12 @@ class Engine:
     def piece_done(self, now: int, piece: int, errno: int) -> None:
         """An "io", "rmw" or "flush" has ended."""
 
+    def piece_refused(self, now: int, piece: int, errno: int) -> None:
+        """It ended before its write or flush was begun: no failure of the container."""
+
+    def piece_not_begun(self, now: int, piece: int) -> None:
+        """Nothing of it was begun, nor will be: it is decided again, or dropped."""
+
     def deliver(self, now: int, message: Message) -> None:
         """A command or a fault answer of `segue.wire.messages`; `TypeError` for others."""
 

@@ -9,7 +9,7 @@ use crate::entry::Entry;
 use crate::errno::{EBUSY, EINVAL, Errno};
 use crate::in_flight::{Host, Life, Piece, State, Work};
 use crate::output::{Effect, IoKind, MapFault, Operation, Outcome, PieceId};
-use crate::start::{Data, unit_at};
+use crate::start::{Data, End, unit_at};
 
 /// Why a `do_*` is not begun.
 type Refusal = (Outcome, Errno);
@@ -250,8 +250,8 @@ impl Engine {
     }
 
     /// One I/O of the `do_*` of `whole` has ended.
-    pub(crate) fn finish_part(&mut self, part: u32, whole: u32, errno: Errno) {
-        self.note_sync(part, errno);
+    pub(crate) fn finish_part(&mut self, part: u32, whole: u32, end: End) {
+        self.note_sync(part, end);
         self.pieces.remove(part);
         let Work::Running {
             left,
@@ -263,7 +263,7 @@ impl Engine {
         };
         *left -= 1;
         if *first_errno == 0 {
-            *first_errno = errno;
+            *first_errno = end.errno();
         }
         if *left == 0 {
             self.work_ended(whole);

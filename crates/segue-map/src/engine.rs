@@ -16,6 +16,7 @@ use crate::errno::{EINVAL, ENOSPC, EPERM, ESHUTDOWN, Errno};
 use crate::in_flight::{Fault, Host, Life, NONE, Piece};
 use crate::output::{Effect, Event, PieceId};
 use crate::slab::Slab;
+use crate::start::End;
 
 /// Pieces beyond which no more host I/O is read.  One request makes 65,536 at the most: 4 GiB of
 /// segments of 64 KiB.
@@ -260,14 +261,33 @@ impl Engine {
 
     /// The driver has finished an `Io`, `Rmw` or `Flush`; errno 0: well.
     ///
-    /// Panics on an id that is not outstanding: a mistake of the driver's.
+    /// An error of a flush or of a FUA write is the container's: it counts as failed (see
+    /// [`Engine::piece_refused`]).  Panics on an id that is not outstanding: a mistake of the
+    /// driver's.
     pub fn piece_done(&mut self, now: u64, piece: PieceId, errno: Errno) {
+        self.end_piece(now, piece, End::Done(errno));
+    }
+
+    /// An error before the driver began the write or flush itself: the edge of an `Rmw` could not
+    /// be read, the container is not open.  The host gets `errno` (not 0); nothing was lost, so
+    /// the container has not failed.
+    pub fn piece_refused(&mut self, now: u64, piece: PieceId, errno: Errno) {
+        self.end_piece(now, piece, End::Refused(errno));
+    }
+
+    /// The driver has not begun the effect, and will not: its lease has ended, or its host waits
+    /// no longer.  The piece is decided again, or dropped; a `do_*` counts as failed.
+    pub fn piece_not_begun(&mut self, now: u64, piece: PieceId) {
+        self.end_piece(now, piece, End::NotBegun);
+    }
+
+    fn end_piece(&mut self, now: u64, piece: PieceId, end: End) {
         self.pass_time(now);
         let piece = self
             .pieces
             .find(piece)
             .expect("a piece that is not under way was finished");
-        self.finish_io(piece, errno);
+        self.finish_io(piece, end);
     }
 
     /// A command (answered by one `Event::Answer`, at once or later) or an answer to a fault.
@@ -333,6 +353,8 @@ impl Engine {
     }
 
     /// The next effect; to be taken until there is none, after every call.
+    ///
+    /// Where a call made meanwhile ends the lease, I/O not taken yet is taken back.
     #[inline]
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()

@@ -1,8 +1,11 @@
 //! Leases: what may be decided, and what becomes of I/O when a lease ends (design, section 4).
 
+use alloc::vec::Vec;
+
 use crate::engine::Engine;
 use crate::in_flight::{Life, NONE, State, Work};
-use crate::output::Event;
+use crate::output::{Effect, Event};
+use crate::start::End;
 
 impl Engine {
     /// There is a lease until `until`; the first one of a row decides what was parked.
@@ -34,13 +37,38 @@ impl Engine {
         self.leased = false;
         // Pieces and `do_*` under way are stale by this.
         self.epoch += 1;
+        let taken_back = self.take_back_io();
         for index in self.disks.indexes() {
             let disk = &mut self.disks[index];
             disk.table.invalidate_all();
             self.let_waiting_go(index);
         }
+        for piece in taken_back {
+            self.finish_io(piece, End::NotBegun);
+        }
         self.void_finished();
         self.void_done();
+    }
+
+    /// Takes I/O that the driver has not taken yet out of the effects: nothing starts any more.
+    fn take_back_io(&mut self) -> Vec<u32> {
+        let mut taken = Vec::new();
+        let pieces = &self.pieces;
+        self.effects.retain(|effect| {
+            let (Effect::Io { piece, .. }
+            | Effect::Rmw { piece, .. }
+            | Effect::Flush { piece, .. }) = effect
+            else {
+                return true;
+            };
+            taken.push(
+                pieces
+                    .find(*piece)
+                    .expect("an effect not taken is under way"),
+            );
+            false
+        });
+        taken
     }
 
     /// Pieces that are done but not replied are not answered: they park, to be decided again.
@@ -70,7 +98,7 @@ impl Engine {
             .faults
             .values()
             .filter(|fault| matches!(fault.work, Work::Done { .. }));
-        let pieces: alloc::vec::Vec<u32> = done.map(|fault| fault.piece).collect();
+        let pieces: Vec<u32> = done.map(|fault| fault.piece).collect();
         for piece in pieces {
             self.void_fault(piece);
         }

@@ -6,10 +6,30 @@
 
 use crate::engine::{Engine, HostOp, host_flags};
 use crate::entry::Entry;
-use crate::errno::{EOPNOTSUPP, Errno};
+use crate::errno::{ECANCELED, EOPNOTSUPP, Errno};
 use crate::in_flight::{Life, Piece, State};
 use crate::output::{Effect, IoKind, PieceId, Src};
 use crate::plan::io_kind;
+
+/// How the driver ended a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The container has answered: 0, or its errno.
+    Done(Errno),
+    /// An error before the write or flush itself was begun: nothing is lost by it.
+    Refused(Errno),
+    /// Nothing of it was begun.
+    NotBegun,
+}
+
+impl End {
+    pub(crate) fn errno(self) -> Errno {
+        match self {
+            End::Done(errno) | End::Refused(errno) => errno,
+            End::NotBegun => ECANCELED,
+        }
+    }
+}
 
 impl Engine {
     /// The piece, which lies in one segment, goes to the entry's location.
@@ -127,10 +147,10 @@ impl Engine {
     }
 
     /// The I/O of a piece has ended.
-    pub(crate) fn finish_io(&mut self, piece: u32, errno: Errno) {
+    pub(crate) fn finish_io(&mut self, piece: u32, end: End) {
         let this = &self.pieces[piece];
         if let State::PartOf(whole) = this.state {
-            self.finish_part(piece, whole, errno);
+            self.finish_part(piece, whole, end);
             return;
         }
         assert!(
@@ -138,10 +158,9 @@ impl Engine {
             "a piece that is not under way was finished"
         );
         let (disk, stale) = (this.disk, this.epoch != self.epoch);
-        let failed_sync = if errno == 0 {
-            None
-        } else {
-            self.note_sync(piece, errno)
+        let failed_sync = match end {
+            End::Done(0) => None,
+            _ => self.note_sync(piece, end),
         };
         let this = &mut self.pieces[piece];
         this.started = false;
@@ -154,8 +173,8 @@ impl Engine {
             Some(request) if self.hosts[host].life == Life::Waiting => {
                 self.pieces[piece].state = State::Failed(request);
             }
-            _ if stale => self.decide(piece),
-            _ => self.finish(piece, errno),
+            _ if stale || end == End::NotBegun => self.decide(piece),
+            _ => self.finish(piece, end.errno()),
         }
         if self.disks.contains(disk) {
             self.let_waiting_go(disk);
@@ -165,9 +184,10 @@ impl Engine {
     /// Notes a failed flush or FUA write, stale or not: its container counts as failed from now on.
     ///
     /// Returns the request of the `container_failed` the host has to wait for.
-    pub(crate) fn note_sync(&mut self, piece: u32, errno: Errno) -> Option<u64> {
+    pub(crate) fn note_sync(&mut self, piece: u32, end: End) -> Option<u64> {
         let this = &self.pieces[piece];
-        // A fast zero refused has written nothing and lost nothing.
+        // What was not begun or refused has lost nothing; nor has a fast zero refused.
+        let End::Done(errno) = end else { return None };
         if errno == 0 || !this.syncs || errno == EOPNOTSUPP {
             return None;
         }

@@ -252,6 +252,42 @@ fn a_fast_zero_refused_is_no_failure_of_the_container() {
 }
 
 #[test]
+fn what_was_not_begun_or_refused_is_no_failure_of_the_container() {
+    let mut rig = Rig::mapped(PAGE);
+    let flush = rig.io(1, HostOp::Flush, 0, 0);
+    rig.done(pieces(&flush)[1], 0);
+    let write = rig.io_with(2, HostOp::Write, 0, 100, host_flags::FUA);
+    rig.engine.piece_not_begun(rig.now, pieces(&flush)[0]);
+    let flush = rig.effects();
+    assert_eq!(flush.len(), 2, "the lease holds: it is decided again");
+    rig.engine.piece_refused(rig.now, pieces(&write)[0], 22);
+    assert_eq!(rig.effects(), [reply(2, 22)]);
+    rig.now = 2000;
+    for piece in pieces(&flush) {
+        rig.engine.piece_not_begun(rig.now, piece);
+    }
+    assert_eq!(rig.events(), [Event::LeaseEnded], "nothing has failed");
+    assert_eq!(rig.lease(3000).len(), 2, "a flush of its own lease");
+}
+
+#[test]
+fn a_do_write_that_was_not_begun_has_failed_without_a_mark() {
+    let mut rig = Rig::new();
+    rig.write(1, 0, 4096);
+    let fault = rig.fault();
+    for end in [
+        segue_map::Engine::piece_not_begun,
+        |engine: &mut segue_map::Engine, now, piece| engine.piece_refused(now, piece, 5),
+    ] {
+        assert_eq!(rig.do_write(fault.request, at(PAGE, 3), 0, 0), None);
+        let (command, effects) = (rig.last_command(), rig.effects());
+        end(&mut rig.engine, rig.now, pieces(&effects)[0]);
+        assert_eq!(rig.answer_to(command), Some(Outcome::Failed));
+    }
+    assert_eq!(rig.events(), []);
+}
+
+#[test]
 fn a_disk_without_containers_flushes_at_once() {
     let mut rig = Rig::new();
     rig.command(|command| Control::SetContainers {

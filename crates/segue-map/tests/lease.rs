@@ -35,6 +35,31 @@ fn the_lease_ends_before_a_result_is_looked_at() {
 }
 
 #[test]
+fn io_not_taken_by_the_driver_when_the_lease_ends_is_taken_back() {
+    let mut rig = Rig::mapped(PAGE);
+    rig.engine
+        .host_io(0, 1, DISK, HostOp::Write, 0, 2 * SEGMENT, 0);
+    let Some(Effect::Io { piece, .. }) = rig.engine.poll_effect() else {
+        panic!("nothing was started")
+    };
+    rig.engine.host_io(0, 2, DISK, HostOp::Flush, 0, 0, 0);
+    assert_eq!(rig.invalidate(0, 10), None);
+    let command = rig.last_command();
+    // The driver is slow over the first: the lease ends before the others are begun.
+    rig.now = 1000;
+    assert_eq!(rig.done(piece, 0), []);
+    assert_eq!(
+        rig.answer_to(command),
+        Some(Outcome::Done),
+        "nothing is under way"
+    );
+    assert_eq!(rig.events(), [Event::LeaseEnded]);
+    let flush = rig.lease(2000);
+    assert_eq!(flush.len(), 2);
+    assert_eq!(rig.faults().len(), 2, "the write is decided again");
+}
+
+#[test]
 fn a_result_not_replied_yet_is_void() {
     let mut rig = Rig::mapped(PAGE);
     rig.set(1, 1, ZEROES, 0);

@@ -65,6 +65,14 @@ impl Engine {
         self.engine.piece_done(now, piece, errno);
     }
 
+    fn piece_refused(&mut self, now: u64, piece: u64, errno: i32) {
+        self.engine.piece_refused(now, piece, errno);
+    }
+
+    fn piece_not_begun(&mut self, now: u64, piece: u64) {
+        self.engine.piece_not_begun(now, piece);
+    }
+
     fn deliver(&mut self, now: u64, message: &Bound<'_, PyAny>) -> PyResult<()> {
         self.engine.control(now, control_from_py(message)?);
         Ok(())

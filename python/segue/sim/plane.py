@@ -453,7 +453,7 @@ class Plane:
         def write() -> None:
             if failed:
                 self.merging -= 1
-                self._done(piece, failed)
+                self._call(self.engine.piece_refused, piece, failed)
                 return
 
             def wrote(errno: int, _: Sequence[int]) -> None:

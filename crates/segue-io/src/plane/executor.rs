@@ -31,6 +31,17 @@ pub(super) struct Answered {
     pub(super) extents: Vec<(u64, u32)>,
 }
 
+/// The piece of an effect that begins I/O.
+#[inline]
+fn piece_of(effect: &Effect) -> Option<u64> {
+    match *effect {
+        Effect::Io { piece, .. } | Effect::Rmw { piece, .. } | Effect::Flush { piece, .. } => {
+            Some(piece)
+        }
+        _ => None,
+    }
+}
+
 /// See the module's text.
 pub(super) struct Executor {
     pub(super) epoll: Arc<Epoll>,
@@ -170,11 +181,12 @@ impl Executor {
         let now = boottime_ns();
         match ended {
             Ended::Done(errno) => self.engine.piece_done(now, task.piece, errno),
+            Ended::Refused(errno) => self.engine.piece_refused(now, task.piece, errno),
             // The lease was extended just when the other thread looked.
             Ended::NotBegun if task.epoch == self.guard.epoch() && self.holds_lease(now) => {
                 return self.submit(task);
             }
-            Ended::NotBegun => self.engine.piece_done(now, task.piece, libc::ECANCELED),
+            Ended::NotBegun => self.engine.piece_not_begun(now, task.piece),
         }
         drop(task);
         self.pump();
@@ -184,7 +196,7 @@ impl Executor {
         let epoch = self.guard.epoch();
         self.engine.tick(now);
         self.pump();
-        epoch == self.guard.epoch()
+        self.guard.allows(epoch)
     }
 
     /// Counts bytes of a write that have arrived.
@@ -215,10 +227,19 @@ impl Executor {
     }
 
     /// Takes all that the engine wants done; to be called after each call of it.
+    ///
+    /// Many effects take their time, and the lease may end over them: nothing is begun after that.
+    /// The engine takes back those it still has when it sees the end, so the rest is of the
+    /// present lease.
     fn pump(&mut self) {
         self.pump_events();
         while let Some(effect) = self.engine.poll_effect() {
-            self.perform(effect);
+            match piece_of(&effect) {
+                Some(piece) if !self.guard.allows(self.guard.epoch()) => {
+                    self.engine.piece_not_begun(boottime_ns(), piece);
+                }
+                _ => self.perform(effect),
+            }
             self.pump_events();
         }
     }
@@ -348,3 +369,7 @@ impl Executor {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "executor_tests.rs"]
+mod tests;

@@ -116,7 +116,7 @@ impl Executor {
             crate::log(format_args!(
                 "container {number} is not open; its I/O gets EIO"
             ));
-            return self.engine.piece_done(boottime_ns(), piece, libc::EIO);
+            return self.engine.piece_refused(boottime_ns(), piece, libc::EIO);
         };
         if let Some(errno) = in_place(opened, io.buffer.as_deref(), &what) {
             return self.engine.piece_done(boottime_ns(), piece, errno);
@@ -191,7 +191,7 @@ impl Executor {
             crate::log(format_args!(
                 "a source of a merged write is not open; it gets EIO"
             ));
-            return self.engine.piece_done(boottime_ns(), piece, libc::EIO);
+            return self.engine.piece_refused(boottime_ns(), piece, libc::EIO);
         };
         let merge = Merge {
             offset: offset_bytes,

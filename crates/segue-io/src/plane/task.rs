@@ -101,6 +101,8 @@ pub(super) struct Task {
 pub(super) enum Ended {
     /// With this errno; 0: well.
     Done(i32),
+    /// With this errno, before the write or flush itself was begun.
+    Refused(i32),
     /// It was not begun: the lease it was queued under seemed over.
     NotBegun,
 }
@@ -141,9 +143,14 @@ impl Task {
         if !guard.allows(self.epoch) {
             return Ended::NotBegun;
         }
-        match self.perform() {
+        if let What::Merge(merge) = &self.what {
+            return self.merge(merge);
+        }
+        match self.perform().map_err(|error| errno_of(&error)) {
             Ok(()) => Ended::Done(0),
-            Err(error) => Ended::Done(errno_of(&error)),
+            // Arguments that a write did not like: it has done nothing and lost nothing.
+            Err(libc::EINVAL) if !matches!(self.what, What::Flush) => Ended::Refused(libc::EINVAL),
+            Err(errno) => Ended::Done(errno),
         }
     }
 
@@ -182,11 +189,25 @@ impl Task {
                 if *fua { self.container.flush() } else { Ok(()) }
             }
             What::Flush => self.container.flush(),
-            What::Merge(merge) => self.merge(merge),
+            What::Merge(_) => unreachable!("a merge says itself how it ended"),
         }
     }
 
-    fn merge(&self, merge: &Merge) -> io::Result<()> {
+    fn merge(&self, merge: &Merge) -> Ended {
+        let bytes = match self.merged(merge) {
+            Ok(bytes) => bytes,
+            Err(error) => return Ended::Refused(errno_of(&error)),
+        };
+        let bytes = bytes.part(0, merge.length);
+        match self.container.write(merge.offset, bytes, merge.fua) {
+            Ok(()) => Ended::Done(0),
+            Err(error) if errno_of(&error) == libc::EINVAL => Ended::Refused(libc::EINVAL),
+            Err(error) => Ended::Done(errno_of(&error)),
+        }
+    }
+
+    /// All that a merge writes: its data, and what is read for its edges.
+    fn merged(&self, merge: &Merge) -> io::Result<Buffer> {
         let Merge {
             length,
             skip,
@@ -212,8 +233,7 @@ impl Task {
         if let Some(at) = merge.at {
             bytes[skip..end].copy_from_slice(self.buffer().part(at, data_length));
         }
-        self.container
-            .write(merge.offset, whole.part(0, length), merge.fua)
+        Ok(whole)
     }
 }
 

@@ -103,3 +103,32 @@ fn a_merged_write_takes_its_edges_from_where_it_is_told() {
         }
     }
 }
+
+#[test]
+fn an_edge_that_cannot_be_read_is_no_failure_of_what_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let container = container(&folder);
+    let guard = LeaseGuard::default();
+    guard.extend(boottime_ns() + HOUR_NS);
+    let merge = Merge {
+        offset: 0,
+        length: 4096,
+        at: Some(0),
+        skip: 100,
+        data_length: 3996,
+        head: Some((container.clone(), 4 * SEGMENT)),
+        tail: None,
+        unit_bytes: 4096,
+        fua: true,
+    };
+    let unread = task(&container, 0, 9, What::Merge(Box::new(merge)));
+    assert_eq!(unread.run(&guard), Ended::Refused(libc::EINVAL));
+    let what = What::Write {
+        offset: 4 * SEGMENT,
+        at: 0,
+        length: 4096,
+        fua: true,
+    };
+    let outside = task(&container, 0, 9, what);
+    assert_eq!(outside.run(&guard), Ended::Refused(libc::EINVAL));
+}

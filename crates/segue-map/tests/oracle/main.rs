@@ -14,7 +14,7 @@ mod tables;
 
 use std::collections::BTreeMap;
 
-use model::{Oracle, Owner, Said};
+use model::{Ending, Oracle, Owner, Said};
 use random::{Call, Random};
 use segue_map::{Config, Control, Effect, Engine, Event, IoKind, Outcome, PieceId, Src};
 
@@ -71,10 +71,14 @@ impl Pair {
                 self.engine.host_gone(*token);
                 self.oracle.host_gone(*token);
             }
-            random::What::Done { index, errno } => {
+            random::What::Done { index, ending } => {
                 let (piece, owner) = self.running.remove(*index);
-                self.engine.piece_done(now, piece, *errno);
-                self.oracle.done(owner, *errno);
+                match *ending {
+                    Ending::Done(errno) => self.engine.piece_done(now, piece, errno),
+                    Ending::Refused(errno) => self.engine.piece_refused(now, piece, errno),
+                    Ending::NotBegun => self.engine.piece_not_begun(now, piece),
+                }
+                self.oracle.done(owner, *ending);
             }
             random::What::Control(control) => self.control(now, control),
             random::What::Lease { until } => {
@@ -298,7 +302,7 @@ impl Pair {
         call(self, random::What::Lease { until: 1 << 60 });
         for _ in 0..10_000 {
             if let Some(index) = self.running.len().checked_sub(1) {
-                call(self, random::What::Done { index, errno: 0 });
+                call(self, well(index));
                 continue;
             }
             let waiting = self.oracle.faults.keys().next().copied();
@@ -329,7 +333,7 @@ impl Pair {
             );
         }
         for index in (0..self.running.len()).rev() {
-            call(self, random::What::Done { index, errno: 0 });
+            call(self, well(index));
         }
         let stats = self.engine.stats();
         assert_eq!(
@@ -351,6 +355,11 @@ impl Pair {
             self.commands
         );
     }
+}
+
+fn well(index: usize) -> random::What {
+    let ending = Ending::Done(0);
+    random::What::Done { index, ending }
 }
 
 fn said_rmw(effect: &Effect) -> Said {

@@ -161,6 +161,14 @@ pub struct Wait {
     pub quiesce: Option<u64>,
 }
 
+/// How the driver ended an I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Done(i32),
+    Refused(i32),
+    NotBegun,
+}
+
 /// What an outstanding I/O of the driver belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {

@@ -4,6 +4,7 @@ use segue_map::entry::{ERROR, NO_WRITE, VALID, ZERO};
 use segue_map::{BlockRun, ContainerSpec, Control, EntryRun, HostOp};
 
 use crate::Pair;
+use crate::model::Ending;
 
 pub const DISKS: [u32; 3] = [3, 7, 9];
 pub const QUIESCES: u64 = 3;
@@ -30,7 +31,7 @@ pub enum What {
     },
     Done {
         index: usize,
-        errno: i32,
+        ending: Ending,
     },
     Control(Control),
     Lease {
@@ -156,12 +157,14 @@ impl Random {
             return What::Nothing;
         }
         let index = self.below(pair.running.len() as u64) as usize;
-        let errno = if self.chance(25) {
-            self.pick(&[5, 28, 95])
-        } else {
-            0
+        let errno = self.pick(&[5, 28, 95]);
+        let ending = match self.below(75) {
+            0..3 => Ending::Done(errno),
+            3 => Ending::Refused(errno),
+            4..6 => Ending::NotBegun,
+            _ => Ending::Done(0),
         };
-        What::Done { index, errno }
+        What::Done { index, ending }
     }
 
     fn gone(&mut self, pair: &Pair) -> What {

@@ -1,9 +1,9 @@
 //! What the oracle does with time, leases and hosts, and when I/O ends.
 
-use segue_map::errno::{EINVAL, EIO, ENOSPC, EOPNOTSUPP, EPERM, ESHUTDOWN, ETIMEDOUT};
+use segue_map::errno::{ECANCELED, EINVAL, EIO, ENOSPC, EOPNOTSUPP, EPERM, ESHUTDOWN, ETIMEDOUT};
 use segue_map::{Event, HostOp, Outcome};
 
-use super::model::{At, Io, Life, Oracle, Owner, Part, Said, Work};
+use super::model::{At, Ending, Io, Life, Oracle, Owner, Part, Said, Work};
 
 impl Oracle {
     // Time --------------------------------------------------------------------------------------
@@ -241,16 +241,16 @@ impl Oracle {
         }
     }
 
-    pub fn done(&mut self, owner: Owner, errno: i32) {
+    pub fn done(&mut self, owner: Owner, ending: Ending) {
         let key = match owner {
             Owner::Part(key) => key,
             Owner::Work(key, syncs, container) => {
-                return self.work_done(key, syncs, container, errno);
+                return self.work_done(key, syncs, container, ending);
             }
         };
         let (syncs, container) = (self.part(key).syncs, self.part(key).container);
         let disk = self.io_of(key).disk;
-        let failed = self.sync_error(disk, syncs, container, errno);
+        let failed = self.sync_error(disk, syncs, container, ending);
         let part = self.part(key);
         let start = part.start.take().expect("started");
         let stale = part.stale;
@@ -260,12 +260,18 @@ impl Oracle {
         match failed {
             Some(request) if waiting => self.part(key).at = At::Failed(request),
             _ if stale => self.decide(key),
-            _ => self.finish(key, errno),
+            _ => match ending {
+                Ending::Done(errno) | Ending::Refused(errno) => self.finish(key, errno),
+                Ending::NotBegun => self.decide(key),
+            },
         }
         self.wake(disk);
     }
 
-    pub fn sync_error(&mut self, disk: u64, syncs: bool, at: u16, errno: i32) -> Option<u64> {
+    fn sync_error(&mut self, disk: u64, syncs: bool, at: u16, ending: Ending) -> Option<u64> {
+        let Ending::Done(errno) = ending else {
+            return None;
+        };
         if errno == 0 || !syncs || errno == EOPNOTSUPP {
             return None;
         }
@@ -285,9 +291,13 @@ impl Oracle {
         Some(request)
     }
 
-    fn work_done(&mut self, key: u64, syncs: bool, container: u16, errno: i32) {
+    fn work_done(&mut self, key: u64, syncs: bool, container: u16, ending: Ending) {
         let disk = self.io_of(key).disk;
-        self.sync_error(disk, syncs, container, errno);
+        self.sync_error(disk, syncs, container, ending);
+        let errno = match ending {
+            Ending::Done(errno) | Ending::Refused(errno) => errno,
+            Ending::NotBegun => ECANCELED,
+        };
         let At::Fault(request) = self.part(key).at else {
             panic!("no fault")
         };

@@ -1,0 +1,158 @@
+//! Rule 8 on the data thread: what a lease has not seen begun is never begun, and never failed.
+
+use segue_map::{ContainerSpec, Entry, EntryRun};
+
+use super::*;
+use crate::container::{Cache, Container, DATA_AT_BYTES, create};
+
+const SEGMENT: u64 = 64 << 10;
+const NUMBER: u16 = 1;
+const CONN: ConnKey = ConnKey { index: 0, id: 0 };
+
+struct Rig {
+    executor: Executor,
+    container: Arc<Container>,
+    _folder: tempfile::TempDir,
+}
+
+impl Rig {
+    /// A disk of four segments, all mapped, under a lease that lasts a moment.
+    fn new() -> Rig {
+        let folder = tempfile::tempdir().unwrap();
+        let uri = format!("file://{}/box", folder.path().display());
+        let size = DATA_AT_BYTES + 4 * SEGMENT;
+        create(&uri, size, SEGMENT, [1; 16], [2; 16], Cache::Page).unwrap();
+        let container = Arc::new(Container::open(&uri, Cache::Page, [1; 16], None, 3).unwrap());
+        let config = Config {
+            park_limit_bytes: 1 << 20,
+            host_timeout_ns: None,
+        };
+        let epoll = Arc::new(Epoll::new().unwrap());
+        let mut executor = Executor::new(config, Arc::default(), epoll).unwrap();
+        executor.insert_container(NUMBER, container.clone());
+        executor.set_lease(boottime_ns() + 250_000_000);
+        let spec = ContainerSpec {
+            container: NUMBER,
+            uri,
+            identity: [1; 16],
+            segment_bytes: SEGMENT,
+            segments: 4,
+            cache: "page".into(),
+            write_unit_bytes: 1,
+            failed: false,
+        };
+        executor.control(Control::NewTable {
+            command: 1,
+            disk: 7,
+            size_bytes: 4 * SEGMENT,
+            segment_bytes: SEGMENT,
+            block_bytes: 4096,
+            read_only: false,
+            containers: vec![spec],
+        });
+        executor.events.clear();
+        Rig {
+            executor,
+            container,
+            _folder: folder,
+        }
+    }
+
+    fn map(&mut self) {
+        let run = EntryRun {
+            first: 0,
+            count: 4,
+            word: Entry::at(NUMBER, 0).0,
+            step: 1,
+        };
+        self.executor.control(Control::SetEntry {
+            command: 2,
+            disk: 7,
+            runs: vec![run],
+            blocking: false,
+        });
+        self.executor.events.clear();
+    }
+
+    /// Gives a write of `length` ones to the engine, at a moment of the lease.
+    fn decide_write(&mut self, now: u64, length: u64, flags: u16) {
+        let buffer = Arc::new(Buffer::new(length as usize));
+        // SAFETY: nobody else has the buffer yet.
+        unsafe { buffer.part_mut(0, length as usize) }.fill(1);
+        let request = Request {
+            cookie: 0,
+            offset: 0,
+            length: length as u32,
+            command: Command::Write,
+            flags,
+        };
+        let token = self.executor.tokens.insert(HostIo {
+            conn: CONN,
+            request,
+            buffer: Some(buffer),
+        });
+        let engine = &mut self.executor.engine;
+        engine.host_io(now, token, 7, HostOp::Write, 0, length, flags);
+    }
+
+    fn let_the_lease_end(&self) {
+        let until = self.executor.engine.deadline().unwrap();
+        while boottime_ns() < until {
+            std::thread::yield_now();
+        }
+    }
+
+    fn written(&self) -> Vec<u8> {
+        let mut back = vec![0; 4 * SEGMENT as usize];
+        self.container.read(0, &mut back).unwrap();
+        back
+    }
+}
+
+#[test]
+fn effects_decided_under_a_lease_are_not_begun_after_it() {
+    for flags in [0, segue_map::host_flags::FUA] {
+        let mut rig = Rig::new();
+        rig.map();
+        let now = boottime_ns();
+        rig.decide_write(now, 4 * SEGMENT, flags);
+        rig.let_the_lease_end();
+        rig.executor.pump();
+        assert_eq!(rig.executor.events, [Event::LeaseEnded]);
+        assert_eq!(rig.executor.engine.stats().pieces, 4, "they wait");
+        assert!(rig.executor.answers.is_empty());
+        assert!(rig.written().iter().all(|&byte| byte == 0), "begun late");
+        // Under the next lease they fault: nothing is begun where the old table said.
+        rig.executor.events.clear();
+        rig.executor.set_lease(boottime_ns() + 3_600_000_000_000);
+        assert_eq!(rig.executor.engine.stats().faults, 4);
+    }
+}
+
+#[test]
+fn what_another_thread_did_not_begin_is_no_failure_and_not_tried_again() {
+    let mut rig = Rig::new();
+    rig.map();
+    rig.decide_write(boottime_ns(), 4096, segue_map::host_flags::FUA);
+    let piece = piece_of(&rig.executor.engine.poll_effect().unwrap()).unwrap();
+    rig.let_the_lease_end();
+    rig.executor.tick();
+    // Its epoch is that of now, as if it had been handed over just after the end.
+    let task = Task {
+        piece,
+        epoch: rig.executor.guard.epoch(),
+        container: rig.container.clone(),
+        buffer: None,
+        what: What::Flush,
+    };
+    rig.executor.finished(task, Ended::NotBegun);
+    assert_eq!(rig.executor.events, [Event::LeaseEnded], "nothing failed");
+    assert_eq!(
+        rig.executor
+            .stats
+            .handed_over
+            .load(std::sync::atomic::Ordering::Relaxed),
+        0
+    );
+    assert_eq!(rig.executor.engine.stats().pieces, 1, "it waits");
+}
