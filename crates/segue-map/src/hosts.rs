@@ -97,8 +97,8 @@ impl Engine {
 
     /// The host waits no longer: gone, or at its time limit (then it gets EIO).
     ///
-    /// What has not started is dropped.  What has runs out.  A fault stays until it is answered,
-    /// unless the host is gone and no `do_*` has touched it.
+    /// What has not started is dropped, and so is a fault that no `do_*` has touched: an answer to
+    /// it is ignored.  What has started runs out.
     pub(crate) fn leave_host(&mut self, host: u32, life: Life) {
         self.unexpect(host);
         let was = core::mem::replace(&mut self.hosts[host].life, life);
@@ -118,10 +118,10 @@ impl Engine {
             self.effects.push_back(Effect::Release { token });
             self.hosts[host].token_live = false;
         }
-        self.drop_unstarted(host, life);
+        self.drop_unstarted(host);
     }
 
-    fn drop_unstarted(&mut self, host: u32, life: Life) {
+    fn drop_unstarted(&mut self, host: u32) {
         let disk = self.hosts[host].disk;
         let mut piece = self.hosts[host].first_piece;
         while piece != NONE {
@@ -129,9 +129,8 @@ impl Engine {
             self.uncount_bytes(piece);
             let keep = match self.pieces[piece].state {
                 State::Running => true,
-                State::Faulted(request) => {
-                    life == Life::TimedOut || self.faults[&request].work != Work::None
-                }
+                // A discard carried out later could undo what others write meanwhile.
+                State::Faulted(request) => self.faults[&request].work != Work::None,
                 _ => false,
             };
             if !keep {

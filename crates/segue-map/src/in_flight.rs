@@ -18,7 +18,7 @@ pub(crate) enum Life {
 }
 
 /// One host I/O.  Once its host no longer waits it is a *zombie*: what has started runs out, faults
-/// that are still owed an answer take it, and nothing is started any more (a write that were done
+/// that a `do_*` has touched take their answer, and nothing is started any more (a write that were done
 /// after the host was told of an error could undo a later one).
 #[derive(Debug)]
 pub(crate) struct Host {

@@ -58,18 +58,29 @@ fn what_was_not_started_by_the_time_limit_never_is() {
     rig.write(1, 7 * SEGMENT, 100);
     let fault = rig.fault();
     rig.tick(50);
-    assert_eq!(rig.engine.stats().faults, 1, "it is still owed its answer");
+    rig.assert_idle();
     assert_eq!(
         rig.retry(fault, at(PAGE, 7)),
         [],
         "the host was told of an error"
     );
+    assert_eq!(rig.engine.stats().ignored_answers, 1);
+}
+
+#[test]
+fn a_discard_is_not_asked_for_any_more_after_its_time_limit() {
+    let mut rig = limited();
+    rig.io(1, HostOp::Trim, 0, 2 * SEGMENT);
+    let fault = rig.fault();
+    assert_eq!(rig.tick(50), [reply(1, 5)]);
+    rig.engine.list_faults();
+    let listed = Event::Faults {
+        tables: vec![DISK],
+        pending: vec![],
+    };
+    assert_eq!(rig.events(), [listed]);
+    assert_eq!(rig.complete(fault.request), []);
     rig.assert_idle();
-    assert_eq!(
-        rig.write(2, 7 * SEGMENT, 100).len(),
-        1,
-        "the entry was taken"
-    );
 }
 
 #[test]

@@ -184,9 +184,7 @@ impl Oracle {
         for key in keys {
             let keep = match self.part(key).at {
                 At::Running => true,
-                At::Fault(request) => {
-                    life == Life::TimedOut || !matches!(self.faults[&request].work, Work::None)
-                }
+                At::Fault(request) => !matches!(self.faults[&request].work, Work::None),
                 _ => false,
             };
             if !keep {
