@@ -32,6 +32,7 @@ async def container_failed(c: Controller, peer: Peer, message: ContainerFailed) 
     )
     disks = await _mark(c, number, message.errno) if believed else []
     try:
+        await peer.present_in(session)
         for disk in sorted(peer.tables):
             row = c.table.disks.get(disk)
             if row is not None and number in row.containers:
