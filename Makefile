@@ -48,8 +48,8 @@ test: test-rust test-unit test-tools sim sim-determinism sim-mutants ## Everythi
 test-rust: ## The engines' own tests
 	$(CARGO_TEST) --quiet
 
-test-unit: setup tools ## tests/unit
-	$(BIN)/pytest tests/unit
+test-unit: setup tools ## tests/unit, and the scripted incidents of tests/sim
+	$(BIN)/pytest tests/unit tests/sim
 
 test-tools: setup tools ## tests/tools: other people's clients against real processes
 	$(BIN)/pytest tests/tools

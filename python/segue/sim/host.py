@@ -20,6 +20,8 @@ from segue.sim.plane import FAST_ZERO, FUA, NO_HOLE, REQ_ONE, HostIo
 
 EIO, ENOSPC, ESHUTDOWN = 5, 28, 108
 STATUS_ZERO = 2
+WEIGHTS = {"read": 34, "write": 38, "zero": 7, "trim": 8, "flush": 7, "status": 6}
+"""How often a host issues what."""
 LOST = -1
 """Instead of an errno: the connection ended first, and the I/O was given up."""
 
@@ -83,6 +85,7 @@ class Host:
         self.watch = watch
         self.process = world.process(name)
         self.rng = world.rng
+        self.weights = dict(WEIGHTS)
         self.gives_up = 0.4
         """How often it gives a write up when its connection ends, instead of sending it again."""
         self.left = 0
@@ -165,9 +168,7 @@ class Host:
         return self.process.run(io(op, first, count, flags))
 
     async def _one(self) -> None:
-        op = self.rng.choices(
-            ("read", "write", "zero", "trim", "flush", "status"), (34, 38, 7, 8, 7, 6)
-        )[0]
+        op = self.rng.choices(list(self.weights), list(self.weights.values()))[0]
         first, count = (0, 0) if op == "flush" else self._place(op)
         flags = self._flags(op)
         if op in ("write", "zero", "trim"):

@@ -76,10 +76,10 @@ MUTATIONS: list[Mutation] = [
         "    peer.lease_until_ns = c.clock.now_ns() + lease_ns // 2\n",
     ),
     Mutation(
-        "superseded-term-grants-leases",
-        CONTROLLER + "agents.py",
-        "    newest = await c.term_is_newest()\n",
-        "    newest = True\n",
+        "superseded-term-goes-on",
+        CONTROLLER + "controller.py",
+        "                if newest != self.term:\n",
+        "                if newest < self.term:\n",
     ),
     # Controller: incomplete extents (rules 6, 11, 12) --------------------------------------------
     Mutation(

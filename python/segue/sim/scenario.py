@@ -27,6 +27,40 @@ from segue.sim.loop import MS, SECOND, Blame, World, trace_line
 from segue.sim.stage import SEGMENT_BYTES, SEGMENT_SECTORS, DiskPlan, MediumPlan, Plan, Stage
 
 RARE = ("power_loss", "ambush_power")
+
+
+@dataclass(frozen=True)
+class Theme:
+    """A kind of bad luck that belongs together: what an ordinary draw seldom brings about."""
+
+    kinds: tuple[str, ...]
+    weights: dict[str, int]
+    """Of host operations that are more frequent."""
+
+
+THEMES = (
+    Theme(  # writers that come back late, to places that others have freed
+        ("pause_agent", "slow_container", "partition_agent", "crash_agent", "ambush_agent"),
+        {"trim": 30, "zero": 10},
+    ),
+    Theme(  # terms that end in the middle of work
+        (
+            "crash_controller",
+            "zombie_controller",
+            "pause_controller",
+            "ambush_controller",
+            "ambush_link",
+            "slow_container",
+            "slow_store",
+            "failing_store",
+        ),
+        {"trim": 15},
+    ),
+    Theme(  # flushes that fail, and everyone who must hear of it
+        ("failing_container", "cut_link", "cut_host", "crash_agent", "crash_controller"),
+        {"flush": 30},
+    ),
+)
 MOST_POWER_LOSSES = 4
 
 
@@ -130,6 +164,11 @@ class Scenario(Stage):
         for host in self.hosts:
             host.ask(ios, think_ns)
         kinds = [kind for kind in KINDS if rng.random() < (0.15 if kind in RARE else 0.5)]
+        if rng.random() < 0.5:
+            theme = rng.choice(THEMES)
+            kinds = list(theme.kinds) + ["ambush_power"] * (rng.random() < 0.3)
+            for host in self.hosts:
+                host.weights.update(theme.weights)
         if kinds and rng.random() < 0.95:
             self.faults.start(kinds, rng.choice((80, 200, 600)) * MS)
         limit_ns = rng.randint(4, 20) * SECOND
