@@ -134,6 +134,10 @@ impl Engine {
             .filter(|piece| piece.merges)
             .count();
         assert_eq!(disk.merging as usize, merging);
+        let orphaned = |piece: &&Piece| {
+            piece.writes && self.hosts[piece.host].life != Life::Waiting && is_running(piece)
+        };
+        assert_eq!(disk.orphans as usize, pieces().filter(orphaned).count());
         let writes: alloc::vec::Vec<_> = pieces()
             .filter(is_running)
             .filter(|piece| piece.writes)
@@ -255,7 +259,13 @@ fn digest_disk(disk: &Disk, hash: &mut Fnv) {
     });
     hash.add_debug(&(&disk.containers, disk.sync_failed, disk.deleted));
     hash.add_debug(&(&disk.quiesces, &disk.parked, &disk.waiting));
-    hash.add_debug(&(disk.merging, disk.parked_bytes, disk.hosts, disk.blockers));
+    hash.add_debug(&(
+        disk.merging,
+        disk.orphans,
+        disk.parked_bytes,
+        disk.hosts,
+        disk.blockers,
+    ));
 }
 
 /// FNV-1a, by words and by what `Debug` prints.

@@ -56,6 +56,8 @@ pub(crate) struct Disk {
     pub waiting: BTreeMap<u64, u32>,
     /// Read-merge-writes under way.
     pub merging: u32,
+    /// Writes under way whose hosts wait no longer.
+    pub orphans: u32,
     /// Bytes of writes parked, faulted or waiting.
     pub parked_bytes: u64,
     /// Host I/Os that refer to this.
@@ -94,6 +96,7 @@ impl Disk {
             parked: BTreeMap::new(),
             waiting: BTreeMap::new(),
             merging: 0,
+            orphans: 0,
             parked_bytes: 0,
             hosts: 0,
             blockers: 0,

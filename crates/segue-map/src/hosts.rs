@@ -128,7 +128,10 @@ impl Engine {
             let next = self.pieces[piece].next;
             self.uncount_bytes(piece);
             let keep = match self.pieces[piece].state {
-                State::Running => true,
+                State::Running => {
+                    self.disks[disk].orphans += u32::from(self.pieces[piece].writes);
+                    true
+                }
                 // A discard carried out later could undo what others write meanwhile.
                 State::Faulted(request) => self.faults[&request].work != Work::None,
                 _ => false,

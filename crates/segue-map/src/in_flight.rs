@@ -129,8 +129,12 @@ impl Piece {
 
     /// Whether two writes may not be under way together.
     pub(crate) fn excludes(&self, other: &Piece) -> bool {
-        let overlap = self.touched.0 < other.touched.1 && other.touched.0 < self.touched.1;
-        (self.merges || other.merges) && overlap
+        (self.merges || other.merges) && self.overlaps_write(other)
+    }
+
+    /// Whether two writes touch a byte in common.
+    pub(crate) fn overlaps_write(&self, other: &Piece) -> bool {
+        self.touched.0 < other.touched.1 && other.touched.0 < self.touched.1
     }
 }
 

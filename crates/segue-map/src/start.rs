@@ -3,6 +3,9 @@
 //! Where a container's write unit is larger than a write's alignment, the unit is read, merged and
 //! written.  Until that is done no other write of the disk touches these blocks: a later one waits,
 //! and the read-merge-write itself waits for those under way, all in order of arrival.
+//!
+//! Nor does a write start over one under way whose host waits no longer: that host may have sent it
+//! again, and what comes last must not be undone by the first attempt.
 
 use crate::engine::{Engine, HostOp, host_flags};
 use crate::entry::Entry;
@@ -55,7 +58,7 @@ impl Engine {
             this.touched = (start / unit * unit, end.next_multiple_of(unit));
             this.merges = this.touched != (start, end);
         }
-        if !this.merges && disk.merging == 0 && disk.waiting.is_empty() {
+        if !this.merges && disk.merging == 0 && disk.orphans == 0 && disk.waiting.is_empty() {
             return true;
         }
         self.claim_slowly(piece)
@@ -65,7 +68,12 @@ impl Engine {
         let this = &self.pieces[piece];
         let disk = this.disk;
         let before = |other: &Piece| other.disk == disk && other.writes && other.excludes(this);
-        let under_way = |other: &Piece| other.state == State::Running && before(other);
+        let orphan = |other: &Piece| {
+            let here = other.disk == disk && other.writes && other.overlaps_write(this);
+            here && self.hosts[other.host].life != Life::Waiting
+        };
+        let under_way =
+            |other: &Piece| other.state == State::Running && (before(other) || orphan(other));
         let blocked = self.pieces.iter().any(|(_, other)| under_way(other))
             || self.disks[disk]
                 .waiting
@@ -164,10 +172,13 @@ impl Engine {
         };
         let this = &mut self.pieces[piece];
         this.started = false;
+        let host = this.host;
+        if this.writes && self.hosts[host].life != Life::Waiting {
+            self.disks[disk].orphans -= 1;
+        }
         this.writes = false;
         self.disks[disk].merging -= u32::from(this.merges);
         this.merges = false;
-        let host = this.host;
         self.prior_io_finished(piece);
         match failed_sync {
             Some(request) if self.hosts[host].life == Life::Waiting => {

@@ -127,6 +127,26 @@ fn a_lost_connection_lets_the_rest_run_out() {
 }
 
 #[test]
+fn a_write_sent_again_waits_for_its_first_attempt() {
+    for gone in [true, false] {
+        let mut rig = limited();
+        let first = rig.start(1, HostOp::Write, 100, 100);
+        if gone {
+            rig.engine.host_gone(1);
+        } else {
+            rig.tick(50);
+        }
+        assert_eq!(rig.write(2, 199, 10), [], "it would be undone");
+        assert_eq!(rig.read(3, 0, 4096).len(), 1);
+        assert_eq!(rig.write(4, 200, 10).len(), 1, "elsewhere");
+        let effects = rig.done(first, 0);
+        assert_eq!(effects.len(), 2, "{effects:?}");
+        assert!(effects.contains(&Effect::Release { token: 1 }));
+        assert!(matches!(effects[1], Effect::Io { token: 2, .. }));
+    }
+}
+
+#[test]
 fn parked_writes_are_limited_by_their_bytes() {
     let mut rig = limited();
     rig.write(1, 7 * SEGMENT, 6000);

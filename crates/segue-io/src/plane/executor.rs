@@ -110,6 +110,7 @@ impl Executor {
             conn,
             request,
             buffer,
+            cancelled: None,
         });
         Stats::add(&self.stats.requests, 1);
         self.engine
@@ -120,6 +121,9 @@ impl Executor {
     /// A connection has gone with all its requests.
     pub(super) fn connection_gone(&mut self, conn: ConnKey) {
         for token in self.tokens.of_connection(conn) {
+            if let Some(io) = self.tokens.get(token) {
+                io.cancel();
+            }
             self.engine.host_gone(token);
             self.pump();
         }
@@ -183,7 +187,11 @@ impl Executor {
             Ended::Done(errno) => self.engine.piece_done(now, task.piece, errno),
             Ended::Refused(errno) => self.engine.piece_refused(now, task.piece, errno),
             // The lease was extended just when the other thread looked.
-            Ended::NotBegun if task.epoch == self.guard.epoch() && self.holds_lease(now) => {
+            Ended::NotBegun
+                if !task.is_cancelled()
+                    && task.epoch == self.guard.epoch()
+                    && self.holds_lease(now) =>
+            {
                 return self.submit(task);
             }
             Ended::NotBegun => self.engine.piece_not_begun(now, task.piece),
@@ -286,6 +294,7 @@ impl Executor {
                     conn,
                     request,
                     buffer,
+                    ..
                 }) = self.tokens.remove(token)
                 {
                     self.answers.push(Answered {
@@ -343,8 +352,9 @@ impl Executor {
     fn reply(&mut self, token: u64, errno: i32, in_use: bool) {
         let extents = Vec::new();
         if in_use {
-            if let Some(HostIo { conn, request, .. }) = self.tokens.get(token) {
-                let (conn, request) = (*conn, *request);
+            if let Some(io) = self.tokens.get(token) {
+                io.cancel();
+                let (conn, request) = (io.conn, io.request);
                 self.answers.push(Answered {
                     conn,
                     request,
@@ -357,6 +367,7 @@ impl Executor {
             conn,
             request,
             buffer,
+            ..
         }) = self.tokens.remove(token)
         {
             self.answers.push(Answered {

@@ -90,6 +90,7 @@ impl Rig {
             conn: CONN,
             request,
             buffer: Some(buffer),
+            cancelled: None,
         });
         let engine = &mut self.executor.engine;
         engine.host_io(now, token, 7, HostOp::Write, 0, length, flags);
@@ -143,6 +144,7 @@ fn what_another_thread_did_not_begin_is_no_failure_and_not_tried_again() {
         epoch: rig.executor.guard.epoch(),
         container: rig.container.clone(),
         buffer: None,
+        cancelled: Arc::default(),
         what: What::Flush,
     };
     rig.executor.finished(task, Ended::NotBegun);
@@ -155,4 +157,32 @@ fn what_another_thread_did_not_begin_is_no_failure_and_not_tried_again() {
         0
     );
     assert_eq!(rig.executor.engine.stats().pieces, 1, "it waits");
+}
+
+#[test]
+fn tasks_of_a_lost_connection_are_not_begun_and_leave_nothing() {
+    let mut rig = Rig::new();
+    rig.map();
+    rig.executor.set_lease(boottime_ns() + 3_600_000_000_000);
+    rig.decide_write(boottime_ns(), 4096, segue_map::host_flags::FUA);
+    let effect = rig.executor.engine.poll_effect().unwrap();
+    let Effect::Io { piece, token, .. } = effect else {
+        panic!("{effect:?}")
+    };
+    let task = Task {
+        piece,
+        epoch: rig.executor.guard.epoch(),
+        container: rig.container.clone(),
+        buffer: None,
+        cancelled: rig.executor.tokens.get(token).unwrap().cancelled(),
+        what: What::Flush,
+    };
+    rig.executor.connection_gone(CONN);
+    let ended = task.run(&rig.executor.guard);
+    assert_eq!(ended, Ended::NotBegun);
+    rig.executor.finished(task, ended);
+    let stats = rig.executor.engine.stats();
+    assert_eq!((stats.hosts, stats.pieces), (0, 0));
+    assert!(rig.executor.tokens.get(token).is_none(), "its name is free");
+    assert!(rig.executor.events.is_empty(), "nothing failed");
 }

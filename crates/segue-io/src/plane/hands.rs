@@ -126,6 +126,7 @@ impl Executor {
             epoch: self.guard.epoch(),
             container: opened.container.clone(),
             buffer: io.buffer.clone(),
+            cancelled: io.cancelled(),
             what,
         };
         self.submit(task);

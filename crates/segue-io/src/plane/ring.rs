@@ -72,12 +72,12 @@ impl Ring {
         self.tasks.len() - self.free.len()
     }
 
-    /// Begins what is queued; what the lease no longer allows is given back.
+    /// Begins what is queued; what may not be begun any more is given back.
     pub(super) fn submit(&mut self, guard: &LeaseGuard) -> Vec<Left> {
         let mut left = Vec::new();
         let room = ENTRIES as usize - self.in_flight();
         for task in self.queue.drain(..room.min(self.queue.len())) {
-            if !guard.allows(task.epoch) {
+            if !task.may_begin(guard) {
                 left.push(Left::Finished(task, Ended::NotBegun));
                 continue;
             }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::buffer::Buffer;
@@ -93,6 +93,8 @@ pub(super) struct Task {
     pub(super) epoch: u64,
     pub(super) container: Arc<Container>,
     pub(super) buffer: Option<Arc<Buffer>>,
+    /// The host waits no longer.
+    pub(super) cancelled: Arc<AtomicBool>,
     pub(super) what: What,
 }
 
@@ -103,7 +105,7 @@ pub(super) enum Ended {
     Done(i32),
     /// With this errno, before the write or flush itself was begun.
     Refused(i32),
-    /// It was not begun: the lease it was queued under seemed over.
+    /// It was not begun: the lease it was queued under seemed over, or the host had gone.
     NotBegun,
 }
 
@@ -138,9 +140,20 @@ impl Completions {
 }
 
 impl Task {
-    /// Does it, if the lease still allows.
+    /// Whether it may be begun: its lease holds, and its host waits for it.
+    ///
+    /// A host that has gone may have sent the write again, and others after it.
+    pub(super) fn may_begin(&self, guard: &LeaseGuard) -> bool {
+        !self.is_cancelled() && guard.allows(self.epoch)
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Does it, if it may still be begun.
     pub(super) fn run(&self, guard: &LeaseGuard) -> Ended {
-        if !guard.allows(self.epoch) {
+        if !self.may_begin(guard) {
             return Ended::NotBegun;
         }
         if let What::Merge(merge) = &self.what {

@@ -25,6 +25,7 @@ fn task(container: &Arc<Container>, epoch: u64, byte: u8, what: What) -> Task {
         epoch,
         container,
         buffer: Some(buffer),
+        cancelled: Arc::default(),
         what,
     }
 }
@@ -63,6 +64,20 @@ fn nothing_is_begun_under_a_lease_that_has_ended() {
     guard.extend(boottime_ns() - 1);
     let expired = task(&container, guard.epoch(), 3, write(4096));
     assert_eq!(expired.run(&guard), Ended::NotBegun, "it ran out by itself");
+}
+
+#[test]
+fn nothing_is_begun_for_a_host_that_waits_no_longer() {
+    let folder = tempfile::tempdir().unwrap();
+    let container = container(&folder);
+    let guard = LeaseGuard::default();
+    guard.extend(boottime_ns() + HOUR_NS);
+    let gone = task(&container, 0, 1, write(4096));
+    gone.cancelled.store(true, Ordering::Release);
+    assert_eq!(gone.run(&guard), Ended::NotBegun);
+    let mut back = [9; 4096];
+    container.read(0, &mut back).unwrap();
+    assert_eq!(back, [0; 4096]);
 }
 
 #[test]

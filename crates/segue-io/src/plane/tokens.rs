@@ -1,6 +1,7 @@
 //! Host I/O under way, by token: a slab whose names are never used twice.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use segue_nbd::server::Request;
 
@@ -20,6 +21,22 @@ pub(super) struct HostIo {
     pub(super) request: Request,
     /// Of reads and writes.
     pub(super) buffer: Option<Arc<Buffer>>,
+    /// Made for its first task: set when the host waits no longer.
+    pub(super) cancelled: Option<Arc<AtomicBool>>,
+}
+
+impl HostIo {
+    /// The flag for a task of this I/O.
+    pub(super) fn cancelled(&mut self) -> Arc<AtomicBool> {
+        self.cancelled.get_or_insert_default().clone()
+    }
+
+    /// The host waits no longer: tasks not begun are not to be.
+    pub(super) fn cancel(&self) {
+        if let Some(cancelled) = &self.cancelled {
+            cancelled.store(true, Ordering::Release);
+        }
+    }
 }
 
 #[derive(Debug, Default)]

@@ -325,12 +325,16 @@ impl Oracle {
 
     /// Whether a write must wait for another of the disk that is under way or waits already.
     fn excluded(&self, disk: u64, touched: (u64, u64, bool)) -> bool {
-        let ios = self.ios.iter().filter(|io| io.disk == disk);
-        let parts = ios.flat_map(|io| io.parts.iter());
-        let others = parts.filter(|part| matches!(part.at, At::Running | At::Waiting));
-        let mut touches = others.filter_map(|part| part.touches);
-        touches.any(|(start, end, merges)| {
-            (merges || touched.2) && start < touched.1 && touched.0 < end
+        let mut ios = self.ios.iter().filter(|io| io.disk == disk);
+        ios.any(|io| {
+            let others = io.parts.iter();
+            let others = others.filter(|part| matches!(part.at, At::Running | At::Waiting));
+            // What a host no longer waits for may be an earlier attempt of this very write.
+            let orphan = io.life != Life::Waiting;
+            let mut touches = others.filter_map(|part| part.touches);
+            touches.any(|(start, end, merges)| {
+                (merges || touched.2 || orphan) && start < touched.1 && touched.0 < end
+            })
         })
     }
 
