@@ -14,6 +14,8 @@ const SEGMENT: u64 = 8192;
 pub struct Call {
     pub now: u64,
     pub what: What,
+    /// The driver takes no effects before the next call has let time pass.
+    pub effects_wait: bool,
 }
 
 #[derive(Debug)]
@@ -102,6 +104,7 @@ impl Random {
         Call {
             now: self.now,
             what,
+            effects_wait: self.chance(15),
         }
     }
 

@@ -63,6 +63,13 @@ impl Oracle {
         for part in self.ios.iter_mut().flat_map(|io| io.parts.iter_mut()) {
             part.stale = true;
         }
+        // What the driver has not taken is taken back.
+        let queued = std::mem::take(&mut self.said).into_iter();
+        let (taken, kept): (Vec<_>, Vec<_>) = queued.partition(|(_, owner)| owner.is_some());
+        self.said = kept;
+        for owner in taken.into_iter().filter_map(|(_, owner)| owner) {
+            self.done(owner, Ending::NotBegun);
+        }
         for index in 0..self.ios.len() {
             if self.ios[index].life != Life::Waiting {
                 continue;
