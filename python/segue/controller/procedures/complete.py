@@ -39,10 +39,13 @@ RETRY_S = 1.0
 
 async def complete_zero(c: Controller, extent: int) -> None:
     """Completes the extent, or finds it gone; tries again for as long as its container fails."""
-    number = container_of(c.table.extents.get(extent))
-    failures = c.copier_failures.get(number, 0)
+    known: Record | None = None
     while (record := c.table.records.get(extent)) is not None:
         disk = c.table.disks[record.disk]
+        # The extent may have become free and another's since: everything is asked anew.
+        number = container_of(c.table.extents.get(extent))
+        if record is not known:
+            known, failures = record, c.copier_failures.get(number, 0)
         try:
             if await _zero_rest(c, extent, record, disk):
                 await copier_flush(c, number, failures)
