@@ -106,7 +106,13 @@ class Engine:
     Every call that takes `now` first lets time pass.  Take effects and events after every call.
     """
 
-    def __new__(cls, *, park_limit_bytes: int, host_timeout_ns: int | None = None) -> Engine: ...
+    def __new__(
+        cls,
+        *,
+        park_limit_bytes: int,
+        host_timeout_ns: int | None = None,
+        pieces_at_once: int = 64,
+    ) -> Engine: ...
     def host_io(
         self, now: int, token: int, disk: int, op: str, offset: int, len: int, flags: int = 0
     ) -> None:

@@ -17,6 +17,7 @@ fn engine(disks: u32) -> Engine {
     let config = Config {
         park_limit_bytes: 64 << 20,
         host_timeout_ns: Some(60_000_000_000),
+        pieces_at_once: segue_map::PIECES_AT_ONCE,
     };
     let mut engine = Engine::new(config);
     engine.set_lease(0, u64::MAX);

@@ -71,6 +71,10 @@ impl Engine {
                 );
                 false
             }
+            State::Held => {
+                assert_eq!(host.life, Life::Waiting);
+                true
+            }
             State::Finished => {
                 assert!(
                     self.leased || host.errno != 0,
@@ -94,14 +98,19 @@ impl Engine {
     fn check_host(&self, index: u32, host: &Host) {
         let mut remaining = 0;
         let mut pieces = 0;
+        let mut held = 0;
         let mut piece = host.first_piece;
         while piece != NONE {
             let this = &self.pieces[piece];
             assert_eq!(this.host, index);
             remaining += u32::from(this.state != State::Finished);
             pieces += 1;
+            held += u32::from(this.state == State::Held);
             piece = this.next;
         }
+        assert_eq!(host.held, held);
+        let at_once = self.config.pieces_at_once.max(1);
+        assert!(held == 0 || host.acted_on() >= at_once, "held back idly");
         assert!(pieces > 0, "a host without pieces");
         if host.life == Life::Waiting {
             assert_eq!(host.remaining, remaining);
@@ -128,6 +137,7 @@ impl Engine {
             .map(|piece| piece.len)
             .sum();
         assert_eq!(disk.parked_bytes, parked);
+        assert_eq!(disk.pieces as usize, pieces().count());
         let is_running = |piece: &&Piece| piece.state == State::Running;
         let merging = pieces()
             .filter(is_running)
@@ -234,6 +244,7 @@ impl Engine {
                 host.token_live,
                 host.life,
                 host.remaining,
+                host.held,
                 host.errno,
             ));
         }

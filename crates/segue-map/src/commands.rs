@@ -162,6 +162,7 @@ impl Engine {
     /// Ends a piece that waits for the controller: its table is gone.
     fn shut_down(&mut self, piece: u32) {
         let waits = match self.pieces[piece].state {
+            State::Held => return self.unhold(piece),
             State::Failed(_) => true,
             State::Faulted(request) => !matches!(self.faults[&request].work, Work::Running { .. }),
             _ => false,

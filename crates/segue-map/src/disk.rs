@@ -60,6 +60,8 @@ pub(crate) struct Disk {
     pub orphans: u32,
     /// Bytes of writes parked, faulted or waiting.
     pub parked_bytes: u64,
+    /// Pieces of its host I/O.
+    pub pieces: u32,
     /// Host I/Os that refer to this.
     pub hosts: u32,
     /// Blocking commands and draining quiesces not answered.
@@ -98,6 +100,7 @@ impl Disk {
             merging: 0,
             orphans: 0,
             parked_bytes: 0,
+            pieces: 0,
             hosts: 0,
             blockers: 0,
         })

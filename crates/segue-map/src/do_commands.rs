@@ -245,14 +245,14 @@ impl Engine {
         part.state = State::PartOf(whole);
         part.container = container;
         part.syncs = syncs;
-        let part = self.pieces.insert(part);
+        let part = self.add_piece(part);
         self.pieces.renew_id(part)
     }
 
     /// One I/O of the `do_*` of `whole` has ended.
     pub(crate) fn finish_part(&mut self, part: u32, whole: u32, end: End) {
         self.note_sync(part, end);
-        self.pieces.remove(part);
+        self.remove_piece(part);
         let Work::Running {
             left,
             errno: first_errno,

@@ -18,9 +18,14 @@ use crate::output::{Effect, Event, PieceId};
 use crate::slab::Slab;
 use crate::start::End;
 
-/// Pieces beyond which no more host I/O is read.  One request makes 65,536 at the most: 4 GiB of
-/// segments of 64 KiB.
-const MAX_PIECES: usize = 1 << 20;
+/// `Config::pieces_at_once` for use: more than storage does at once anyway.
+pub const PIECES_AT_ONCE: u32 = 64;
+
+/// Pieces of a disk beyond which no more I/O of its hosts is read: each may be a fault, which the
+/// controller has to answer and `Hello` to list.
+const MAX_DISK_PIECES: u32 = 1 << 14;
+/// The same of all disks: a list of so many faults fits a message.
+const MAX_PIECES: usize = 1 << 17;
 
 /// What a host asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +80,8 @@ pub struct Config {
     pub park_limit_bytes: u64,
     /// A host I/O gets EIO when it is not answered by then.
     pub host_timeout_ns: Option<u64>,
+    /// Pieces of one host I/O that are acted on at once, at least 1; the rest of it waits.
+    pub pieces_at_once: u32,
 }
 
 /// How much an engine holds, for operators and tests.
@@ -131,6 +138,8 @@ pub struct Engine {
     /// Orders starts, parked pieces and blocking commands.
     pub(crate) next_seq: u64,
     pub(crate) ignored_answers: u64,
+    /// Hosts with pieces held back, of which others have finished in this call.
+    pub(crate) going_on: Vec<u32>,
     pub(crate) effects: VecDeque<Effect>,
     pub(crate) events: VecDeque<Event>,
 }
@@ -158,6 +167,7 @@ impl Engine {
             next_request: 1,
             next_seq: 1,
             ignored_answers: 0,
+            going_on: Vec::new(),
             effects: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -196,9 +206,10 @@ impl Engine {
             }
         };
         let host = self.new_host(token, slot, op, offset, flags);
-        let piece = self.pieces.insert(Piece::new(host, slot, offset, len));
+        let piece = self.add_piece(Piece::new(host, slot, offset, len));
         self.hosts[host].first_piece = piece;
         self.decide(piece);
+        self.go_on();
     }
 
     /// The index of the disk, or why a host's request is bad.
@@ -236,6 +247,7 @@ impl Engine {
             life: Life::Waiting,
             first_piece: NONE,
             remaining: 1,
+            held: 0,
             errno: 0,
             due: u64::MAX,
             earlier: NONE,
@@ -257,6 +269,7 @@ impl Engine {
         if let Some(host) = found {
             self.leave_host(host, Life::Gone);
         }
+        self.go_on();
     }
 
     /// The driver has finished an `Io`, `Rmw` or `Flush`; errno 0: well.
@@ -288,6 +301,7 @@ impl Engine {
             .find(piece)
             .expect("a piece that is not under way was finished");
         self.finish_io(piece, end);
+        self.go_on();
     }
 
     /// A command (answered by one `Event::Answer`, at once or later) or an answer to a fault.
@@ -311,12 +325,14 @@ impl Engine {
             Control::CompleteToHost { request } => self.complete_to_host(request),
             command => self.command(command),
         }
+        self.go_on();
     }
 
     /// There is a lease until `until_ns`.  Never shortens one; one that is over changes nothing.
     pub fn set_lease(&mut self, now: u64, until_ns: u64) {
         self.pass_time(now);
         self.extend_lease(until_ns);
+        self.go_on();
     }
 
     /// The lease ends now: the controller has counted this agent as lost.
@@ -326,6 +342,7 @@ impl Engine {
     pub fn end_lease(&mut self, now: u64) {
         self.pass_time(now);
         self.lose_lease();
+        self.go_on();
     }
 
     /// Pushes one `Event::Faults`, for the `Hello` of a new session.
@@ -343,6 +360,7 @@ impl Engine {
     /// Lets time pass: to be called when [`Engine::deadline`] is reached.
     pub fn tick(&mut self, now: u64) {
         self.pass_time(now);
+        self.go_on();
     }
 
     /// When `tick` must be called next, if nothing else happens; `None`: never.
@@ -368,16 +386,16 @@ impl Engine {
 
     /// Whether the disk takes more I/O; false: do not read its connections.
     ///
-    /// No: its parked writes are over the limit, or there are so many pieces (of any disks) that
-    /// hosts could use up the memory with requests that need no buffer.
+    /// No: its parked writes are over the limit, or there are so many pieces that hosts could use
+    /// up the memory, or the controller's patience, with requests that need no buffer.
     #[must_use]
     pub fn accepts(&self, disk: u32) -> bool {
         if self.pieces.len() > MAX_PIECES {
             return false;
         }
         let limit = self.config.park_limit_bytes;
-        self.slot(disk)
-            .is_none_or(|slot| self.disks[slot].parked_bytes <= limit)
+        let takes = |disk: &Disk| disk.parked_bytes <= limit && disk.pieces <= MAX_DISK_PIECES;
+        self.slot(disk).is_none_or(|slot| takes(&self.disks[slot]))
     }
 
     /// How much it holds.

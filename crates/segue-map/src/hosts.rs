@@ -58,7 +58,9 @@ impl Engine {
             host.errno = errno;
         }
         host.remaining -= 1;
-        if host.remaining == 0 {
+        if host.held > 0 {
+            self.going_on.push(index);
+        } else if host.remaining == 0 {
             let (token, errno) = (host.token, host.errno);
             self.effects.push_back(Effect::Reply {
                 token,
@@ -80,7 +82,7 @@ impl Engine {
         let mut piece = self.hosts[host].first_piece;
         while piece != NONE {
             let next = self.pieces[piece].next;
-            self.pieces.remove(piece);
+            self.remove_piece(piece);
             piece = next;
         }
         self.free_host(host);
@@ -174,6 +176,7 @@ impl Engine {
             State::Faulted(request) => {
                 self.faults.remove(&request);
             }
+            State::Held => self.hosts[host].held -= 1,
             _ => {}
         }
         self.unlink_piece(host, piece);
@@ -185,7 +188,7 @@ impl Engine {
 
     fn unlink_piece(&mut self, host: u32, piece: u32) {
         let next = self.pieces[piece].next;
-        self.pieces.remove(piece);
+        self.remove_piece(piece);
         let mut before = self.hosts[host].first_piece;
         if before == piece {
             self.hosts[host].first_piece = next;

@@ -36,6 +36,8 @@ pub(crate) struct Host {
     pub first_piece: u32,
     /// Pieces not finished.
     pub remaining: u32,
+    /// Pieces of those that are held back.
+    pub held: u32,
     /// The first error.
     pub errno: i32,
     /// When its time limit is reached.
@@ -43,6 +45,13 @@ pub(crate) struct Host {
     /// Neighbours in order of arrival, while it has a time limit and waits.
     pub earlier: u32,
     pub later: u32,
+}
+
+impl Host {
+    /// Pieces neither finished nor held back.
+    pub(crate) fn acted_on(&self) -> u32 {
+        self.remaining - self.held
+    }
 }
 
 /// Where a piece stands.
@@ -60,6 +69,8 @@ pub(crate) enum State {
     Running,
     /// Its flush or FUA write failed; waits for the answer to this `container_failed`.
     Failed(u64),
+    /// Held back: enough pieces of its host I/O are acted on.
+    Held,
     /// Done; its host I/O is not answered.
     Finished,
     /// Not a piece of its own: part of the `do_*` of this piece.

@@ -80,6 +80,7 @@ impl Engine {
                 continue;
             }
             self.hosts[host].errno = 0;
+            self.join_finished(host);
             let mut piece = self.hosts[host].first_piece;
             while piece != NONE {
                 let next = self.pieces[piece].next;

@@ -9,6 +9,7 @@
 extern crate alloc;
 
 mod blocking;
+mod bound;
 mod check;
 mod commands;
 pub mod control;
@@ -29,7 +30,7 @@ mod start;
 pub mod table;
 
 pub use control::{BlockRun, ContainerSpec, Control, EntryRun};
-pub use engine::{Config, Engine, HostOp, Stats, host_flags};
+pub use engine::{Config, Engine, HostOp, PIECES_AT_ONCE, Stats, host_flags};
 pub use entry::Entry;
 pub use errno::Errno;
 pub use output::{

@@ -17,6 +17,9 @@ const STATUS_FAULT_SEGMENTS: u64 = 4096;
 /// Extents of one answer to a block status request.
 const STATUS_EXTENTS: usize = 4096;
 
+/// Finished parts of one piece are joined each time so many have been acted on.
+const JOIN_EACH_PARTS: u32 = 64;
+
 /// The first part of a piece: one segment's, or a run of whole segments of the same decision.
 struct Part {
     segment: u64,
@@ -59,10 +62,17 @@ impl Engine {
         }
     }
 
-    /// Splits off part after part and acts on each.
+    /// Splits off part after part and acts on each, on so many at once; the rest is held back.
     fn decide_data(&mut self, piece: u32, op: HostOp, flags: u16) {
         let mut piece = piece;
-        loop {
+        for parts in 1_u32.. {
+            if self.must_hold(piece) {
+                return self.hold(piece);
+            }
+            if parts % JOIN_EACH_PARTS == 0 {
+                // What is done at once counts for nothing, but must not pile up either.
+                self.join_finished(self.pieces[piece].host);
+            }
             let part = self.first_part(piece, op, flags);
             let this = &mut self.pieces[piece];
             this.segment = part.segment;
@@ -135,7 +145,7 @@ impl Engine {
         rest.next = whole.next;
         whole.len = len;
         let host = whole.host;
-        let rest = self.pieces.insert(rest);
+        let rest = self.add_piece(rest);
         self.pieces[piece].next = rest;
         self.hosts[host].remaining += 1;
         rest
@@ -219,7 +229,7 @@ impl Engine {
     fn add_flush_piece(&mut self, piece: u32, host: u32) -> u32 {
         let mut another = Piece::new(host, self.pieces[piece].disk, 0, 0);
         another.next = self.pieces[piece].next;
-        let another = self.pieces.insert(another);
+        let another = self.add_piece(another);
         self.pieces[piece].next = another;
         self.hosts[host].remaining += 1;
         another

@@ -125,6 +125,7 @@ fn an_error_given_to_the_host_finishes_nothing() {
     let mut rig = Rig::with(segue_map::Config {
         park_limit_bytes: 1 << 20,
         host_timeout_ns: Some(50),
+        pieces_at_once: segue_map::PIECES_AT_ONCE,
     });
     rig.set(0, 10, at(PAGE, 0), 1);
     let timed_out = rig.start(1, HostOp::Write, 0, 100);

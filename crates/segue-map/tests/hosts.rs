@@ -10,6 +10,7 @@ fn limited() -> Rig {
     let mut rig = Rig::with(Config {
         park_limit_bytes: 10_000,
         host_timeout_ns: Some(50),
+        pieces_at_once: segue_map::PIECES_AT_ONCE,
     });
     rig.set(0, 5, at(PAGE, 0), 1);
     rig

@@ -16,11 +16,12 @@ struct Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (*, park_limit_bytes, host_timeout_ns=None))]
-    fn new(park_limit_bytes: u64, host_timeout_ns: Option<u64>) -> Engine {
+    #[pyo3(signature = (*, park_limit_bytes, host_timeout_ns=None, pieces_at_once=64))]
+    fn new(park_limit_bytes: u64, host_timeout_ns: Option<u64>, pieces_at_once: u32) -> Engine {
         let config = Config {
             park_limit_bytes,
             host_timeout_ns,
+            pieces_at_once,
         };
         Engine {
             engine: segue_map::Engine::new(config),

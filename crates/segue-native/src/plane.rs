@@ -41,6 +41,7 @@ impl DataPlane {
         let config = Config {
             park_limit_bytes,
             host_timeout_ns,
+            pieces_at_once: segue_map::PIECES_AT_ONCE,
         };
         let plane = Plane::new(incarnation, config).map_err(|error| os_error(&error))?;
         Ok(DataPlane {

@@ -24,6 +24,10 @@ FUA, NO_HOLE, REQ_ONE, FAST_ZERO = 1, 2, 8, 16
 """NBD's command flags, as the engine takes them."""
 
 
+PIECES_AT_ONCE = 3
+"""Of one host I/O: few, so that the rest has to wait now and then."""
+
+
 @dataclass(eq=False, slots=True)
 class HostIo:
     """One host I/O at the front end; sectors are of 512 bytes, `tokens` what a write carries."""
@@ -105,7 +109,9 @@ class Plane:
         self.media = media
         self.watch = watch
         self.engine = _native.Engine(
-            park_limit_bytes=park_limit_bytes, host_timeout_ns=host_timeout_ns
+            park_limit_bytes=park_limit_bytes,
+            host_timeout_ns=host_timeout_ns,
+            pieces_at_once=PIECES_AT_ONCE,
         )
         self.holder = Holder(process, incarnation, process.name)
         self.opened: dict[int, Medium] = {}

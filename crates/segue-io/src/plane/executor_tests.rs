@@ -26,6 +26,7 @@ impl Rig {
         let config = Config {
             park_limit_bytes: 1 << 20,
             host_timeout_ns: None,
+            pieces_at_once: segue_map::PIECES_AT_ONCE,
         };
         let epoll = Arc::new(Epoll::new().unwrap());
         let mut executor = Executor::new(config, Arc::default(), epoll).unwrap();

@@ -68,6 +68,7 @@ impl Rig {
         let config = Config {
             park_limit_bytes: 8 << 20,
             host_timeout_ns: None,
+            pieces_at_once: segue_map::PIECES_AT_ONCE,
         };
         let plane = Arc::new(Plane::new(FENCE, config).unwrap());
         plane.listen_unix(&folder.path().join("sock")).unwrap();

@@ -54,6 +54,7 @@ impl Rig {
         Rig::with(Config {
             park_limit_bytes: 1 << 20,
             host_timeout_ns: None,
+            pieces_at_once: segue_map::PIECES_AT_ONCE,
         })
     }
 

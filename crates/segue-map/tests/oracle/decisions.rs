@@ -167,6 +167,14 @@ impl Oracle {
         let disk = self.disk(disk).clone();
         let mut key = key;
         loop {
+            let at_once = self.at_once;
+            let busy = |part: &&super::model::Part| {
+                part.key != key && !matches!(part.at, At::Held | At::Over)
+            };
+            if self.io_of(key).parts.iter().filter(busy).count() >= at_once {
+                self.part(key).at = At::Held;
+                return;
+            }
             let (offset, len) = (self.part(key).offset, self.part(key).len);
             // Segment by segment; neighbours of one discard decision go together.
             let mut pieces: Vec<(u64, u64, Do)> = Vec::new();

@@ -33,13 +33,14 @@ pub struct Pair {
 }
 
 impl Pair {
-    fn new(park_limit_bytes: u64, host_timeout_ns: Option<u64>) -> Pair {
+    fn new(park_limit_bytes: u64, host_timeout_ns: Option<u64>, pieces_at_once: u32) -> Pair {
         Pair {
             engine: Engine::new(Config {
                 park_limit_bytes,
                 host_timeout_ns,
+                pieces_at_once,
             }),
-            oracle: Oracle::new(park_limit_bytes, host_timeout_ns),
+            oracle: Oracle::new(park_limit_bytes, host_timeout_ns, pieces_at_once as usize),
             running: Vec::new(),
             tokens: BTreeMap::new(),
             commands: Vec::new(),
@@ -124,6 +125,7 @@ impl Pair {
 
     /// What both said is the same; whom to give results back to is noted.
     fn compare(&mut self, context: &str) {
+        self.oracle.go_on();
         let mut effects = Vec::new();
         while let Some(effect) = self.engine.poll_effect() {
             effects.push(self.said(effect));
@@ -418,7 +420,12 @@ fn the_engine_says_what_the_oracle_says() {
         println!("seed {seed}");
         let mut random = Random::new(seed);
         let timeout = (seed % 3 == 0).then_some(400);
-        let mut pair = Pair::new(6000, timeout);
+        let at_once = if seed % 2 == 0 {
+            1 + (seed % 3) as u32
+        } else {
+            64
+        };
+        let mut pair = Pair::new(6000, timeout, at_once);
         for _ in 0..400 {
             let call = random.call(&pair);
             pair.call(&call);

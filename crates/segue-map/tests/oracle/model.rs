@@ -73,6 +73,7 @@ pub enum At {
     Fault(u64),
     Running,
     Failed(u64),
+    Held,
     Over,
 }
 
@@ -181,6 +182,7 @@ pub enum Owner {
 pub struct Oracle {
     pub park_limit: u64,
     pub timeout: Option<u64>,
+    pub at_once: usize,
     pub now: u64,
     pub lease: Option<u64>,
     pub disks: Vec<Disk>,
@@ -196,10 +198,11 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    pub fn new(park_limit: u64, timeout: Option<u64>) -> Oracle {
+    pub fn new(park_limit: u64, timeout: Option<u64>, at_once: usize) -> Oracle {
         Oracle {
             park_limit,
             timeout,
+            at_once,
             now: 0,
             lease: None,
             disks: Vec::new(),
@@ -306,7 +309,8 @@ impl Oracle {
     }
 
     pub fn parked_bytes(&self, disk: u64) -> u64 {
-        let waits = |part: &&Part| matches!(part.at, At::Parked | At::Waiting | At::Fault(_));
+        let waits =
+            |part: &&Part| matches!(part.at, At::Parked | At::Waiting | At::Fault(_) | At::Held);
         let ios = self
             .ios
             .iter()

@@ -75,6 +75,7 @@ impl Oracle {
                 continue;
             }
             self.ios[index].errno = 0;
+            join(&mut self.ios[index].parts);
             let over = |part: &&Part| part.at == At::Over;
             let keys: Vec<u64> = self.ios[index]
                 .parts
@@ -93,6 +94,24 @@ impl Oracle {
         for (request, part) in done.map(|(r, f)| (*r, f.part)).collect::<Vec<_>>() {
             self.faults.remove(&request);
             self.decide(part);
+        }
+    }
+
+    /// Parts that were held back go on as others have finished.
+    pub fn go_on(&mut self) {
+        for token in self.ios.iter().map(|io| io.token).collect::<Vec<u64>>() {
+            loop {
+                let io = self.ios.iter().find(|io| io.token == token && io.live);
+                let Some(io) = io else { break };
+                let held = io.parts.iter().find(|part| part.at == At::Held);
+                let acted_on = |part: &&Part| !matches!(part.at, At::Held | At::Over);
+                let busy = io.parts.iter().filter(acted_on).count();
+                let Some(key) = held.map(|part| part.key).filter(|_| busy < self.at_once) else {
+                    break;
+                };
+                self.part(key).at = At::Parked;
+                self.decide(key);
+            }
         }
     }
 
@@ -360,4 +379,23 @@ impl Oracle {
         }
         self.answer_ready();
     }
+}
+
+/// Neighbours that are over become one part; a flush's have no bytes.
+fn join(parts: &mut Vec<Part>) {
+    let mut joined: Vec<Part> = Vec::new();
+    for part in parts.drain(..) {
+        match joined.last_mut() {
+            Some(last)
+                if last.at == At::Over
+                    && part.at == At::Over
+                    && last.len > 0
+                    && last.offset + last.len == part.offset =>
+            {
+                last.len += part.len;
+            }
+            _ => joined.push(part),
+        }
+    }
+    *parts = joined;
 }

@@ -202,7 +202,10 @@ impl Oracle {
             if !self.has_part(part) {
                 continue;
             }
-            let idle = matches!(self.part(part).at, At::Parked | At::Waiting | At::Failed(_));
+            let idle = matches!(
+                self.part(part).at,
+                At::Parked | At::Waiting | At::Failed(_) | At::Held
+            );
             if let At::Fault(request) = self.part(part).at {
                 if self.part(part).start.is_none() {
                     self.faults.remove(&request);
