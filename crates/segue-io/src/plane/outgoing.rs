@@ -9,6 +9,8 @@ use crate::buffer::{Buffer, Buffers};
 
 /// Parts given to one sendmsg(2).
 const PARTS_MAX: usize = 64;
+/// Sent bytes at the head of the arena that are worth moving the rest for.
+const SENT_BYTES_MAX: usize = 64 << 10;
 
 #[derive(Debug)]
 enum Part {
@@ -22,7 +24,8 @@ enum Part {
     },
 }
 
-/// A queue of bytes to send. Small ones are gathered in an arena that is reused once all is sent.
+/// A queue of bytes to send. Small ones are gathered in an arena, whose head is dropped as it is
+/// sent: a client that never takes all must not make it grow.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     parts: VecDeque<Part>,
@@ -130,12 +133,42 @@ impl Outgoing {
                 } => head_bytes + length,
             };
             if self.sent < length {
-                return;
+                break;
             }
             self.sent -= length;
             if let Some(Part::Framed { buffer, .. }) = self.parts.pop_front() {
                 buffers.give(buffer);
             }
         }
+        if self.arena.len() > SENT_BYTES_MAX {
+            self.drop_head();
+        }
+    }
+
+    /// Drops what is sent of the arena, if that is much of it.
+    fn drop_head(&mut self) {
+        if let Some(Part::Small { start, .. }) = self.parts.front_mut() {
+            *start += std::mem::take(&mut self.sent);
+        }
+        let start_of = |part: &Part| match part {
+            Part::Small { start, .. } => Some(*start),
+            Part::Framed { .. } => None,
+        };
+        let head = self.parts.iter().find_map(start_of);
+        let head = head.unwrap_or(self.arena.len());
+        if head < SENT_BYTES_MAX || head < self.arena.len() / 2 {
+            return;
+        }
+        self.arena.drain(..head);
+        for part in &mut self.parts {
+            if let Part::Small { start, end } = part {
+                *start -= head;
+                *end -= head;
+            }
+        }
     }
 }
+
+#[cfg(test)]
+#[path = "outgoing_tests.rs"]
+mod tests;
