@@ -34,7 +34,9 @@ $(VENV)/.made:
 
 # Installs the project's dependencies and its dev extra too.
 $(VENV)/.native: $(VENV)/.made pyproject.toml $(RUST_SOURCES)
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --extras dev --quiet
+	@echo "building the native module (the first time takes some minutes)"
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin develop --release --extras dev \
+		> $(VENV)/build.log 2>&1 || { cat $(VENV)/build.log; exit 1; }
 	@touch $@
 
 tools: ## Debian packages of the test tools (as root; else says what to install)
