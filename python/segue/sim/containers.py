@@ -68,6 +68,8 @@ class Request:
     dropped: bool = False
     """Its process died before the kernel had it: no effect."""
     result: list[int] = field(default_factory=list)
+    stuck_until_ns: int = 0
+    """The device holds it until then: neither effect nor answer."""
 
     def overlaps(self, sector: int, count: int) -> bool:
         """Whether it touches one of these sectors."""
@@ -187,6 +189,9 @@ class Medium:
         """The moment at which part of a read or write happens."""
         if request.dropped:
             return
+        if self.world.now_ns < request.stuck_until_ns:
+            self._when_unstuck(request, self._effect, request, begin, end)
+            return
         if request.kind == "read":
             request.result += self.seen[begin:end]
             return
@@ -210,9 +215,13 @@ class Medium:
         request.serial = self._serial
 
     def _finish(self, serial: int) -> None:
-        request = self.under_way.pop(serial, None)
+        request = self.under_way.get(serial)
         if request is None:
             return
+        if self.world.now_ns < request.stuck_until_ns:
+            self._when_unstuck(request, self._finish, serial)
+            return
+        del self.under_way[serial]
         if not request.errno and (request.kind == "flush" or request.fua):
             self._tell_losses(request)
             if request.errno and request.kind == "write":
@@ -228,6 +237,9 @@ class Medium:
         self._end(request)
         if request.holder.process.alive:
             request.holder.process.post(request.done, request.errno, request.result)
+
+    def _when_unstuck(self, request: Request, what: Callable[..., None], *args: Any) -> None:
+        self.world.call_in(request.stuck_until_ns - self.world.now_ns, what, *args)
 
     def _end(self, request: Request) -> None:
         if self.watch_end is not None:

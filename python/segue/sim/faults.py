@@ -133,6 +133,48 @@ class Faults:
                 self.checks.count("agent paused past its lease")
             self.world.call_in(for_ns, process.resume)
 
+    def stuck_writer(self) -> None:
+        """A write hangs in the device beyond its agent's lease; the segment is trimmed meanwhile.
+
+        The agent is stopped or cut off, and another one's host frees the location.
+        """
+        writes = [
+            request
+            for medium in self.media.values()
+            for request in medium.under_way.values()
+            if request.kind == "write" and isinstance(request.tag, Part)
+        ]
+        if not writes:
+            self._set("stuck write", self._write_under_way, self.stuck_writer)
+            return
+        request = self.rng.choice(writes)
+        part, process = request.tag, request.holder.process
+        others = [
+            host
+            for host in self.hosts
+            if host.disk == part.io.disk
+            and host.connection is not None
+            and host.connection.agent.process is not process
+        ]
+        if not others:
+            return
+        self._count("stuck_writer")
+        request.stuck_until_ns = self.world.now_ns + self._some_ns(self.lease_ns, 6 * self.lease_ns)
+        if self.rng.random() < 0.5:
+            process.pause()
+            for_ns = self._some_ns(self.lease_ns, 6 * self.lease_ns)
+            self.world.call_in(for_ns, process.resume)
+        else:
+            self._partition(process)
+        self.rng.choice(others).trim_segment(part.segment)
+
+    def _write_under_way(self) -> bool:
+        return any(
+            r.kind == "write" and isinstance(r.tag, Part)
+            for m in self.media.values()
+            for r in m.under_way.values()
+        )
+
     def bad_command(self) -> None:
         """Commands no controller would send: refused, and nothing changes (rule 10)."""
         machine = self.rng.choice(self.machines)
@@ -211,12 +253,16 @@ class Faults:
 
     def partition_agent(self) -> None:
         """An agent reaches no controller for a while; its storage it does."""
-        machine = self.rng.choice(self.machines)
-        self._count("partition_agent")
+        process = self.rng.choice(self.machines).alive
+        if process is not None:
+            self._count("partition_agent")
+            self._partition(process)
+
+    def _partition(self, process: Process) -> None:
         until_ns = self.world.now_ns + self._some_ns(100 * MS, 3 * self.lease_ns)
-        self.network.partitioned[machine.name] = until_ns
+        self.network.partitioned[process.name] = until_ns
         for wire in list(self.network.wires):
-            if wire.agent_end.process is machine.alive:
+            if wire.agent_end.process is process:
                 wire.cut()
 
     def slow_network(self) -> None:
@@ -385,6 +431,7 @@ class Faults:
 KINDS: dict[str, Callable[[Faults], None]] = {
     "crash_agent": Faults.crash_agent,
     "pause_agent": Faults.pause_agent,
+    "stuck_writer": Faults.stuck_writer,
     "bad_command": Faults.bad_command,
     "crash_controller": Faults.crash_controller,
     "pause_controller": Faults.pause_controller,

@@ -167,6 +167,16 @@ class Host:
         io = self._change if change else self._ask
         return self.process.run(io(op, first, count, flags))
 
+    def trim_segment(self, segment: int) -> None:
+        """Discards a whole segment, beside whatever it does."""
+        first = segment * self.segment_sectors
+        count = min(self.segment_sectors, self.oracle.sectors - first)
+        self.busy += 1
+        self.do("trim", first, count).add_done_callback(self._not_busy)
+
+    def _not_busy(self, task: asyncio.Task[int]) -> None:
+        self.busy -= 1
+
     async def _one(self) -> None:
         op = self.rng.choices(list(self.weights), list(self.weights.values()))[0]
         first, count = (0, 0) if op == "flush" else self._place(op)

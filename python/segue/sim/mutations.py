@@ -78,8 +78,8 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "superseded-term-goes-on",
         CONTROLLER + "controller.py",
-        "                if newest != self.term:\n",
-        "                if newest < self.term:\n",
+        "                if newest == self.term:\n",
+        "                if newest >= self.term:\n",
     ),
     # Controller: incomplete extents (rules 6, 11, 12) --------------------------------------------
     Mutation(
@@ -103,13 +103,13 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "record-ends-before-the-flush",
         PROCEDURES + "complete.py",
-        "                await c.storage.flush(container_of(c.table.extents.get(extent)))\n",
+        "                await copier_flush(c, number, failures)\n",
         "                pass\n",
     ),
     Mutation(
         "clean-before-the-flush",
         PROCEDURES + "clean.py",
-        "        await c.storage.flush(number)\n",
+        "        await copier_flush(c, number, failures)\n",
         "",
     ),
     Mutation(
@@ -187,8 +187,8 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "engine-answers-before-the-last-piece",
         MAP + "hosts.rs",
-        "        if host.remaining == 0 {\n            let (token, errno)",
-        "        if host.remaining <= 1 {\n            let (token, errno)",
+        "        } else if host.remaining == 0 {\n            let (token, errno)",
+        "        } else if host.remaining <= 1 {\n            let (token, errno)",
     ),
     Mutation(
         "engine-merges-without-holding-the-unit",

@@ -40,7 +40,7 @@ class Theme:
 
 THEMES = (
     Theme(  # writers that come back late, to places that others have freed
-        ("pause_agent", "slow_container", "partition_agent", "crash_agent", "ambush_agent"),
+        ("pause_agent", "stuck_writer", "partition_agent", "crash_agent", "ambush_agent"),
         {"trim": 30, "zero": 10},
     ),
     Theme(  # terms that end in the middle of work
