@@ -282,3 +282,27 @@ impl Epoll {
         }
     }
 }
+
+/// Has the kernel find out when the other end of a TCP connection has vanished without a word:
+/// after a minute of silence it asks, and gives up after another.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn keep_alive(socket: &impl AsRawFd) -> io::Result<()> {
+    let options = [
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 60),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 15),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 4),
+    ];
+    for (level, name, value) in options {
+        let value: libc::c_int = value;
+        let (at, size) = (std::ptr::from_ref(&value).cast(), size_of_val(&value));
+        // SAFETY: `value` is of the size named, and only read.
+        let done = unsafe {
+            libc::setsockopt(socket.as_raw_fd(), level, name, at, size as libc::socklen_t)
+        };
+        checked(done as isize)?;
+    }
+    Ok(())
+}

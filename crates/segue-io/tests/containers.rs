@@ -184,6 +184,19 @@ fn a_fence_ends_with_its_description() {
 }
 
 #[test]
+fn stamps_over_one_handle_wait_for_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let uri = made(&folder, Cache::Page);
+    let open = Container::open(&uri, Cache::Page, ME, None, 1).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..50).for_each(|_| open.stamp(1, 1).unwrap()));
+        }
+    });
+    assert_eq!(open.read_header().unwrap().sequence, 200, "one was lost");
+}
+
+#[test]
 fn stamps_are_written_in_turn_and_never_go_back() {
     let folder = tempfile::tempdir().unwrap();
     let uri = made(&folder, Cache::Page);

@@ -370,6 +370,13 @@ impl Engine {
         (wake != u64::MAX).then_some(wake)
     }
 
+    /// The same in O(1), or earlier: then a `tick` at that time does nothing.
+    #[inline]
+    #[must_use]
+    pub fn deadline_or_earlier(&self) -> Option<u64> {
+        (self.wake != u64::MAX).then_some(self.wake)
+    }
+
     /// The next effect; to be taken until there is none, after every call.
     ///
     /// Where a call made meanwhile ends the lease, I/O not taken yet is taken back.

@@ -10,15 +10,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::backing::{Backing, ZeroHow};
-use crate::buffer::Buffer;
+use crate::buffer::{ALIGN_BYTES, Buffer};
 use crate::sys;
 
 /// Locks of fences lie on bytes no file has: this plus the fence's 61 bits.
 const FENCE_AT: u64 = 1 << 62;
 /// Granularity of what is punched out on a trim.
 const TRIM_UNIT_BYTES: u64 = 4096;
-/// Alignment of memory for O_DIRECT; what is not so aligned goes through a buffer that is.
-const MEMORY_UNIT_BYTES: usize = 512;
 /// Zeroes are written out in pieces of this size where the file system cannot do better.
 const ZERO_PIECE_BYTES: u64 = 1 << 20;
 
@@ -145,7 +143,7 @@ impl FileBacking {
         let unit = u64::from(self.unit_bytes);
         offset % unit == 0
             && buffer.len() as u64 % unit == 0
-            && buffer.as_ptr() as usize % MEMORY_UNIT_BYTES == 0
+            && buffer.as_ptr() as usize % ALIGN_BYTES == 0
     }
 
     /// Reads the units around a range that O_DIRECT cannot read as it is.

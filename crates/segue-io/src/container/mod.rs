@@ -13,7 +13,7 @@ mod uri;
 use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use backing::{Backing, ZeroHow};
 pub use faulty::Faulty;
@@ -70,6 +70,8 @@ pub struct Container {
     header: Header,
     data_bytes: u64,
     uri: String,
+    /// The stamp's lock keeps other descriptions out, this keeps other threads.
+    stamping: Mutex<()>,
 }
 
 impl Container {
@@ -113,6 +115,7 @@ impl Container {
             header,
             data_bytes,
             uri: uri.to_owned(),
+            stamping: Mutex::new(()),
         })
     }
 
@@ -252,6 +255,7 @@ impl Container {
     /// EBUSY if another process stamps at this moment; ESTALE if the header has seen a newer term
     /// or commit number (this controller is not the newest); else the storage's.
     pub fn stamp(&self, term: u64, commit: u64) -> io::Result<()> {
+        let _stamping = self.stamping.lock().unwrap_or_else(PoisonError::into_inner);
         self.backing.lock(STAMP_FENCE)?;
         let done = self.stamp_locked(term, commit);
         self.backing.unlock(STAMP_FENCE)?;

@@ -1,7 +1,7 @@
 //! Commands on their way to the engine, and events on their way out.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use segue_map::{Control, Event, Outcome};
 
@@ -86,6 +86,8 @@ impl DataThread {
     /// The containers of a disk's waiting command are open, or could not be opened.
     pub(super) fn opened(&mut self, disk: u32, opened: Opened) {
         let Some(mut waiting) = self.openings.job_ended(disk) else {
+            // Their fences end before the next job may open the same ones.
+            drop(opened);
             return self.open_next();
         };
         match opened {
@@ -154,7 +156,11 @@ impl DataThread {
             // Closing may wait for the file system; not here.
             let last = Arc::clone(&container);
             drop(container);
-            self.executor.pool().submit(Box::new(move || drop(last)));
+            let closing = self.openings.closing();
+            self.executor.pool().submit(Box::new(move || {
+                let _closing = closing.read().unwrap_or_else(PoisonError::into_inner);
+                drop(last);
+            }));
         }
     }
 }

@@ -157,17 +157,17 @@ impl Executor {
         let now = boottime_ns();
         if self
             .engine
-            .deadline()
-            .is_some_and(|deadline| deadline <= now)
+            .deadline_or_earlier()
+            .is_some_and(|wake| wake <= now)
         {
             self.engine.tick(now);
             self.pump();
         }
     }
 
-    /// When `tick` is due.
+    /// When `tick` is due, or earlier.
     pub(super) fn deadline(&self) -> Option<u64> {
-        self.engine.deadline()
+        self.engine.deadline_or_earlier()
     }
 
     pub(super) fn accepts(&self, disk: u32) -> bool {

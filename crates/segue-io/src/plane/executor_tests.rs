@@ -187,3 +187,20 @@ fn tasks_of_a_lost_connection_are_not_begun_and_leave_nothing() {
     assert!(rig.executor.tokens.get(token).is_none(), "its name is free");
     assert!(rig.executor.events.is_empty(), "nothing failed");
 }
+
+#[test]
+fn cache_needs_no_buffer() {
+    let mut rig = Rig::new();
+    rig.map();
+    rig.executor.set_lease(boottime_ns() + 3_600_000_000_000);
+    let request = Request {
+        cookie: 0,
+        offset: 0,
+        length: 4096,
+        command: Command::Cache,
+        flags: 0,
+    };
+    rig.executor.host_io(CONN, 7, request, None);
+    let errnos: Vec<i32> = rig.executor.answers.iter().map(|done| done.errno).collect();
+    assert_eq!(errnos, [0]);
+}

@@ -85,6 +85,14 @@ impl Executor {
         self.left_ring(left)
     }
 
+    /// Whether the kernel has refused to look at what is in the ring: it is to be asked again.
+    pub(super) fn ring_waits(&mut self) -> bool {
+        match &mut self.ring {
+            RingState::Open(ring) => ring.must_enter(),
+            _ => false,
+        }
+    }
+
     /// Takes what the ring has finished.
     pub(super) fn reap_ring(&mut self) {
         if let RingState::Open(ring) = &mut self.ring {
@@ -118,6 +126,10 @@ impl Executor {
             ));
             return self.engine.piece_refused(boottime_ns(), piece, libc::EIO);
         };
+        if io.buffer.is_none() && matches!(what, What::Read { .. }) {
+            // CACHE: nobody wants the bytes.
+            return self.engine.piece_done(boottime_ns(), piece, 0);
+        }
         if let Some(errno) = in_place(opened, io.buffer.as_deref(), &what) {
             return self.engine.piece_done(boottime_ns(), piece, errno);
         }

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use crate::sys::Epoll;
+use crate::sys::{Epoll, keep_alive};
 
 /// Connections taken in one turn.
 const ACCEPTS_MAX: usize = 16;
@@ -104,6 +104,8 @@ impl Listener {
                 let (stream, peer) = socket.accept()?;
                 // Replies are sent whole; waiting for more only costs time.
                 stream.set_nodelay(true)?;
+                // A host that vanished must not keep its disk attached for ever.
+                keep_alive(&stream)?;
                 Ok((stream.into(), peer.to_string()))
             }
         }
@@ -134,5 +136,30 @@ impl Drop for Listener {
                 ));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tcp_connections_are_kept_alive() {
+        let (listener, port) = Listener::tcp("127.0.0.1:0").unwrap();
+        let _client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        // Loopback: the connection is there once connect(2) has returned.
+        let (socket, _) = listener.accept_one().unwrap();
+        let (mut value, mut size): (libc::c_int, libc::socklen_t) = (0, 4);
+        // SAFETY: both are of the sizes getsockopt(2) expects.
+        let done = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_KEEPALIVE,
+                std::ptr::from_mut(&mut value).cast(),
+                &mut size,
+            )
+        };
+        assert_eq!((done, value), (0, 1));
     }
 }

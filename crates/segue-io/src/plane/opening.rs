@@ -2,10 +2,12 @@
 //!
 //! `new_table` and `set_containers` name containers; those not open yet are opened on the pool,
 //! one job at a time (a second descriptor of one container would find the fence taken by the
-//! first). Until then the disk's other commands wait, in order; other disks' do not.
+//! first). Until then the disk's other commands wait, in order; other disks' do not, nor do answers
+//! to faults that carry no entries. So whoever answers a `container_failed` must first have had the
+//! answers to the sets that say so (the controller does).
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use segue_map::{ContainerSpec, Control};
 
@@ -20,6 +22,7 @@ pub(super) struct Job {
     pub(super) disk: u32,
     specs: Vec<ContainerSpec>,
     fence: u64,
+    closing: Arc<RwLock<()>>,
 }
 
 impl Job {
@@ -37,7 +40,15 @@ impl Job {
             what: format!("container {}: {what}", spec.uri),
         };
         let cache = Cache::parse(&spec.cache).map_err(|error| refuse(error.to_string()))?;
-        let open = Container::open(&spec.uri, cache, spec.identity, None, self.fence)?;
+        let open = || Container::open(&spec.uri, cache, spec.identity, None, self.fence);
+        let open = open().or_else(|error| match error.errno {
+            // One that is being closed still has the fence, and nobody can take it up again.
+            libc::EBUSY => {
+                drop(self.closing.write().unwrap_or_else(PoisonError::into_inner));
+                open()
+            }
+            _ => Err(error),
+        })?;
         check(spec, &open).map_err(refuse)?;
         Ok(open)
     }
@@ -78,6 +89,8 @@ pub(super) struct Openings {
     is_cancelled: bool,
     /// Closed ones that I/O still holds: their descriptor has the fence, so it is used again.
     closed: HashMap<u16, Weak<Container>>,
+    /// Held to read while a container is closed on another thread.
+    closing: Arc<RwLock<()>>,
     /// Container numbers by disk, as the engine has taken them.
     sets: HashMap<u32, HashSet<u16>>,
 }
@@ -184,6 +197,7 @@ impl Openings {
             disk,
             specs,
             fence: self.fence,
+            closing: self.closing.clone(),
         })
     }
 
@@ -222,6 +236,11 @@ impl Openings {
     pub(super) fn closed(&mut self, number: u16, container: &Arc<Container>) {
         self.closed.retain(|_, weak| weak.strong_count() > 0);
         self.closed.insert(number, Arc::downgrade(container));
+    }
+
+    /// To be held to read by whoever closes a container elsewhere, from before it drops it.
+    pub(super) fn closing(&self) -> Arc<RwLock<()>> {
+        self.closing.clone()
     }
 
     /// A closed container that I/O under way still holds.

@@ -10,14 +10,13 @@ use std::os::fd::AsRawFd;
 use io_uring::{IoUring, opcode, squeue, types};
 
 use super::task::{Ended, LeaseGuard, Task, What};
+use crate::buffer::ALIGN_BYTES;
 use crate::sys::EventFd;
 
 /// Requests under way in the ring; more wait in the queue.
 const ENTRIES: u32 = 256;
 /// io_uring_enter's flag to run what completions have left to do.
 const ENTER_GETEVENTS: u32 = 1;
-/// Alignment that O_DIRECT asks of memory at most.
-const MEMORY_UNIT_BYTES: usize = 512;
 
 /// How a task left the ring.
 #[derive(Debug)]
@@ -66,6 +65,11 @@ impl Ring {
     /// Takes a task that suits; it is begun by `submit`.
     pub(super) fn push(&mut self, task: Task) {
         self.queue.push(task);
+    }
+
+    /// Whether io_uring_enter has left something behind (it may fail for want of memory).
+    pub(super) fn must_enter(&mut self) -> bool {
+        !self.ring.submission().is_empty()
     }
 
     fn in_flight(&self) -> usize {
@@ -162,7 +166,7 @@ fn entry(task: &Task) -> Option<squeue::Entry> {
     let buffer = task.buffer.as_ref()?;
     // SAFETY: the engine gave this piece that part of the buffer alone.
     let memory = unsafe { buffer.part_mut(at, length) }.as_mut_ptr();
-    if memory as usize % MEMORY_UNIT_BYTES != 0 {
+    if memory as usize % ALIGN_BYTES != 0 {
         return None;
     }
     let (fd, count) = (types::Fd(fd), u32::try_from(length).ok()?);

@@ -28,6 +28,8 @@ pub(super) const KEY_RING: u64 = 2;
 const KEY_LISTENERS: u64 = 1 << 32;
 pub(super) const KEY_CONNECTIONS: u64 = 2 << 32;
 const EVENTS_MAX: usize = 64;
+/// When the ring is entered again that had no memory.
+const RING_AGAIN_MS: i32 = 1;
 /// Turns served from the last connection alone before everybody is looked at again.
 const ALONE_MAX: u32 = 16;
 
@@ -122,7 +124,10 @@ impl DataThread {
     }
 
     /// Until the next deadline, rounded up; -1: for ever.
-    fn timeout_ms(&self) -> i32 {
+    fn timeout_ms(&mut self) -> i32 {
+        if self.executor.ring_waits() {
+            return RING_AGAIN_MS;
+        }
         let deadlines = [self.executor.deadline(), self.stops_at_ns];
         let Some(next) = deadlines.into_iter().flatten().min() else {
             return -1;
