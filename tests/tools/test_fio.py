@@ -30,6 +30,7 @@ def test_random_writes_verify_over_four_connections(
         "--verify_fatal=1",
         "--verify_backlog=256",
         "--fsync=64",
+        f"--aux-path={folder}",
         "--output-format=json",
         f"--output={folder / 'fio.json'}",
     )
