@@ -143,6 +143,25 @@ def test_flush_and_a_failed_container(mapped: Rig) -> None:
     assert mapped.engine.effects() == [("reply", 100, 5, False)]
 
 
+def test_what_was_not_begun_or_refused_fails_no_container(mapped: Rig) -> None:
+    ((_, piece, *_),) = mapped.host_io("flush", 0, 0)
+    mapped.engine.piece_not_begun(0, piece)
+    ((name, piece, *_),) = mapped.engine.effects()
+    assert name == "flush"
+    mapped.engine.piece_refused(0, piece, 5)
+    assert mapped.engine.effects() == [("reply", 100, 5, False)]
+    assert mapped.engine.events() == []
+
+
+def test_pieces_at_once() -> None:
+    engine = _native.Engine(park_limit_bytes=1 << 20, pieces_at_once=2)
+    engine.set_lease(0, 1000)
+    engine.deliver(0, m.NewTable(1, DISK, 4 * SEGMENT, SEGMENT, BLOCK, False, []))
+    engine.events()
+    engine.host_io(0, 1, DISK, "read", 0, 4 * SEGMENT)
+    assert [event[0] for event in engine.events()] == ["fault", "fault"]
+
+
 def test_block_status(mapped: Rig) -> None:
     mapped.say(m.SetEntryState(3, DISK, 1, 1, _native.STATE_ZERO, False, False, False))
     hole = _native.STATUS_HOLE | _native.STATUS_ZERO
