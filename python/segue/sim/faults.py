@@ -275,6 +275,17 @@ class Faults:
         self._count("cut_host")
         self.rng.choice(self.hosts).cut()
 
+    def burst(self) -> None:
+        """All hosts of a disk fall upon one segment that has just been trimmed."""
+        host = self.rng.choice(self.hosts)
+        segment = self.rng.randrange(host.oracle.sectors) // host.segment_sectors
+        self._count("burst")
+        host.trim_segment(segment)
+        for other in self.hosts:
+            if other.oracle is host.oracle:
+                after_ns = self.rng.randrange(4 * MS)
+                self.world.call_in(after_ns, other.process.post, other.burst, segment)
+
     # Storage --------------------------------------------------------------------------------------
 
     def slow_container(self) -> None:
@@ -312,7 +323,8 @@ class Faults:
 
     def ambush_controller(self) -> None:
         """Kills the controller at a crash point."""
-        point = self.rng.choice(CONTROLLER_POINTS)
+        # The rare ones twice: they wait long, and a later ambush may take their place.
+        point = self.rng.choice((*CONTROLLER_POINTS, "checkpoint", "checkpoint", "split_read"))
 
         def there() -> bool:
             return self._controller_at(point)
@@ -343,21 +355,17 @@ class Faults:
         self._set(f"agent: {point}", lambda: self._agent_at(machine, point), strike)
 
     def ambush_link(self) -> None:
-        """Cuts an agent's link at a crash point."""
+        """Cuts all agents' links at a crash point."""
         point = self.rng.choice(LINK_POINTS)
-        machine = self.rng.choice(self.machines)
 
         def there() -> bool:
             if point == "blocking":
                 return self._controller_at(point)
-            return machine.alive is not None and self._commanded(
-                machine, "write" if point == "do_write" else "read"
-            )
+            return self._commanded(None, "write" if point == "do_write" else "read")
 
         def strike() -> None:
             for wire in list(self.network.wires):
-                if wire.agent_end.process is machine.alive:
-                    wire.cut()
+                wire.cut()
 
         self._set(f"link: {point}", there, strike)
 
@@ -440,6 +448,7 @@ KINDS: dict[str, Callable[[Faults], None]] = {
     "partition_agent": Faults.partition_agent,
     "slow_network": Faults.slow_network,
     "cut_host": Faults.cut_host,
+    "burst": Faults.burst,
     "slow_container": Faults.slow_container,
     "failing_container": Faults.failing_container,
     "slow_store": Faults.slow_store,

@@ -95,6 +95,7 @@ class Host:
         self.connection: Connection | None = None
         self.disk = 0
         self.hot = hot
+        self._work = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
         for _ in range(depth):
             self.process.run(self._worker())
@@ -103,6 +104,7 @@ class Host:
         """Lets it issue so many I/Os more."""
         self.left += ios
         self.think_ns = think_ns
+        self.process.post(self._work.set)
 
     @property
     def idle(self) -> bool:
@@ -116,11 +118,14 @@ class Host:
 
     async def _worker(self) -> None:
         while True:
-            if self.left:
-                self.left -= 1
-                self.busy += 1
-                await self._one()
-                self.busy -= 1
+            if not self.left:
+                self._work.clear()
+                await self._work.wait()
+                continue
+            self.left -= 1
+            self.busy += 1
+            await self._one()
+            self.busy -= 1
             await asyncio.sleep(self.rng.random() * max(self.think_ns, MS) / SECOND)
 
     # Connecting ----------------------------------------------------------------------------------
@@ -173,6 +178,16 @@ class Host:
         count = min(self.segment_sectors, self.oracle.sectors - first)
         self.busy += 1
         self.do("trim", first, count).add_done_callback(self._not_busy)
+
+    def burst(self, segment: int) -> None:
+        """Small reads and writes of one segment, many at once, beside whatever it does."""
+        first = segment * self.segment_sectors
+        length = min(self.segment_sectors, self.oracle.sectors - first)
+        for op in ("write", "read", "read", "write", "read", "read"):
+            at = self.rng.randrange(length) // self.block_sectors * self.block_sectors
+            self.busy += 1
+            task = self.do(op, first + at, min(self.block_sectors, length - at))
+            task.add_done_callback(self._not_busy)
 
     def _not_busy(self, task: asyncio.Task[int]) -> None:
         self.busy -= 1

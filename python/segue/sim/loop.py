@@ -350,6 +350,7 @@ class World:
 
         Awaits end at handles' ends, so this is how to strike at any await.
         """
+        self.countdowns = [item for item in self.countdowns if item[0].alive]
         self.countdowns.append((process, count, action))
 
     def step(self) -> bool:
@@ -385,12 +386,16 @@ class World:
             raise self._failure
         return True
 
-    def run_until(self, done: Callable[[], bool], limit_ns: int) -> bool:
-        """Steps until `done()`; False if it was not within `limit_ns`, or nothing is left."""
+    def run_until(self, done: Callable[[], bool], limit_ns: int, every: int = 1) -> bool:
+        """Steps until `done()`; False if it was not within `limit_ns`, or nothing is left.
+
+        `done` is asked after every so many steps.
+        """
         end_ns = self.now_ns + limit_ns
         while not done():
-            if self.now_ns > end_ns or not self.step():
-                return False
+            for _ in range(every):
+                if self.now_ns > end_ns or not self.step():
+                    return done()
         return True
 
     def run_for(self, for_ns: int) -> None:

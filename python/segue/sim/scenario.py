@@ -50,6 +50,7 @@ THEMES = (
             "pause_controller",
             "ambush_controller",
             "ambush_link",
+            "burst",
             "slow_container",
             "slow_store",
             "failing_store",
@@ -96,7 +97,7 @@ def draw_plan(rng: random.Random) -> Plan:
     room = int(segments * (rng.uniform(0.7, 1.0) if tight else rng.uniform(1.2, 2.0))) + 1
     count = rng.choice((1, 2, 2, 3))
     media = [
-        MediumPlan(-(-room // count), rng.random() < 0.5, rng.choice((1, 1, 512, 4096)))
+        MediumPlan(-(-room // count), rng.random() < 0.4, rng.choice((1, 1, 512, 4096)))
         for _ in range(count)
     ]
     return Plan(
@@ -118,9 +119,9 @@ def draw_settings(rng: random.Random) -> Settings:
         hello_timeout_s=2.0,
         segment_bytes=SEGMENT_BYTES,
         prefetch_segments=rng.choice((0, 2, 8)),
-        copy_piece_bytes=rng.choice((8192, 32768, 65536)),
+        copy_piece_bytes=rng.choice((4096, 8192, 65536)),
         clean_batch=rng.choice((1, 3)),
-        checkpoint_log_bytes=rng.choice((250, 1500, 1 << 20)),
+        checkpoint_log_bytes=rng.choice((250, 700, 1 << 20)),
         stamp_interval_s=1.0,
         fence_poll_s=0.02,
     )
@@ -172,7 +173,7 @@ class Scenario(Stage):
         if kinds and rng.random() < 0.95:
             self.faults.start(kinds, rng.choice((80, 200, 600)) * MS)
         limit_ns = rng.randint(4, 20) * SECOND
-        self.world.run_until(lambda: all(host.idle for host in self.hosts), limit_ns)
+        self.world.run_until(lambda: all(host.idle for host in self.hosts), limit_ns, every=32)
 
     def _lose_power(self) -> None:
         if self._power_losses < MOST_POWER_LOSSES:

@@ -215,7 +215,7 @@ class Stage:
 
     def converge(self) -> None:
         """Everything must become idle, every I/O be answered."""
-        if not self.world.run_until(lambda: not self.unfinished(1), HEAL_NS):
+        if not self.world.run_until(lambda: not self.unfinished(1), HEAL_NS, every=32):
             what = "; ".join(self.unfinished(10))
             raise Blame(f"rule 7: not converged {HEAL_NS // SECOND} s after all healed: {what}")
         while any(medium.under_way for medium in self.media.values()):
