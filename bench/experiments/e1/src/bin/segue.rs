@@ -8,7 +8,7 @@ use std::path::Path;
 use segue_io::container::{self, Cache, Container, DATA_AT_BYTES};
 use segue_io::plane::{Export, Plane, PlaneEvent};
 use segue_io::sys::boottime_ns;
-use segue_map::{Config, ContainerSpec, Control, Entry, EntryRun};
+use segue_map::{Config, ContainerSpec, Control, Entry, EntryRun, PIECES_AT_ONCE};
 
 const SEGMENT_BYTES: u64 = 1 << 20;
 const DISK: u32 = 1;
@@ -47,6 +47,7 @@ fn main() {
     let config = Config {
         park_limit_bytes: 64 << 20,
         host_timeout_ns: None,
+        pieces_at_once: PIECES_AT_ONCE,
     };
     let plane = Plane::new(2, config).expect("a data plane");
     plane.set_lease(boottime_ns() + 86_400_000_000_000);
