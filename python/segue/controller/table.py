@@ -117,7 +117,8 @@ class Record:
     """What is known of an incomplete extent; bitmaps are ints, bit n = block n.
 
     `source` is 0 for zeroes (other sources come with movement).  `disk` and `segment` say where
-    it is mapped: derived, as every extent has one entry so far.
+    it is mapped: derived, as every extent has one entry so far.  `zeroed` is of this term only
+    and stored nowhere: blocks its copier has zeroed and not yet flushed.
     """
 
     source: int
@@ -126,11 +127,12 @@ class Record:
     blocks: int
     written: int = 0
     copied: int = 0
+    zeroed: int = 0
 
     @property
     def here(self) -> int:
         """Bitmap of the blocks that read from the extent's own location."""
-        return self.written | self.copied
+        return self.written | self.copied | self.zeroed
 
     @property
     def all(self) -> int:

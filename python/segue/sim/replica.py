@@ -1,18 +1,21 @@
 """The checkers' own copy of the durable table, folded from the store's records.
 
 It follows what has taken effect in the simulated store, and starts anew when a loss of power makes
-the log shorter.  For every commit it hands the changes to the rules of `checks.py`.
+the log shorter.  For every commit it hands the changes to the rules of `checks.py`.  It never reads
+checkpoints, so it can tell whether a checkpoint says the same as all the commits before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from segue.controller.changes import AnyChange, decode_changes
+from segue.controller.checkpoint import load_table
 from segue.controller.table import Table
 from segue.sim.loop import World
 from segue.sim.store import StoreDisk
-from segue.store.contract import LogRecord
+from segue.store.contract import Loaded, LogRecord, StoreCorrupt
 
 
 class Replica:
@@ -32,6 +35,7 @@ class Replica:
         self.incomplete: set[int] = set()
         """Locations of incomplete extents."""
         disk.watchers.append(self._took_effect)
+        disk.watch_checkpoint = self._check_checkpoint
 
     def _took_effect(self, record: LogRecord | None) -> None:
         if record is None:
@@ -62,3 +66,55 @@ class Replica:
             self.allowed[disk.disk] = [table.word(disk, s) for s in range(disk.segments)]
         for problem in table.problems():
             self.world.blame(f"rule 4: durable table: {problem}")
+
+    def _check_checkpoint(self, loaded: Loaded) -> None:
+        """Checkpoint and log must make the table that all commits make (promise P7)."""
+        try:
+            found = facts(load_table(loaded))
+        except StoreCorrupt as error:
+            self.world.blame("P7: a checkpoint cannot be loaded", error)
+            return
+        for what, value in facts(self.table).items():
+            if found[what] != value:
+                self.world.blame(
+                    f"P7: checkpoint of commit {loaded.checkpoint_number} differs in {what}: "
+                    f"{found[what]}, commits say {value}"
+                )
+
+
+def facts(table: Table) -> dict[str, Any]:
+    """All that a table says, in comparable form."""
+    return {
+        "number": table.number,
+        "installation": table.installation,
+        "disks": {
+            disk.name: (
+                disk.disk,
+                disk.size_bytes,
+                disk.block_bytes,
+                disk.containers,
+                disk.failed,
+                list(table.mapped_segments(disk)),
+            )
+            for disk in table.disks.values()
+        },
+        "last disk": table.last_disk,
+        "containers": {
+            number: (
+                container.row,
+                [container.space.is_clean(s) for s in range(container.row.segments)],
+                [container.space.state(s) for s in range(container.row.segments)],
+            )
+            for number, container in table.containers.items()
+        },
+        "records": {
+            extent: (record.source, record.blocks, record.written, record.copied)
+            for extent, record in table.records.items()
+        },
+        "agents": table.agents,
+        "attached": {disk: holders for disk, holders in table.attached.items() if holders},
+        "locked": table.locked,
+        "fences": table.fences,
+        "quarantine": table.quarantine,
+        "cleaning": table.cleaning,
+    }

@@ -38,6 +38,8 @@ class StoreDisk:
         self.history: list[LogRecord] = []
         """Every record since the beginning, also those a checkpoint dropped (for checkers)."""
         self.watchers: list[Callable[[LogRecord | None], None]] = []
+        self.watch_checkpoint: Callable[[Loaded], None] | None = None
+        """Told of every checkpoint: what a new term would load now."""
         self.fail_until_ns = 0
         """Until then calls may fail."""
         self.slow_until_ns = 0
@@ -73,6 +75,10 @@ class StoreDisk:
     def take_term(self) -> Loaded:
         """Effect of `begin_term`."""
         self.term += 1
+        return self.loaded()
+
+    def loaded(self) -> Loaded:
+        """The table as it stands."""
         pages = dict(self.pages)
         return Loaded(
             term=self.term,
@@ -121,6 +127,8 @@ class StoreDisk:
         self.durable_number = max(self.durable_number, number)
         self.checkpoints += 1
         self.world.log("checkpoint", term, number, len(pages), len(freed))
+        if self.watch_checkpoint is not None:
+            self.watch_checkpoint(self.loaded())
 
 
 class SimStore:

@@ -5,9 +5,10 @@
 2. When every block is set: flush the container once, without error.
 3. Take disk shared, segment and extent exclusively, and commit that the record ends.
 
-The record named location and purpose before anything was written (rule 11).  Copied bits decide
-reads at once: the zeroes they stand for are what the source reads, so a lost bit only repeats work;
-they are not committed for a zero source, whose completion is a matter of milliseconds.
+The record named location and purpose before anything was written (rule 11).  Zeroed bits decide
+reads at once: the zeroes they stand for are what the source reads, so a lost bit only repeats work.
+They are stored nowhere, for nothing has flushed those zeroes: after a loss of power the location
+may hold what it held before.
 
 Interleavings.  A faulted write that finds its blocks taken waits for one piece at most; the piece
 skips blocks that are set or taken, so a write under way makes another round necessary, not a wait.
@@ -54,7 +55,7 @@ async def complete_zero(c: Controller, extent: int) -> None:
         except OSError as error:
             log.warning("event=zeroing_failed extent=%d disk=%s error=%s", extent, disk.name, error)
             # A kernel may have dropped what a failed flush was for: none of it counts.
-            record.copied = 0
+            record.zeroed = 0
             failures = c.copier_failures.get(number, 0)
             await asyncio.sleep(RETRY_S)
             continue
@@ -94,7 +95,7 @@ async def _zero_piece(
         start = segment_of(location) * disk.segment_bytes + first * disk.block_bytes
         await c.copier_may_write()
         await c.storage.zero(container_of(location), start, count * disk.block_bytes)
-        record.copied |= bits
+        record.zeroed |= bits
 
 
 async def _end_record(c: Controller, extent: int, record: Record) -> None:
