@@ -17,6 +17,9 @@ from collections.abc import Iterable, Iterator
 from segue.sim.faults import AGENT_POINTS, CONTROLLER_POINTS, KINDS, LINK_POINTS
 from segue.sim.scenario import Outcome, run_seed
 
+BATCH = 50
+"""Seeds at a time beyond those asked for."""
+
 REQUIRED = (
     *(f"fault {kind}" for kind in KINDS if not kind.startswith("ambush")),
     *(f"crash point controller: {point}" for point in CONTROLLER_POINTS),
@@ -88,14 +91,13 @@ def _one(seed: int, trace: bool) -> int:
 
 
 def _many(options: argparse.Namespace) -> int:
-    seeds = range(options.start, options.start + options.seeds)
     began = time.monotonic()
     counts: Counter[str] = Counter()
     seen: Counter[str] = Counter()
     total = Outcome(0)
     failed: list[int] = []
     ran = 0
-    for outcome in _outcomes(seeds, options.jobs):
+    for outcome in _seeds(options, counts):
         ran += 1
         counts.update(outcome.counts)
         seen.update(what for what, count in outcome.counts.items() if count)
@@ -123,9 +125,24 @@ def _many(options: argparse.Namespace) -> int:
     missing = [what for what in REQUIRED if not counts[what]]
     if missing:
         print(f"never met: {', '.join(missing)}")
-    must = options.require_coverage or options.seeds >= 1000
     print(f"{len(failed)} seeds failed" if failed else "all passed")
-    return 1 if failed or (missing and must) else 0
+    return 1 if failed or (missing and _must_meet_all(options)) else 0
+
+
+def _must_meet_all(options: argparse.Namespace) -> bool:
+    return bool(options.require_coverage or options.seeds >= 1000)
+
+
+def _seeds(options: argparse.Namespace, counts: Counter[str]) -> Iterator[Outcome]:
+    """The seeds asked for; where everything must be met, as many again at most until it is."""
+    end = options.start + options.seeds
+    yield from _outcomes(range(options.start, end), options.jobs)
+    if not _must_meet_all(options):
+        return
+    for first in range(end, end + options.seeds, BATCH):
+        if all(counts[what] for what in REQUIRED):
+            return
+        yield from _outcomes(range(first, first + BATCH), options.jobs)
 
 
 def _outcomes(seeds: Iterable[int], jobs: int) -> Iterator[Outcome]:
