@@ -6,6 +6,7 @@ All checkers watch all of it (rules 1 and 3 to 12), so a test needs to say only 
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from segue.controller.procedures.verbs import clear_error
@@ -259,6 +260,20 @@ def test_unclean_locations_never_show_what_was_there(stage: Build, block_sectors
         s.wait(lambda t=(write, read): all(x.done() for x in t), "not answered")  # type: ignore[misc]
         assert (write.result(), read.result()) == (0, 0)
     end(s)
+
+
+def test_zeroes_that_nothing_flushed_do_not_count_after_power_loss(stage: Build) -> None:
+    """The copier has zeroed, the table is checkpointed, the power goes: old bytes stay hidden."""
+    eager = msgspec.structs.replace(settings(), checkpoint_log_bytes=1, copy_piece_bytes=4096)
+    for seed in range(8):
+        s = stage(seed=seed, media=UNCLEAN, settings=eager)
+        host = through(s, 0)
+        assert done(s, host, "write", 8, 8) == 0
+        checkpoints = s.store.checkpoints
+        assert done(s, host, "write", 2 * SEGMENT, 8) == 0
+        assert s.store.checkpoints > checkpoints
+        s.lose_power()
+        end(s)
 
 
 def test_plan_is_checked() -> None:

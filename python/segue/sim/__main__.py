@@ -25,6 +25,8 @@ REQUIRED = (
     *(f"crash point controller: {point}" for point in CONTROLLER_POINTS),
     *(f"crash point agent: {point}" for point in AGENT_POINTS),
     *(f"crash point link: {point}" for point in LINK_POINTS),
+    "crash point stuck write",
+    "crash point flush failure untold",
     "crash point power: writes under way",
     "crash point power: append",
     "crash point power: flush",

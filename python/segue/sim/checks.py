@@ -82,6 +82,8 @@ class Checks:
         self._raised: dict[int, set[int]] = {}
         self._answered: dict[int, set[int]] = {}
         self._quiesced: set[int] = set()
+        self._lease_ended = False
+        """In the present call of an engine."""
         self._clean_io: HostIo | None = None
         self._io: HostIo | None = None
         for medium in media.values():
@@ -122,6 +124,9 @@ class Checks:
                     words[disk] = entries
             self._words[plane.incarnation] = words
             self._check_entries(plane.incarnation)
+            if plane.ticking and self._lease_ended and any(any(w) for w in words.values()):
+                self.blame(8, f"{plane.process.name} keeps entries past the end of its lease")
+        self._lease_ended = False
 
     def tables(self, plane: Plane) -> list[int]:
         """The disks it has a table of now."""
@@ -341,6 +346,7 @@ class Checks:
                 self.blame(9, f"clean {io.op} {io.first}+{io.count} of disk {io.disk} faults")
         elif kind == "lease_ended":
             self.count("lease expired")
+            self._lease_ended = True
             if plane.ios:
                 self.count("lease expired with I/O under way")
         elif kind == "faults":

@@ -369,6 +369,28 @@ class Faults:
 
         self._set(f"link: {point}", there, strike)
 
+    def ambush_failure(self) -> None:
+        """Flushes fail, and before that is durable links are cut, or the controller dies."""
+        if not self.errors_allowed:
+            return
+        for medium in self.media.values():
+            medium.failing = frozenset(("flush",))
+            medium.fail_until_ns = self.world.now_ns + SECOND
+
+        def strike() -> None:
+            term = self.office.newest
+            if self.rng.random() < 0.3 and term is not None:
+                term.process.kill()
+            for wire in list(self.network.wires):
+                wire.cut()
+
+        self._set("flush failure untold", self._failure_untold, strike)
+
+    def _failure_untold(self) -> bool:
+        """A flush has failed, and its host waits until that is durable."""
+        agents = (machine.agent for machine in self.machines)
+        return any(agent is not None and agent.session._failures for agent in agents)
+
     def ambush_power(self) -> None:
         """Loses power with writes under way, or a commit."""
         point = self.rng.choice(("writes under way", "append", "flush"))
@@ -457,5 +479,6 @@ KINDS: dict[str, Callable[[Faults], None]] = {
     "ambush_controller": Faults.ambush_controller,
     "ambush_agent": Faults.ambush_agent,
     "ambush_link": Faults.ambush_link,
+    "ambush_failure": Faults.ambush_failure,
     "ambush_power": Faults.ambush_power,
 }

@@ -38,15 +38,16 @@ MUTATIONS: list[Mutation] = [
         "    lost: list[int] = []\n",
     ),
     Mutation(
-        "table-runs-ahead-of-the-store",
+        "granted-before-it-is-durable",
         CONTROLLER + "commits.py",
-        "        await self._store.append(self._term, self._table.number + 1, body)\n"
-        '        failpoints.hit("commit.durable")\n'
-        "        self._table.apply(changes)\n",
-        "        self._table.apply(changes)\n"
-        "        for done in self._waiting:\n"
-        "            done.set_result(None) if not done.done() else None\n"
-        "        await self._store.append(self._term, self._table.number, body)\n",
+        "                await self._append(changes)\n"
+        "                for done in waiting:\n"
+        "                    done.set_result(None)\n",
+        "                self._table.apply(changes)\n"
+        "                for done in waiting:\n"
+        "                    done.set_result(None)\n"
+        "                body = encode_changes(changes)\n"
+        "                await self._store.append(self._term, self._table.number, body)\n",
     ),
     Mutation(
         "grants-are-forgotten",
@@ -131,6 +132,12 @@ MUTATIONS: list[Mutation] = [
         CONTROLLER + "checkpoint.py",
         "_bits(r.written, r.blocks)",
         "_bits(0, r.blocks)",
+    ),
+    Mutation(
+        "checkpoint-keeps-unflushed-zeroes",
+        CONTROLLER + "checkpoint.py",
+        "_bits(r.copied, r.blocks))",
+        "_bits(r.copied | r.zeroed, r.blocks))",
     ),
     Mutation(
         "page-tree-writes-shared-leaves",

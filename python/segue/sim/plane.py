@@ -128,6 +128,8 @@ class Plane:
         """Open connections of each disk."""
         self.commanding = False
         """A `do_*` is being delivered."""
+        self.ticking = False
+        """Nothing but time is being delivered."""
         self.opening = False
         """Containers are being opened for a table."""
         self.merging = 0
@@ -317,7 +319,7 @@ class Plane:
 
     def _tick(self) -> None:
         self._timer = self._timer_ns = None
-        self._call(self.engine.tick, changed=True)
+        self.tick_now()
 
     def _let_readers_go(self) -> None:
         for disk in list(self._stopped_readers):
@@ -344,7 +346,9 @@ class Plane:
 
     def tick_now(self) -> None:
         """Lets the engine see the time, so that `probe` may be used."""
+        self.ticking = True
         self._call(self.engine.tick, changed=True)
+        self.ticking = False
 
     def probe(self, message: Message) -> tuple[Any, ...]:
         """Gives the engine a command that nobody sent; its answer, which the session never sees.

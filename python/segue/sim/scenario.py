@@ -58,7 +58,7 @@ THEMES = (
         {"trim": 15},
     ),
     Theme(  # flushes that fail, and everyone who must hear of it
-        ("failing_container", "cut_link", "cut_host", "crash_agent", "crash_controller"),
+        ("failing_container", "ambush_failure", "cut_host", "crash_agent", "crash_controller"),
         {"flush": 30},
     ),
 )
@@ -166,7 +166,7 @@ class Scenario(Stage):
             host.ask(ios, think_ns)
         kinds = [kind for kind in KINDS if rng.random() < (0.15 if kind in RARE else 0.5)]
         if rng.random() < 0.5:
-            theme = rng.choice(THEMES)
+            theme = rng.choice(THEMES if self.plan.errors_allowed else THEMES[:2])
             kinds = list(theme.kinds) + ["ambush_power"] * (rng.random() < 0.3)
             for host in self.hosts:
                 host.weights.update(theme.weights)
