@@ -184,6 +184,24 @@ def test_failed_flush_is_an_error_until_it_is_cleared(stage: Build) -> None:
     end(s)
 
 
+def test_failed_flush_is_told_again_when_the_link_breaks(stage: Build) -> None:
+    """The host waits until the failure is durable; the next session says it anew."""
+    s = stage(errors_allowed=True, agents=1)
+    host = through(s, 0)
+    assert done(s, host, "write", 0, 8) == 0
+    medium(s).failing = frozenset({"flush"})
+    medium(s).fail_until_ns = s.world.now_ns + 100 * SECOND
+    session = s.agent(0).session
+    while not session._failures:
+        flush = host.do("flush")
+        s.wait(lambda f=flush: f.done() or bool(session._failures), "no flush ends")  # type: ignore[misc]
+    for wire in list(s.network.wires):
+        wire.cut()
+    s.wait(flush.done, "the flush is not answered")
+    assert flush.result() == EIO
+    end(s)
+
+
 def test_zombie_controller_commits_nothing_and_grants_no_lease(stage: Build) -> None:
     """Stopped, superseded, woken: its agents have left it, its next commit ends it."""
     s = stage()

@@ -2,8 +2,9 @@
 
 Every `Mutation` of `mutations.py` is a textual patch.  For each, the tree is copied to a temporary
 folder, the patch applied there, the native module built if the patch is in Rust (in a target folder
-of its own, kept between runs), and seeds are run until one fails.  A mutation that no seed catches
-is an error, and so is a patch whose text is not found exactly once: it must be brought up to date.
+of its own, kept between runs), and seeds and the scripted incidents are run until one fails.  A
+mutation that nothing catches is an error, and so is a patch whose text is not found exactly once: it
+must be brought up to date.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from pathlib import Path
 from segue.sim.mutations import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parents[3]
-COPIED = ("python", "crates", "Cargo.toml", "Cargo.lock", "pyproject.toml")
+COPIED = ("python", "tests/sim", "crates", "Cargo.toml", "Cargo.lock", "pyproject.toml")
+FIRST_SEEDS = 60
 NATIVE = Path("python/segue/_native.abi3.so")
 
 
@@ -66,16 +68,31 @@ def _survives_not(mutation: Mutation, options: argparse.Namespace) -> bool:
         except (Stale, subprocess.CalledProcessError) as error:
             print(f"{mutation.name:32} ERROR: {error}", flush=True)
             return False
-        report = _run_seeds(tree, options)
-    caught = re.search(r"^seed (\d+) FAILED: (.*)$", report, re.MULTILINE)
+        report, caught = _run(tree, options)
     took = f"{time.monotonic() - began:.0f} s"
-    if caught is None:
+    if not caught:
         print(f"{mutation.name:32} SURVIVED {options.seeds} seeds, {took}", flush=True)
         if "Traceback" in report:
             print(report[-2000:])
         return False
-    print(f"{mutation.name:32} seed {caught[1]}, {took}: {caught[2][:110]}", flush=True)
+    print(f"{mutation.name:32} {took}: {caught[:120]}", flush=True)
     return True
+
+
+def _run(tree: Path, options: argparse.Namespace) -> tuple[str, str]:
+    """Some seeds, then the scripted incidents, then the other seeds: (output, what caught it)."""
+    some = min(FIRST_SEEDS, options.seeds)
+    report = ""
+    for start, seeds in ((0, some), (0, 0), (some, options.seeds - some)):
+        if seeds:
+            report = _run_seeds(tree, options.start + start, seeds, options.jobs)
+            found = re.search(r"^(seed \d+) FAILED: (.*)$", report, re.MULTILINE)
+        else:
+            report = _python(tree, ["-m", "pytest", "-q", "-x", "tests/sim/test_incidents.py"])
+            found = re.search(r"^(FAILED|ERROR) (.*)$", report, re.MULTILINE)
+        if found is not None:
+            return report, f"{found[1]}: {found[2]}"
+    return report, ""
 
 
 def _copy_tree(tree: Path) -> None:
@@ -109,18 +126,21 @@ def _build(tree: Path) -> None:
     shutil.copy2(target / "debug" / "lib_native.so", tree / NATIVE)
 
 
-def _run_seeds(tree: Path, options: argparse.Namespace) -> str:
-    command = [
-        sys.executable,
-        "-m",
-        "segue.sim",
-        f"--seeds={options.seeds}",
-        f"--start={options.start}",
-        f"--jobs={options.jobs}",
-    ]
+def _run_seeds(tree: Path, start: int, seeds: int, jobs: int) -> str:
+    return _python(
+        tree, ["-m", "segue.sim", f"--seeds={seeds}", f"--start={start}", f"--jobs={jobs}"]
+    )
+
+
+def _python(tree: Path, arguments: list[str]) -> str:
     environment = {**os.environ, "PYTHONPATH": str(tree / "python")}
     done = subprocess.run(
-        command, cwd=tree, env=environment, check=False, capture_output=True, text=True
+        [sys.executable, *arguments],
+        cwd=tree,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
     )
     return done.stdout + done.stderr
 
