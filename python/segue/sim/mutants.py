@@ -3,8 +3,8 @@
 Every `Mutation` of `mutations.py` is a textual patch.  For each, the tree is copied to a temporary
 folder, the patch applied there, the native module built if the patch is in Rust (in a target folder
 of its own, kept between runs), and seeds and the scripted incidents are run until one fails.  A
-mutation that nothing catches is an error, and so is a patch whose text is not found exactly once: it
-must be brought up to date.
+mutation that nothing catches is an error, and so is a patch whose text is not found exactly once:
+it must be brought up to date.
 """
 
 from __future__ import annotations
