@@ -5,9 +5,13 @@ from __future__ import annotations
 import click
 
 import segue
-from segue.cli import verbs
-from segue.cli.daemons import agent, controller
+from segue.cli.agent import agent
+from segue.cli.check import check
+from segue.cli.container import container
+from segue.cli.daemons import controller
+from segue.cli.disk import disk
 from segue.cli.options import Failed, data_option
+from segue.cli.status import status
 from segue.client import ApiError
 
 
@@ -31,9 +35,9 @@ def main() -> None:
 for command in (
     controller,
     agent,
-    verbs.container,
-    verbs.disk,
-    verbs.status,
-    verbs.check,
+    container,
+    disk,
+    status,
+    check,
 ):
     main.add_command(command)

@@ -1,0 +1,33 @@
+"""Containers in the HTTP API."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class AddContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/containers."""
+
+    name: str
+    uri: str
+    size_bytes: int
+    cache: str = "page"
+    """`page` (all agents are on this machine) or `direct`."""
+
+
+class ContainerInfo(msgspec.Struct, frozen=True):
+    """A storage container; used, free and held segments add up to `segments`."""
+
+    container: int
+    name: str
+    uri: str
+    cache: str
+    segment_bytes: int
+    segments: int
+    size_bytes: int
+    used_segments: int
+    free_segments: int
+    clean_segments: int
+    """Free ones that are known to read as zeroes: a first write to zero takes one of these."""
+    held_segments: int
+    """Being zeroed, being granted, or where an agent that has not ended might still write."""

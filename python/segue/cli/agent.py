@@ -1,0 +1,46 @@
+"""`segue agent list` and `show`; `segue agent` alone runs one (`daemons.py`)."""
+
+from __future__ import annotations
+
+import click
+
+from segue.api.agents import AgentInfo
+from segue.cli.daemons import agent
+from segue.cli.options import Failed, client, data_option, json_option
+from segue.cli.output import Columns, print_fields, print_json, print_rows
+
+__all__ = ["agent"]
+
+COLUMNS: Columns = {
+    "NAME": lambda a: a.name,
+    "STATE": lambda a: a.state,
+    "LEASE": lambda a: f"{a.lease_s:.1f}s",
+    "DISKS": lambda a: ",".join(a.disks) or "-",
+    "INCARNATION": lambda a: a.incarnation,
+    "LISTENS": lambda a: ",".join(a.listens) or "-",
+}
+
+
+@agent.command("list")
+@data_option
+@json_option
+def agent_list(as_json: bool) -> None:
+    """All agents that live, or are not known to have ended."""
+    rows = client().agents()
+    print_json(rows) if as_json else print_rows(rows, COLUMNS)
+
+
+@agent.command("show")
+@click.argument("name")
+@data_option
+@json_option
+def agent_show(name: str, as_json: bool) -> None:
+    """One agent, every incarnation of it."""
+    rows: list[AgentInfo] = [info for info in client().agents() if info.name == name]
+    if not rows:
+        raise Failed(f"no agent is called {name}")
+    if as_json:
+        print_json(rows)
+        return
+    for info in rows:
+        print_fields(info)

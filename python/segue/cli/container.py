@@ -1,0 +1,62 @@
+"""`segue container`: places for bytes."""
+
+from __future__ import annotations
+
+import click
+
+from segue.api.containers import ContainerInfo
+from segue.cli.options import Size, client, data_option, json_option
+from segue.cli.output import Columns, print_fields, print_json, print_rows
+from segue.cli.sizes import format_size
+
+COLUMNS: Columns = {
+    "NAME": lambda c: c.name,
+    "SIZE": lambda c: format_size(c.size_bytes),
+    "USED": lambda c: format_size(c.used_segments * c.segment_bytes),
+    "FREE": lambda c: format_size(c.free_segments * c.segment_bytes),
+    "SEGMENT": lambda c: format_size(c.segment_bytes),
+    "CACHE": lambda c: c.cache,
+    "URI": lambda c: c.uri,
+}
+
+
+@click.group()
+def container() -> None:
+    """Places for bytes."""
+
+
+@container.command("add")
+@click.argument("name")
+@click.argument("uri")
+@click.option("--size", type=Size(), required=True, metavar="SIZE", help="10G, 10GiB.")
+@click.option(
+    "--cache",
+    type=click.Choice(["page", "direct"]),
+    default="page",
+    show_default=True,
+    help="page: every agent is on this machine; direct: past the page cache.",
+)
+@data_option
+def container_add(name: str, uri: str, size: int, cache: str) -> None:
+    """Make storage at URI (file:///PATH) into a container called NAME."""
+    info = client().add_container(name, uri, size, cache)
+    click.echo(f"container {info.name}: {info.segments} segments, {format_size(info.size_bytes)}")
+
+
+@container.command("list")
+@data_option
+@json_option
+def container_list(as_json: bool) -> None:
+    """All containers."""
+    rows = client().containers()
+    print_json(rows) if as_json else print_rows(rows, COLUMNS)
+
+
+@container.command("show")
+@click.argument("name")
+@data_option
+@json_option
+def container_show(name: str, as_json: bool) -> None:
+    """One container."""
+    info: ContainerInfo = client().container(name)
+    print_json(info) if as_json else print_fields(info)

@@ -1,0 +1,15 @@
+"""Python client of the HTTP API, over the installation's unix socket; the command line uses it."""
+
+from __future__ import annotations
+
+from segue.client.agents import Agents
+from segue.client.connection import SOCKET_NAME, ApiError
+from segue.client.containers import Containers
+from segue.client.disks import Disks
+from segue.client.status import StatusCalls
+
+__all__ = ["SOCKET_NAME", "ApiError", "Client"]
+
+
+class Client(StatusCalls, Containers, Disks, Agents):
+    """An installation, by its data folder; every method raises `ApiError`."""

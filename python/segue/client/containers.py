@@ -1,0 +1,27 @@
+"""The client's calls about containers."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from segue.api.containers import AddContainer, ContainerInfo
+from segue.client.connection import Connection
+
+
+class Containers(Connection):
+    """``/v1/containers``."""
+
+    def containers(self) -> list[ContainerInfo]:
+        """All containers, by number."""
+        return self.call("GET", "containers", list[ContainerInfo])
+
+    def container(self, name: str) -> ContainerInfo:
+        """The container of that name."""
+        return self.call("GET", f"containers/{quote(name, safe='')}", ContainerInfo)
+
+    def add_container(
+        self, name: str, uri: str, size_bytes: int, cache: str = "page"
+    ) -> ContainerInfo:
+        """Make storage at `uri` into a container."""
+        body = AddContainer(name, uri, size_bytes, cache)
+        return self.call("POST", "containers", ContainerInfo, body)

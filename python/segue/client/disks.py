@@ -1,0 +1,53 @@
+"""The client's calls about disks."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from segue.api.disks import CreateDisk, DiskInfo
+from segue.client.agents import Agents
+from segue.client.connection import ApiError
+
+
+class Disks(Agents):
+    """``/v1/disks``."""
+
+    def disks(self) -> list[DiskInfo]:
+        """All disks, by number."""
+        return self.call("GET", "disks", list[DiskInfo])
+
+    def disk(self, name: str) -> DiskInfo:
+        """The disk of that name."""
+        return self.call("GET", f"disks/{quote(name, safe='')}", DiskInfo)
+
+    def create_disk(self, name: str, size_bytes: int, block_bytes: int = 4096) -> DiskInfo:
+        """Make a thin disk, all zero."""
+        return self.call("POST", "disks", DiskInfo, CreateDisk(name, size_bytes, block_bytes))
+
+    def delete_disk(self, name: str) -> None:
+        """Delete a disk and what is on it."""
+        self.call("DELETE", f"disks/{quote(name, safe='')}", type(None))
+
+    def clear_error(self, name: str) -> DiskInfo:
+        """Take note of the disk's flush errors, and end them."""
+        return self.call("POST", f"disks/{quote(name, safe='')}/clear-error", DiskInfo)
+
+    def disk_uris(self, name: str, agent: str | None = None) -> list[str]:
+        """NBD URIs of the disk, at the agents that are there (or the one named)."""
+        self.disk(name)
+        uris = [
+            _with_export(uri, name)
+            for info in self.agents()
+            if info.state == "present" and agent in (None, info.name)
+            for uri in info.listens
+        ]
+        if not uris:
+            who = "no agent" if agent is None else f"no agent called {agent}"
+            raise ApiError(f"{who} is there to serve {name}")
+        return uris
+
+
+def _with_export(uri: str, export: str) -> str:
+    """``nbd://h:p`` or ``nbd+unix:///?socket=S`` with the export put in its place."""
+    base, question, query = uri.partition("?")
+    return f"{base}{'' if base.endswith('/') else '/'}{export}{question}{query}"

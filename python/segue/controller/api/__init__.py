@@ -1,0 +1,34 @@
+"""The HTTP API of the controller: operator verbs in, JSON out (design, section 10).
+
+One file a resource: its handlers, and how rows of the table become the structs of `segue.api`.
+Handlers turn a request into one verb and decide nothing.  Litestar validates bodies against those
+structs and derives the OpenAPI document from them, served at ``/v1/schema/openapi.json``.
+"""
+
+from __future__ import annotations
+
+from litestar import Litestar, Router
+from litestar.openapi import OpenAPIConfig
+
+import segue
+from segue.controller.api.agents import agent_routes
+from segue.controller.api.containers import container_routes
+from segue.controller.api.disks import disk_routes
+from segue.controller.api.errors import EXCEPTION_HANDLERS
+from segue.controller.api.status import status_routes
+from segue.controller.controller import Controller
+
+ROUTES = (status_routes, container_routes, disk_routes, agent_routes)
+"""A resource's function: the controller in, its route handlers out."""
+
+
+def make_api(c: Controller) -> Litestar:
+    """The ASGI application over one controller."""
+    return Litestar(
+        route_handlers=[
+            Router("/v1", route_handlers=[handler for routes in ROUTES for handler in routes(c)])
+        ],
+        exception_handlers=EXCEPTION_HANDLERS,
+        openapi_config=OpenAPIConfig(title="Segue", version=segue.__version__, path="/v1/schema"),
+        logging_config=None,
+    )

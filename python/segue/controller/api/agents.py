@@ -1,0 +1,37 @@
+"""Agents: their routes, and rows to structs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import get
+
+from segue.api.agents import AgentInfo
+from segue.controller.controller import Controller
+from segue.controller.peer import Peer
+
+SECOND_NS = 1_000_000_000
+
+
+def agent_routes(c: Controller) -> list[Any]:
+    """``/v1/agents`` and what is under it."""
+
+    @get("/agents")
+    async def list_agents() -> list[AgentInfo]:
+        peers = sorted(c.peers.values(), key=lambda peer: (peer.name, peer.incarnation))
+        return [_agent_info(c, peer) for peer in peers]
+
+    return [list_agents]
+
+
+def _agent_info(c: Controller, peer: Peer) -> AgentInfo:
+    left_ns = peer.lease_until_ns - c.clock.now_ns()
+    return AgentInfo(
+        agent=peer.agent,
+        name=peer.name,
+        incarnation=f"{peer.incarnation:x}",
+        state=peer.state.value,
+        lease_s=max(0, left_ns) / SECOND_NS,
+        listens=peer.listens,
+        disks=[c.table.disks[disk].name for disk in c.table.disks_of(peer.incarnation)],
+    )

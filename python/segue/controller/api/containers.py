@@ -1,0 +1,52 @@
+"""Containers: their routes, and rows to structs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import get, post
+
+from segue.api.containers import AddContainer, ContainerInfo
+from segue.controller.controller import Controller
+from segue.controller.procedures import verbs
+from segue.controller.procedures.verbs import Refusal
+from segue.controller.table import Container
+
+
+def container_routes(c: Controller) -> list[Any]:
+    """``/v1/containers`` and what is under it."""
+
+    @get("/containers")
+    async def list_containers() -> list[ContainerInfo]:
+        return [_container_info(c.table.containers[n]) for n in sorted(c.table.containers)]
+
+    @get("/containers/{name:str}")
+    async def show_container(name: str) -> ContainerInfo:
+        number = c.table.container_names.get(name)
+        if number is None:
+            raise Refusal(f"no container is called {name}", missing=True)
+        return _container_info(c.table.containers[number])
+
+    @post("/containers")
+    async def add_container(data: AddContainer) -> ContainerInfo:
+        row = await verbs.add_container(c, data.name, data.uri, data.size_bytes, data.cache)
+        return _container_info(c.table.containers[row.container])
+
+    return [list_containers, show_container, add_container]
+
+
+def _container_info(container: Container) -> ContainerInfo:
+    row, space = container.row, container.space
+    return ContainerInfo(
+        container=row.container,
+        name=row.name,
+        uri=row.uri,
+        cache=row.cache,
+        segment_bytes=row.segment_bytes,
+        segments=row.segments,
+        size_bytes=row.segments * row.segment_bytes,
+        used_segments=space.used,
+        free_segments=space.free,
+        clean_segments=space.free_clean,
+        held_segments=row.segments - space.used - space.free,
+    )

@@ -1,0 +1,53 @@
+"""Errors as answers: one clear sentence and the HTTP status that fits."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from segue.api.errors import ErrorBody
+from segue.controller.commits import TermEnded
+from segue.controller.procedures.verbs import Refusal
+
+log = logging.getLogger("segue.controller.api")
+
+
+def _refused(_: Request[Any, Any, Any], error: Refusal) -> Response[ErrorBody]:
+    return Response(ErrorBody(str(error)), status_code=404 if error.missing else 409)
+
+
+def _term_ended(_: Request[Any, Any, Any], error: TermEnded) -> Response[ErrorBody]:
+    return Response(
+        ErrorBody("the controller's term has ended; whether this was done is unknown"),
+        status_code=503,
+    )
+
+
+def _http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorBody]:
+    """Litestar's own: no such route, a body that is not what the verb takes."""
+    details = error.extra if isinstance(error.extra, list) else []
+    said = [
+        f"{item['key']}: {item['message']}" if item.get("key") else str(item.get("message"))
+        for item in details
+        if isinstance(item, dict)
+    ]
+    return Response(ErrorBody("; ".join(said) or error.detail), status_code=error.status_code)
+
+
+def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorBody]:
+    """Our own mistake: that request fails, nothing else."""
+    log.error(
+        "event=request_failed method=%s path=%s", request.method, request.url.path, exc_info=error
+    )
+    return Response(ErrorBody("the controller failed at this, its log says why"), status_code=500)
+
+
+EXCEPTION_HANDLERS: dict[int | type[Exception], Any] = {
+    Refusal: _refused,
+    TermEnded: _term_ended,
+    HTTPException: _http_error,
+    Exception: _unexpected,
+}

@@ -1,0 +1,120 @@
+"""A server that only records, for the command line: arguments, printing, errors, exit status."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import socketserver
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from segue.cli.main import main
+
+DISK = {
+    "disk": 1,
+    "name": "d",
+    "size_bytes": 10 << 30,
+    "block_bytes": 4096,
+    "segment_bytes": 1 << 20,
+    "segments": 10240,
+    "mapped_segments": 3,
+    "containers": ["c"],
+    "agents": [],
+    "failed": {},
+}
+CONTAINER: dict[str, Any] = {
+    "container": 1,
+    "name": "c",
+    "uri": "file:///srv/" + "long/" * 40 + "c",
+    "cache": "page",
+    "segment_bytes": 1 << 20,
+    "segments": 100,
+    "size_bytes": 100 << 20,
+    "used_segments": 3,
+    "free_segments": 97,
+    "clean_segments": 97,
+    "held_segments": 0,
+}
+AGENT = {
+    "agent": 1,
+    "name": "one",
+    "incarnation": "ab",
+    "state": "present",
+    "lease_s": 29.5,
+    "listens": ["nbd+unix:///?socket=/run/one", "nbd://127.0.0.1:10809"],
+    "disks": ["d"],
+}
+STATUS = {
+    "version": "0.1.0",
+    "installation": "00",
+    "term": 1,
+    "commit": 2,
+    "pid": 3,
+    "up_s": 4.0,
+    "containers": 1,
+    "disks": 1,
+    "agents": 1,
+    "incomplete_extents": 0,
+    "faults_answered": 9,
+    "problems": [],
+}
+ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
+    ("GET", "/v1/disks"): (200, [DISK]),
+    ("GET", "/v1/disks/d"): (200, DISK),
+    ("POST", "/v1/disks"): (201, DISK),
+    ("DELETE", "/v1/disks/d"): (204, None),
+    ("GET", "/v1/disks/no"): (404, {"error": "no disk is called no"}),
+    ("GET", "/v1/disks/odd"): (500, "<html>"),
+    ("GET", "/v1/disks/a%2Fb"): (404, {"error": "no disk is called a/b"}),
+    ("GET", "/v1/containers"): (200, [CONTAINER]),
+    ("POST", "/v1/containers"): (201, CONTAINER),
+    ("GET", "/v1/agents"): (200, [AGENT]),
+    ("GET", "/v1/status"): (200, STATUS),
+}
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    seen: list[tuple[str, str, Any]]
+
+    def _answer(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        body = json.loads(self.rfile.read(length)) if length else None
+        self.server.seen.append((self.command, self.path, body))  # type: ignore[attr-defined]
+        status, answer = ANSWERS[self.command, self.path]
+        data = b"" if answer is None else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = do_DELETE = _answer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class Api:
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.server = socketserver.ThreadingUnixStreamServer(str(data / "api.sock"), _Handler)
+        self.seen: list[tuple[str, str, Any]] = []
+        self.server.seen = self.seen  # type: ignore[attr-defined]
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+
+    def run(self, *args: str) -> Result:
+        return CliRunner().invoke(main, [*args, "--data", str(self.data)])
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Api]:
+    api = Api(tmp_path)
+    api.thread.start()
+    yield api
+    api.server.shutdown()
+    api.thread.join()
+    api.server.server_close()

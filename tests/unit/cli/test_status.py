@@ -1,0 +1,17 @@
+"""`segue status`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.cli.conftest import STATUS, Api
+
+
+def test_status_fails_when_something_wants_looking_at(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert api.run("status").exit_code == 0
+    monkeypatch.setitem(STATUS, "problems", ["container c is full"])
+    result = api.run("status")
+    assert result.exit_code == 1
+    assert "container c is full" in result.output
