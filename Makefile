@@ -82,8 +82,8 @@ sim-determinism: setup ## The same seeds in two processes with other hash seeds:
 sim-mutants: setup ## Deliberate mistakes in engine, controller and store: each must be caught
 	$(BIN)/python -m segue.sim.mutants --jobs $(JOBS)
 
-bench: setup ## Performance of the finished spine, beside its peers
-	$(BIN)/python bench/spine.py
+bench: setup tools ## How fast, beside its peers; a part of it: ROWS="page faults"
+	$(BIN)/python bench/run.py $(ROWS)
 
 clean: ## Remove what was built (not the virtual environment)
 	cargo clean
