@@ -14,7 +14,7 @@ PYTHON_PATHS := python tests bench
 CARGO_TEST := cargo test --workspace --exclude segue-native
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tools demo test test-rust test-unit test-tools lint format sim \
+.PHONY: help setup tools demo test test-rust test-unit test-tools test-real lint format sim \
 	sim-determinism sim-mutants bench clean
 
 help: ## List the targets
@@ -45,7 +45,7 @@ tools: ## Debian packages of the test tools (as root; else says what to install)
 demo: setup ## Real processes, real data, kill -9: exits 0 only if every byte was right
 	$(BIN)/python -m segue.demo
 
-test: test-rust test-unit test-tools sim sim-determinism sim-mutants ## Everything that must pass
+test: test-rust test-unit test-tools test-real sim sim-determinism sim-mutants ## Everything that must pass
 
 test-rust: ## The engines' own tests
 	$(CARGO_TEST) --quiet
@@ -55,6 +55,9 @@ test-unit: setup tools ## tests/unit, and the scripted incidents of tests/sim
 
 test-tools: setup tools ## tests/tools: other people's clients against real processes
 	$(BIN)/pytest tests/tools
+
+test-real: setup tools ## tests/real: filesystems, a database, machines, `segue attach`
+	$(BIN)/pytest tests/real
 
 lint: setup ## Formatting, ruff, mypy --strict, clippy, the stub of the native module
 	$(BIN)/ruff format --check $(PYTHON_PATHS)

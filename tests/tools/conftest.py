@@ -97,14 +97,15 @@ class Tool:
             )
 
 
-def segue(data: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """The command `segue`, as a process of its own."""
+def segue(data: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command `segue`, as a process of its own, with these variables besides its parent's."""
     return subprocess.run(
         [sys.executable, "-m", "segue.cli", "--data", str(data), *args],
         capture_output=True,
         text=True,
         timeout=TOOL_DEADLINE_S,
         check=False,
+        env={**os.environ, **environment},
     )
 
 

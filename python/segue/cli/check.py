@@ -1,6 +1,8 @@
-"""`segue check`: the durable table, read and verified whole, and its containers' headers."""
+"""`segue check`: the durable table, read and verified whole."""
 
 from __future__ import annotations
+
+import os
 
 import click
 
@@ -14,11 +16,12 @@ from segue.cli.output import print_json
 def check(as_json: bool) -> None:
     """Check the durable table, whether a controller runs or not; names all damage."""
     # The store's reader is not wanted by any other verb.
-    from segue.check import check_installation  # noqa: PLC0415
+    from segue.controller.config import STORE_NAME  # noqa: PLC0415
+    from segue.store.check import check as check_store  # noqa: PLC0415
     from segue.store.contract import StoreError  # noqa: PLC0415
 
     try:
-        problems = check_installation(data_folder())
+        problems = check_store(os.path.join(data_folder(), STORE_NAME))
     except StoreError as error:
         raise Failed(str(error)) from None
     if as_json:

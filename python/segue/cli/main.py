@@ -6,6 +6,7 @@ import click
 
 import segue
 from segue.cli.agent import agent
+from segue.cli.attach import attach, detach
 from segue.cli.check import check
 from segue.cli.container import container
 from segue.cli.daemons import controller
@@ -39,5 +40,7 @@ for command in (
     disk,
     status,
     check,
+    attach,
+    detach,
 ):
     main.add_command(command)

@@ -1,0 +1,38 @@
+"""`segue attach` and `segue detach`: a disk as a block device of this machine."""
+
+from __future__ import annotations
+
+import click
+
+from segue.block_devices import AttachError, BlockDevices
+from segue.cli.options import Failed, client, data_folder, data_option
+
+
+@click.command()
+@click.argument("name")
+@click.option("--read-only", is_flag=True, help="Refuse writes.")
+@click.option("--agent", "agent_name", metavar="NAME", help="Through this agent [any].")
+@data_option
+def attach(name: str, read_only: bool, agent_name: str | None) -> None:
+    """Make a block device of the disk NAME and print its path.
+
+    A device of the kernel's NBD client where the kernel has it, else a loop device over nbdfuse
+    (which takes no discards).  Printed again if it is there already.
+    """
+    uri = client().disk_uris(name, agent_name)[0]
+    try:
+        click.echo(BlockDevices(data_folder()).attach(name, uri, read_only))
+    except AttachError as error:
+        raise Failed(str(error)) from error
+
+
+@click.command()
+@click.argument("disk_or_device", metavar="NAME|DEVICE")
+@data_option
+def detach(disk_or_device: str) -> None:
+    """Take away the block device of a disk, flushed; the controller need not run."""
+    try:
+        gone = BlockDevices(data_folder()).detach(disk_or_device)
+    except AttachError as error:
+        raise Failed(str(error)) from error
+    click.echo(f"disk {gone.disk}: {gone.device or 'its device'} is gone")
