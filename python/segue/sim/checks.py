@@ -21,7 +21,6 @@ engine has just been called at the same moment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from segue import _native
@@ -205,7 +204,7 @@ class Checks:
     def _check_zeroed(self, location: int, why: str) -> None:
         medium, sectors = self._place(location)
         span = slice(sectors.start, sectors.stop)
-        if any(medium.seen[span]) or any(medium.durable[span]) or self._dirty(medium, sectors):
+        if any(medium.seen[span]) or any(medium.durable[span]) or medium.is_dirty(sectors):
             self.blame(11, f"{self._name(location)} {why}, and is not durably zero")
 
     def _check_written(self, change: Written) -> None:
@@ -216,7 +215,7 @@ class Checks:
         unit = disk.block_bytes // SECTOR_BYTES
         first = sectors.start + change.first_block * unit
         last = min(first + change.count_blocks * unit, sectors.stop)
-        if self._dirty(medium, range(first, last)):
+        if medium.is_dirty(range(first, last)):
             self.blame(6, f"{self._name(location)}: written bits committed before their data")
         self.count("do_write committed")
 
@@ -225,12 +224,9 @@ class Checks:
         if location == 0:
             return
         medium, sectors = self._place(location)
-        if self._dirty(medium, sectors):
+        if medium.is_dirty(sectors):
             self.blame(6, f"{self._name(location)}: record ended before its data was durable")
         self.count("completed")
-
-    def _dirty(self, medium: Medium, sectors: Iterable[int]) -> bool:
-        return any(s in medium.dirty and s not in medium.doubtful for s in sectors)
 
     def _place(self, location: int) -> tuple[Medium, range]:
         row = self.replica.table.containers[container_of(location)].row

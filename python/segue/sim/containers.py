@@ -21,7 +21,7 @@ the process is dead and none of its requests is left.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,8 +95,8 @@ class Medium:
         self.durable: list[int] = []
         self.dirty: dict[int, list[tuple[int, int]]] = {}
         """Sector -> (serial, token) of every effect since the durable one."""
-        self.doubtful: set[int] = set()
-        """Dirty sectors that a failed write touched: nobody was told that they are durable."""
+        self.doubtful: set[tuple[int, int]] = set()
+        """(sector, serial) of failed writes' effects: nobody was told that they are durable."""
         self.under_way: dict[int, Request] = {}
         self.locks: dict[int, Process] = {}
         self.fail_until_ns = 0
@@ -204,7 +204,7 @@ class Medium:
             token = tokens[sector - request.sector]
             self.seen[sector] = token
             if request.errno:
-                self.doubtful.add(sector)
+                self.doubtful.add((sector, self._serial))
             waiting = self.dirty.get(sector)
             if waiting is None:
                 self.dirty[sector] = [(self._serial, token)]
@@ -225,7 +225,7 @@ class Medium:
         if not request.errno and (request.kind == "flush" or request.fua):
             self._tell_losses(request)
             if request.errno and request.kind == "write":
-                self.doubtful.update(range(request.sector, request.sector + request.count))
+                self._doubt(request)
         if not request.errno and not request.dropped:
             if request.kind == "flush":
                 self._harden(list(self.dirty), request.serial)
@@ -255,11 +255,28 @@ class Medium:
                 continue
             kept = [item for item in waiting if item[0] > serial]
             self.durable[sector] = waiting[len(waiting) - len(kept) - 1][1]
-            self.doubtful.discard(sector)
+            if self.doubtful:
+                self.doubtful -= {(sector, item[0]) for item in waiting if item[0] <= serial}
             if kept:
                 self.dirty[sector] = kept
             else:
                 del self.dirty[sector]
+
+    def _doubt(self, request: Request) -> None:
+        """A write whose effects stand is answered with an error."""
+        for at, token in enumerate(request.tokens):
+            sector = request.sector + at
+            for serial, dirty in self.dirty.get(sector, ()):
+                if dirty == token and serial <= request.serial:
+                    self.doubtful.add((sector, serial))
+
+    def is_dirty(self, sectors: Iterable[int]) -> bool:
+        """Whether power loss could take something from there that was not answered by an error."""
+        return any(
+            (sector, serial) not in self.doubtful
+            for sector in sectors
+            for serial, _ in self.dirty.get(sector, ())
+        )
 
     def _tell_losses(self, request: Request) -> None:
         """Another's flush lost data since this descriptor was opened: it fails too, once."""
