@@ -36,6 +36,7 @@ __all__ = [
     "entry_pack",
     "inspect_container",
     "nbd_list_exports",
+    "remove_container",
 ]
 
 # The entry word (design, section 3): 0 is invalid -------------------------------------------------
@@ -231,6 +232,8 @@ class ContainerHeader(TypedDict):
     segments: int
     write_unit_bytes: int
     clean: bool
+    created: bool
+    """Segue made the file, and deletes it with the container."""
     term: int
     commit: int
 
@@ -241,6 +244,7 @@ class NewContainer(TypedDict):
     segments: int
     write_unit_bytes: int
     clean: bool
+    created: bool
 
 @final
 class StorageHandle:
@@ -276,7 +280,16 @@ class StorageHandle:
 def create_container(
     uri: str, size_bytes: int, segment_bytes: int, identity: bytes, installation: bytes, cache: str
 ) -> NewContainer:
-    """Makes a container; refuses what is in use."""
+    """Makes a container of a file, or of a device (`size_bytes` 0: all of it).
+
+    Refuses what holds anything; may be repeated after a crash.
+    """
+
+def remove_container(uri: str, identity: bytes, cache: str) -> None:
+    """Gives the storage back: the header goes, a file that Segue made is deleted; `OSError`.
+
+    May be repeated.
+    """
 
 def inspect_container(uri: str) -> ContainerHeader | None:
     """The header of what lies there; None: not a container."""

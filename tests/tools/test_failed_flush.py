@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from segue import _native
-from segue.installation import Installation
+from segue.installation import Installation, wait_until
 from tests.tools.conftest import MIB, Shell, segue
 
 
@@ -100,3 +100,25 @@ def test_a_failed_read_fails_alone(
     assert "Input/output error" in host.try_to("read 0 4k")
     rules(folder)
     host.say("read -P 1 0 4M")
+
+
+@pytest.mark.parametrize("how", ["the last host leaves", "the agent stops", "the controller stops"])
+def test_what_is_closed_is_flushed_first(faulty: Installation, folder: Path, how: str) -> None:
+    """No later descriptor would hear of a page that could not be written."""
+    host = _native.NbdClient(faulty.uri("disk", "one"), "disk")
+    host.pwrite(bytes([1]) * MIB, 0)
+    rules(folder, "fail flush 5")
+    match how:
+        case "the last host leaves":
+            host.close()
+        case "the agent stops":
+            faulty.agents["one"].stop()
+        case "the controller stops":
+            faulty.controller.stop()
+            rules(folder)
+            faulty.start_controller()
+    wait_until("the mark", lambda: faulty.client.disk("disk").failed == {"left": EIO})
+    rules(folder)
+    if how == "the agent stops":
+        faulty.start_agent("one")
+    refuses_to_flush(_native.NbdClient(faulty.uri("disk", "one"), "disk"))

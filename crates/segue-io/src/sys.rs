@@ -33,6 +33,7 @@ pub fn errno_of(error: &io::Error) -> i32 {
             io::ErrorKind::NotFound => libc::ENOENT,
             io::ErrorKind::AlreadyExists => libc::EEXIST,
             io::ErrorKind::Unsupported => libc::EOPNOTSUPP,
+            io::ErrorKind::ResourceBusy => libc::EBUSY,
             _ => libc::EIO,
         },
     }
@@ -123,18 +124,18 @@ pub fn unlock_byte(file: &File, at: u64) -> io::Result<()> {
     set_lock(file, at, libc::F_UNLCK)
 }
 
-fn one_byte(at: u64, kind: i32) -> libc::flock {
+fn run_of_bytes(at: u64, count: u64, kind: i32) -> libc::flock {
     // SAFETY: all-zero is a valid flock, and l_pid must be 0 for OFD locks.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = kind as i16;
     lock.l_whence = libc::SEEK_SET as i16;
     lock.l_start = at as i64;
-    lock.l_len = 1;
+    lock.l_len = count as i64;
     lock
 }
 
 fn set_lock(file: &File, at: u64, kind: i32) -> io::Result<()> {
-    let lock = one_byte(at, kind);
+    let lock = run_of_bytes(at, 1, kind);
     // SAFETY: `lock` is a valid flock.
     checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) as isize }).map(drop)
 }
@@ -144,7 +145,15 @@ fn set_lock(file: &File, at: u64, kind: i32) -> io::Result<()> {
 /// # Errors
 /// Those of fcntl(2).
 pub fn is_locked_elsewhere(file: &File, at: u64) -> io::Result<bool> {
-    let mut lock = one_byte(at, libc::F_WRLCK);
+    is_run_locked_elsewhere(file, at, 1)
+}
+
+/// Whether another open file description holds a lock on any of these bytes.
+///
+/// # Errors
+/// Those of fcntl(2).
+pub fn is_run_locked_elsewhere(file: &File, at: u64, count: u64) -> io::Result<bool> {
+    let mut lock = run_of_bytes(at, count, libc::F_WRLCK);
     // SAFETY: `lock` is a valid flock.
     checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &mut lock) as isize })?;
     Ok(lock.l_type != libc::F_UNLCK as i16)
@@ -172,6 +181,32 @@ pub fn direct_unit_bytes(file: &File) -> u32 {
             .clamp(512, 4096);
     }
     4096
+}
+
+/// The logical block of a block device, in bytes: the smallest write it takes.
+///
+/// # Errors
+/// Those of ioctl(2): ENOTTY for what is no block device.
+pub fn logical_block_bytes(file: &File) -> io::Result<u32> {
+    const BLKSSZGET: libc::Ioctl = 0x1268;
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the call writes one int.
+    checked(unsafe { libc::ioctl(file.as_raw_fd(), BLKSSZGET, &raw mut bytes) as isize })?;
+    Ok(bytes.unsigned_abs().next_power_of_two().clamp(512, 4096))
+}
+
+/// Where the first data at or after `offset` lies; `None`: holes up to the end.
+///
+/// # Errors
+/// Those of lseek(2).
+pub fn first_data(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    // SAFETY: no memory is passed.
+    let found = unsafe { libc::lseek(file.as_raw_fd(), offset as i64, libc::SEEK_DATA) };
+    match checked(found as isize) {
+        Ok(at) => Ok(Some(at as u64)),
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// An eventfd, non-blocking and close-on-exec: how one thread wakes another.

@@ -1,7 +1,7 @@
 //! Containers: header, identity, fence, and the ways of reading and writing them.
 
 use segue_io::container::{
-    Cache, Container, ContainerUri, DATA_AT_BYTES, Header, Slot, ZeroHow, create, inspect,
+    Cache, Container, ContainerUri, DATA_AT_BYTES, Header, Slot, ZeroHow, create, inspect, remove,
 };
 use std::os::unix::fs::FileExt;
 
@@ -139,7 +139,11 @@ fn making_a_container_spares_what_is_there() {
         inspect(&uri).unwrap().unwrap(),
         "a cut-off attempt repeated"
     );
-    assert_eq!(again([3; 16]).unwrap_err().errno, libc::EEXIST);
+    let open = Container::open(&uri, Cache::Page, ME, None, 1).unwrap();
+    assert_eq!(again([3; 16]).unwrap_err().errno, libc::EEXIST, "in use");
+    open.stamp(1, 1).unwrap();
+    drop(open);
+    assert_eq!(again([3; 16]).unwrap_err().errno, libc::EEXIST, "was used");
     std::fs::write(folder.path().join("notes"), "mine").unwrap();
     let notes = uri_in(&folder, "notes");
     assert!(inspect(&notes).unwrap().is_none());
@@ -165,11 +169,77 @@ fn making_a_container_spares_what_is_there() {
 }
 
 #[test]
+fn what_a_cut_off_attempt_left_is_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("box");
+    let uri = uri_in(&folder, "box");
+    let size = DATA_AT_BYTES + 16 * SEGMENT;
+    let make = |me, house| create(&uri, size, SEGMENT, me, house, Cache::Page);
+    // Cut off between the file's length and its header.
+    std::fs::File::create(&path).unwrap().set_len(size).unwrap();
+    let header = make(ME, HOUSE).unwrap();
+    assert!(!header.created, "it was there before");
+    // Cut off between the header and the commit that names the container: a new identity comes.
+    std::fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .write_all_at(b"old", DATA_AT_BYTES)
+        .unwrap();
+    assert_eq!(make([3; 16], [4; 16]).unwrap_err().errno, libc::EEXIST);
+    assert_eq!(make([3; 16], HOUSE).unwrap().container, [3; 16]);
+    let open = Container::open(&uri, Cache::Page, [3; 16], Some(HOUSE), 1).unwrap();
+    let mut back = [1; 3];
+    open.read(0, &mut back).unwrap();
+    assert_eq!(back, [0; 3], "clean means that it reads as zeroes");
+}
+
+#[test]
+fn storage_given_back_is_deleted_if_segue_made_it_and_nobodys_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("box");
+    let uri = made(&folder, Cache::Page);
+    remove(&uri, [3; 16], Cache::Page).unwrap();
+    assert!(path.exists(), "another container's");
+    remove(&uri, ME, Cache::Page).unwrap();
+    assert!(!path.exists());
+    remove(&uri, ME, Cache::Page).unwrap();
+    std::fs::File::create(&path).unwrap();
+    made(&folder, Cache::Page);
+    remove(&uri, ME, Cache::Page).unwrap();
+    assert!(path.exists(), "the file was there before the container");
+    assert!(inspect(&uri).unwrap().is_none());
+}
+
+#[test]
+fn ranges_are_zeroed_to_the_byte() {
+    for cache in [Cache::Page, Cache::Direct] {
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let uri = made(&folder, cache);
+        let open = Container::open(&uri, cache, ME, None, 1).unwrap();
+        for (first, end) in [(100, 200), (100, 9000), (4096, 8192), (5000, 16384), (0, 1)] {
+            open.write(0, &[5; 16384], false).unwrap();
+            open.zero_exactly(first, end - first).unwrap();
+            let mut back = vec![1; 16384];
+            open.read(0, &mut back).unwrap();
+            for (at, byte) in back.iter().enumerate() {
+                let within = (first..end).contains(&(at as u64));
+                assert_eq!(
+                    *byte,
+                    if within { 0 } else { 5 },
+                    "{cache:?} {first} {end} {at}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn a_fence_ends_with_its_description() {
     let folder = tempfile::tempdir().unwrap();
     let uri = made(&folder, Cache::Page);
     let open = |fence| Container::open(&uri, Cache::Page, ME, None, fence);
-    let big = (1 << 61) - 2;
+    let big = (1 << 61) - 4;
     let (agent, controller) = (open(big).unwrap(), open(4).unwrap());
     assert!(!controller.fence_ended(big).unwrap());
     assert!(
@@ -239,6 +309,7 @@ fn every_flipped_bit_of_a_header_is_found() {
         segment_bytes: SEGMENT,
         segments: 16,
         write_unit_bytes: 512,
+        created: false,
         clean: false,
         term: 1,
         commit: 2,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
-use segue_io::container::{self, Cache, Container, ContainerError, Header, Identity, ZeroHow};
+use segue_io::container::{self, Cache, Container, ContainerError, Header, Identity};
 use segue_io::sys::errno_of;
 
 /// Adds this file's classes and functions.
@@ -16,6 +16,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<StorageHandle>()?;
     module.add_function(wrap_pyfunction!(create_container, module)?)?;
     module.add_function(wrap_pyfunction!(inspect_container, module)?)?;
+    module.add_function(wrap_pyfunction!(remove_container, module)?)?;
     module.add_function(wrap_pyfunction!(container_power_loss, module)?)?;
     module.add_function(wrap_pyfunction!(boottime_ns, module)?)?;
     module.add_function(wrap_pyfunction!(crc32c, module)?)?;
@@ -48,14 +49,16 @@ fn header_dict<'py>(py: Python<'py>, header: &Header) -> PyResult<Bound<'py, PyD
     dict.set_item("segments", header.segments)?;
     dict.set_item("write_unit_bytes", header.write_unit_bytes)?;
     dict.set_item("clean", header.clean)?;
+    dict.set_item("created", header.created)?;
     dict.set_item("term", header.term)?;
     dict.set_item("commit", header.commit)?;
     Ok(dict)
 }
 
-/// Make a container: a new file (or an empty one) and its header, durably.
+/// Make a container: a new file (or an empty one), or a block device, and its header, durably.
 ///
-/// `size_bytes` includes the header's 1 MiB.  An attempt that was cut off may be repeated.
+/// `size_bytes` includes the header's 1 MiB; 0: all of the device.  An attempt that was cut off may
+/// be repeated.
 #[pyfunction]
 #[pyo3(signature = (uri, size_bytes, segment_bytes, identity, installation, cache))]
 fn create_container<'py>(
@@ -80,6 +83,16 @@ fn inspect_container<'py>(py: Python<'py>, uri: &str) -> PyResult<Option<Bound<'
         .detach(|| container::inspect(uri))
         .map_err(container_error)?;
     found.map(|header| header_dict(py, &header)).transpose()
+}
+
+/// Give a container's storage back: its header goes, a file that Segue made is deleted.
+///
+/// May be repeated; what is gone or another's by now is left alone.  Nobody may have it open.
+#[pyfunction]
+fn remove_container(py: Python<'_>, uri: &str, identity: &[u8], cache: &str) -> PyResult<()> {
+    let (me, cache) = (self::identity(identity)?, self::cache(cache)?);
+    py.detach(|| container::remove(uri, me, cache))
+        .map_err(container_error)
 }
 
 /// Lose power, for a `forgetful+file://` container that nobody has open: of what was not flushed,
@@ -156,10 +169,10 @@ impl StorageHandle {
     }
 
     /// Make a range read as zeroes, its storage given back where possible; durable after `flush`.
+    ///
+    /// Its ends need not fit the write unit, if nobody else writes to the units there.
     fn zero(&self, py: Python<'_>, offset: u64, length: u64) -> PyResult<()> {
-        self.call(py, |container| {
-            container.zero(offset, length, ZeroHow::default())
-        })
+        self.call(py, |container| container.zero_exactly(offset, length))
     }
 
     /// Copy a range of `src`; durable after `flush`.

@@ -120,6 +120,8 @@ class Agent:
         """Let host I/O under way finish, while the controller still answers its faults."""
         drain_ns = round(self._config.drain_s * SECOND_NS)
         await asyncio.to_thread(self._plane.shutdown, drain_ns)
+        # What could not be flushed at the end is said before the link goes.
+        self._plane_events()
         if self._link is not None:
             self._link.close("the agent stops")
 

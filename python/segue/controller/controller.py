@@ -33,6 +33,7 @@ from segue.controller.peer import Peer
 from segue.controller.ports import Clock, Link, Stamp, Storage
 from segue.controller.procedures import verbs
 from segue.controller.procedures.background import Background
+from segue.controller.procedures.flush_failed import last_flush
 from segue.controller.settings import SECOND_NS, Settings
 from segue.controller.table import Disk, Table, container_spec
 from segue.store.contract import Store, StoreCorrupt, StoreError, Superseded
@@ -156,6 +157,7 @@ class Controller:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if not self.failed.done():
+            await last_flush(self)
             await self.stamp()
 
     def fail(self, error: BaseException) -> None:

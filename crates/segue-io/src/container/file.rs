@@ -1,20 +1,21 @@
-//! Files, through the page cache or past it (O_DIRECT).
+//! Files, through the page cache or past it (O_DIRECT), and what block devices share with them.
 //!
 //! Which of the two belongs to the container and is the same for everybody (design, section 3):
 //! mixed, one side would read what the other has not written yet.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use super::FENCES_END;
 use super::backing::{Backing, ZeroHow};
 use crate::buffer::{ALIGN_BYTES, Buffer};
 use crate::sys;
 
 /// Locks of fences lie on bytes no file has: this plus the fence's 61 bits.
-const FENCE_AT: u64 = 1 << 62;
+pub(super) const FENCE_AT: u64 = 1 << 62;
 /// Granularity of what is punched out on a trim.
 const TRIM_UNIT_BYTES: u64 = 4096;
 /// Zeroes are written out in pieces of this size where the file system cannot do better.
@@ -46,7 +47,14 @@ impl Cache {
     }
 }
 
-/// An open file.
+fn direct_flag(cache: Cache) -> i32 {
+    match cache {
+        Cache::Page => 0,
+        Cache::Direct => libc::O_DIRECT,
+    }
+}
+
+/// An open file, or an open block device.
 #[derive(Debug)]
 pub struct FileBacking {
     file: File,
@@ -60,47 +68,66 @@ impl FileBacking {
     /// # Errors
     /// Those of open(2); EINVAL if O_DIRECT is not to be had on this file system.
     pub fn open(path: &Path, cache: Cache) -> io::Result<FileBacking> {
-        let flags = if cache == Cache::Direct {
-            libc::O_DIRECT
-        } else {
-            0
-        };
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .custom_flags(flags)
+            .custom_flags(direct_flag(cache))
             .open(path)?;
         Ok(Self::of(file, cache))
     }
 
-    /// Makes a new file of `size_bytes`, all holes; an empty one of that name is taken over.
+    /// Opens a file to make a container of it; `true`: it was not there before.
     ///
     /// # Errors
-    /// AlreadyExists if there is one with something in it; else those of open(2).
-    pub fn create(path: &Path, size_bytes: u64, cache: Cache) -> io::Result<FileBacking> {
-        let flags = if cache == Cache::Direct {
-            libc::O_DIRECT
-        } else {
-            0
-        };
-        let file = OpenOptions::new()
+    /// AlreadyExists if it is no regular file; else those of open(2).
+    pub(super) fn open_or_create(path: &Path, cache: Cache) -> io::Result<(FileBacking, bool)> {
+        let mut options = OpenOptions::new();
+        options
             .read(true)
             .write(true)
-            .create(true)
-            .truncate(false)
-            .custom_flags(flags)
             .mode(0o600)
-            .open(path)?;
-        let found = file.metadata()?;
-        if !found.is_file() || found.len() > 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                format!("{} exists and is not an empty file", path.display()),
-            ));
+            .custom_flags(direct_flag(cache));
+        let (file, is_new) = match options.clone().create_new(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                (options.open(path)?, false)
+            }
+            made => (made?, true),
+        };
+        if !file.metadata()?.is_file() {
+            let what = format!("{} is no regular file", path.display());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
         }
-        file.set_len(size_bytes)?;
-        file.sync_all()?;
-        Ok(Self::of(file, cache))
+        Ok((Self::of(file, cache), is_new))
+    }
+
+    /// An open block device.
+    ///
+    /// # Errors
+    /// Those of asking for its logical block, which is its write unit.
+    pub(super) fn block(file: File) -> io::Result<FileBacking> {
+        let unit_bytes = sys::logical_block_bytes(&file)?;
+        Ok(FileBacking {
+            file,
+            cache: Cache::Direct,
+            unit_bytes,
+        })
+    }
+
+    /// Throws away what the file holds and makes it `size_bytes` long, all holes, durably.
+    pub(super) fn make_empty(&self, size_bytes: u64) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.set_len(size_bytes)?;
+        self.file.sync_all()
+    }
+
+    /// Whether the file is empty or nothing but holes.
+    pub(super) fn is_hollow(&self) -> io::Result<bool> {
+        Ok(self.size_bytes()? == 0 || sys::first_data(&self.file, 0)?.is_none())
+    }
+
+    /// Whether any other description has a lock of Segue's on it.
+    pub(super) fn is_used_elsewhere(&self) -> io::Result<bool> {
+        sys::is_run_locked_elsewhere(&self.file, FENCE_AT, FENCES_END)
     }
 
     fn of(file: File, cache: Cache) -> FileBacking {
@@ -174,7 +201,8 @@ impl FileBacking {
 
 impl Backing for FileBacking {
     fn size_bytes(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        // A block device has no length of its own, but an end.
+        (&self.file).seek(SeekFrom::End(0))
     }
 
     fn unit_bytes(&self) -> u32 {

@@ -7,10 +7,12 @@
 //! ```text
 //!  0  8 magic "SEGUECON"     48  8 segment size, bytes     72  8 newest term seen
 //!  8  4 format version       56  8 segments                80  8 newest commit number seen
-//! 12  4 flags (bit 0: clean) 64  4 write unit, bytes       88  8 sequence of this slot
+//! 12  4 flags, see below      64  4 write unit, bytes       88  8 sequence of this slot
 //! 16 16 installation         68  4 zero                  4092  4 crc32c of all before it
 //! 32 16 container
 //! ```
+//!
+//! Flags: bit 0 clean, bit 1 the file is Segue's own.
 
 use std::io;
 
@@ -25,6 +27,7 @@ pub const SLOT_BYTES: usize = 4096;
 pub const FORMAT_VERSION: u32 = 1;
 const MAGIC: &[u8; 8] = b"SEGUECON";
 const FLAG_CLEAN: u32 = 1;
+const FLAG_CREATED: u32 = 2;
 const CRC_AT: usize = SLOT_BYTES - 4;
 
 /// A UUID: of an installation or a container.
@@ -45,6 +48,8 @@ pub struct Header {
     pub write_unit_bytes: u32,
     /// When it was made, all segments read as zeroes.
     pub clean: bool,
+    /// Segue made the file, and deletes it with the container.
+    pub created: bool,
     /// Newest term seen.
     pub term: u64,
     /// Newest commit number seen.
@@ -81,7 +86,9 @@ impl Header {
         let mut out = [0; SLOT_BYTES];
         out[0..8].copy_from_slice(MAGIC);
         out[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        out[12..16].copy_from_slice(&(if self.clean { FLAG_CLEAN } else { 0 }).to_le_bytes());
+        let flags = if self.clean { FLAG_CLEAN } else { 0 };
+        let flags = flags | if self.created { FLAG_CREATED } else { 0 };
+        out[12..16].copy_from_slice(&flags.to_le_bytes());
         out[16..32].copy_from_slice(&self.installation);
         out[32..48].copy_from_slice(&self.container);
         out[48..56].copy_from_slice(&self.segment_bytes.to_le_bytes());
@@ -113,6 +120,7 @@ impl Header {
         }
         Slot::Valid(Header {
             clean: u32_at(bytes, 12) & FLAG_CLEAN != 0,
+            created: u32_at(bytes, 12) & FLAG_CREATED != 0,
             installation: bytes[16..32].try_into().expect("sixteen bytes"),
             container: bytes[32..48].try_into().expect("sixteen bytes"),
             segment_bytes: u64_at(bytes, 48),
@@ -176,6 +184,15 @@ impl Header {
         let at = (self.sequence % 2) * SLOT_BYTES as u64;
         backing.write(at, buffer.part(0, SLOT_BYTES), true)
     }
+}
+
+/// Overwrites both slots with zeroes, durably: nobody's container any more.
+///
+/// # Errors
+/// Those of writing.
+pub fn wipe(backing: &dyn Backing) -> io::Result<()> {
+    let zeroes = Buffer::new(2 * SLOT_BYTES);
+    backing.write(0, zeroes.part(0, 2 * SLOT_BYTES), true)
 }
 
 /// An error about what a container holds.

@@ -4,10 +4,12 @@
 //! segment is whose.
 
 mod backing;
+mod block;
 mod faulty;
 mod file;
 mod forgetful;
 mod header;
+mod making;
 mod uri;
 
 use std::fmt;
@@ -20,6 +22,7 @@ pub use faulty::Faulty;
 pub use file::{Cache, FileBacking};
 pub use forgetful::{Forgetful, Forgotten, power_loss};
 pub use header::{DATA_AT_BYTES, Header, Identity, Slot, is_segment_size};
+pub use making::{create, inspect, remove};
 pub use uri::ContainerUri;
 
 use crate::buffer::Buffer;
@@ -27,8 +30,14 @@ use crate::sys::{self, errno_of};
 
 /// Bytes moved at once by a copy.
 const COPY_PIECE_BYTES: u64 = 1 << 20;
-/// The lock byte that serialises header writers, below all fences'.
+/// The lock byte that serialises header writers.
 const STAMP_FENCE: u64 = (1 << 61) - 1;
+/// The lock byte of whoever makes a container of the storage.
+const MAKING_FENCE: u64 = (1 << 61) - 2;
+/// The lock byte of the process that has claimed a block device.
+const CLAIM_FENCE: u64 = (1 << 61) - 3;
+/// The fences of agents and copiers lie below.
+const FENCES_END: u64 = CLAIM_FENCE;
 
 /// A container could not be opened, made or used: which, why, and the errno to tell.
 #[derive(Debug)]
@@ -106,7 +115,7 @@ impl Container {
         if backing.size_bytes().map_err(naming(uri))? < DATA_AT_BYTES + data_bytes {
             return refuse("it is shorter than its header says");
         }
-        if fence >= STAMP_FENCE {
+        if fence >= FENCES_END {
             return refuse("a fence has 61 bits");
         }
         backing.lock(fence).map_err(naming(uri))?;
@@ -214,6 +223,39 @@ impl Container {
         self.backing.flush()
     }
 
+    /// Makes a range read as zeroes whose ends need not fit the write unit; durable after
+    /// [`Container::flush`]. Nobody else may touch the units at its ends meanwhile.
+    ///
+    /// # Errors
+    /// EINVAL outside the data area; else the storage's. Part may have been zeroed.
+    pub fn zero_exactly(&self, offset: u64, length: u64) -> io::Result<()> {
+        let unit = u64::from(self.unit_bytes());
+        let end = offset + length;
+        let (inner, inner_end) = (offset.next_multiple_of(unit), end / unit * unit);
+        if inner >= inner_end {
+            return self.zero_within_units(offset, length);
+        }
+        self.zero_within_units(offset, inner - offset)?;
+        self.zero(inner, inner_end - inner, ZeroHow::default())?;
+        self.zero_within_units(inner_end, end - inner_end)
+    }
+
+    /// Reads the units around a short range, and writes them with zeroes in it.
+    fn zero_within_units(&self, offset: u64, length: u64) -> io::Result<()> {
+        if length == 0 {
+            return Ok(());
+        }
+        let unit = u64::from(self.unit_bytes());
+        let start = offset / unit * unit;
+        let whole = ((offset + length).next_multiple_of(unit) - start) as usize;
+        let buffer = Buffer::new(whole);
+        // SAFETY: `buffer` is this function's own.
+        let bytes = unsafe { buffer.part_mut(0, whole) };
+        self.read(start, bytes)?;
+        bytes[(offset - start) as usize..][..length as usize].fill(0);
+        self.write(start, bytes, false)
+    }
+
     /// Copies a range of another container (or of this one; ranges must not overlap).
     ///
     /// Not durable before [`Container::flush`]. The caller holds both ranges (rule 12).
@@ -279,70 +321,5 @@ impl Container {
     /// The storage's; InvalidData if it is damaged or gone.
     pub fn read_header(&self) -> io::Result<Header> {
         Header::read(&*self.backing)?.ok_or_else(|| header::invalid("its header has gone".into()))
-    }
-}
-
-/// Makes a container: a file of `size_bytes` (header included) with its header, durably.
-///
-/// A file that already carries the header of this very container, from an attempt that was cut
-/// off, is taken as made.
-///
-/// # Errors
-/// EINVAL for sizes that make no segment; EEXIST for a file with something else in it; else the
-/// file's.
-pub fn create(
-    uri: &str,
-    size_bytes: u64,
-    segment_bytes: u64,
-    identity: Identity,
-    installation: Identity,
-    cache: Cache,
-) -> Result<Header, ContainerError> {
-    if !is_segment_size(segment_bytes) {
-        let what = "a segment is a power of two from 64 KiB to 64 MiB";
-        return Err(ContainerError::new(uri, libc::EINVAL, what));
-    }
-    let segments = size_bytes.saturating_sub(DATA_AT_BYTES) / segment_bytes;
-    if segments == 0 || segments > 1 << 44 {
-        let what = format!("{size_bytes} bytes hold no segment (1 MiB goes to the header)");
-        return Err(ContainerError::new(uri, libc::EINVAL, what));
-    }
-    let parsed = ContainerUri::parse(uri).map_err(naming(uri))?;
-    if let Ok(Some(header)) = inspect(uri) {
-        if header.container == identity && header.installation == installation {
-            return Ok(header);
-        }
-    }
-    let file_bytes = DATA_AT_BYTES + segments * segment_bytes;
-    let backing = parsed.create(file_bytes, cache).map_err(naming(uri))?;
-    let header = Header {
-        installation,
-        container: identity,
-        segment_bytes,
-        segments,
-        write_unit_bytes: backing.unit_bytes(),
-        clean: true,
-        term: 0,
-        commit: 0,
-        sequence: 0,
-    };
-    header.write(&*backing).map_err(naming(uri))?;
-    // The name is durable only with its directory.
-    let folder = parsed.path().parent().unwrap_or(parsed.path());
-    let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(naming(uri))?;
-    Ok(header)
-}
-
-/// Looks at the header of what may be a container, taking no lock; `None`: no file, or not ours.
-///
-/// # Errors
-/// EINVAL if it is ours but damaged or too new; else the file's.
-pub fn inspect(uri: &str) -> Result<Option<Header>, ContainerError> {
-    let parsed = ContainerUri::parse(uri).map_err(naming(uri))?;
-    match parsed.open(Cache::Page) {
-        Ok(backing) => Header::read(&*backing).map_err(naming(uri)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(naming(uri)(error)),
     }
 }

@@ -1,6 +1,7 @@
 //! From a container's URI to what stores its bytes.
 //!
-//! `file:///absolute/path` (percent-encoded), with wrappers before it, outermost first:
+//! `file:///absolute/path` or `block:///dev/...` (percent-encoded), with wrappers before it,
+//! outermost first:
 //! `faulty+file://...`, `forgetful+file://...`, `faulty+forgetful+file://...`. The wrappers are
 //! for tests of whole installations: several processes that open the same URI see one container.
 
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::backing::Backing;
+use super::block;
 use super::faulty::Faulty;
 use super::file::{Cache, FileBacking};
 use super::forgetful::Forgetful;
@@ -19,7 +21,15 @@ use super::forgetful::Forgetful;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerUri {
     wrappers: Vec<Wrapper>,
+    scheme: Scheme,
     path: PathBuf,
+}
+
+/// What kind of storage a URI names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    File,
+    Block,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +52,15 @@ impl ContainerUri {
             .split_once("://")
             .ok_or_else(|| refused(format!("{uri:?} is not a URI (file:///path)")))?;
         let mut layers: Vec<&str> = scheme.split('+').collect();
-        if layers.pop() != Some("file") {
-            return Err(refused(format!(
-                "{uri:?}: only file:// containers can be opened"
-            )));
-        }
+        let scheme = match layers.pop() {
+            Some("file") => Scheme::File,
+            Some("block") => Scheme::Block,
+            _ => {
+                return Err(refused(format!(
+                    "{uri:?}: only file:// and block:// containers can be opened"
+                )));
+            }
+        };
         let wrappers = layers
             .into_iter()
             .map(|layer| match layer {
@@ -61,7 +75,11 @@ impl ContainerUri {
             )));
         }
         let path = decode_percent(rest).ok_or_else(|| refused(format!("{uri:?}: bad escape")))?;
-        Ok(ContainerUri { wrappers, path })
+        Ok(ContainerUri {
+            wrappers,
+            scheme,
+            path,
+        })
     }
 
     /// The file.
@@ -70,25 +88,38 @@ impl ContainerUri {
         &self.path
     }
 
-    /// Opens what exists.
+    pub(super) fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Opens what exists, for use.
     ///
     /// # Errors
-    /// Those of the file and of the wrappers.
+    /// Those of the file or device and of the wrappers; InvalidInput for a block device that is to
+    /// go through the page cache.
     pub fn open(&self, cache: Cache) -> io::Result<Arc<dyn Backing>> {
-        self.wrap(Arc::new(FileBacking::open(&self.path, cache)?))
+        match (self.scheme, cache) {
+            (Scheme::File, _) => self.wrap(FileBacking::open(&self.path, cache)?),
+            (Scheme::Block, Cache::Direct) => self.wrap(block::open(&self.path)?),
+            (Scheme::Block, Cache::Page) => Err(refused(
+                "a block device is used past the page cache (direct)".into(),
+            )),
+        }
     }
 
-    /// Makes a new file and opens it.
+    /// Opens what exists, to look at it: claims nothing.
     ///
     /// # Errors
-    /// See [`FileBacking::create`].
-    pub fn create(&self, size_bytes: u64, cache: Cache) -> io::Result<Arc<dyn Backing>> {
-        self.wrap(Arc::new(FileBacking::create(
-            &self.path, size_bytes, cache,
-        )?))
+    /// Those of the file or device.
+    pub(super) fn look(&self) -> io::Result<FileBacking> {
+        match self.scheme {
+            Scheme::File => FileBacking::open(&self.path, Cache::Page),
+            Scheme::Block => block::look(&self.path),
+        }
     }
 
-    fn wrap(&self, mut backing: Arc<dyn Backing>) -> io::Result<Arc<dyn Backing>> {
+    pub(super) fn wrap(&self, storage: FileBacking) -> io::Result<Arc<dyn Backing>> {
+        let mut backing: Arc<dyn Backing> = Arc::new(storage);
         for wrapper in self.wrappers.iter().rev() {
             backing = match wrapper {
                 Wrapper::Faulty => Arc::new(Faulty::new(backing, &self.path)),

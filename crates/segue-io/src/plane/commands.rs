@@ -1,14 +1,21 @@
 //! Commands on their way to the engine, and events on their way out.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use segue_map::{Control, Event, Outcome};
 
-use super::mailbox::PlaneEvent;
+use super::mailbox::{Outbox, PlaneEvent};
 use super::opening::{Admitted, Opened, set_of};
 use super::stats::Stats;
 use super::thread::DataThread;
+use crate::container::Container;
+use crate::sys::errno_of;
+
+/// Requests with this bit are not the engine's, and it ignores their answers.
+const CLOSING: u64 = 1 << 62;
+static NEXT_CLOSING: AtomicU64 = AtomicU64::new(0);
 
 /// Commands whose outcome decides which containers stay open.
 #[derive(Debug, Default)]
@@ -153,14 +160,40 @@ impl DataThread {
             .retain_containers(|number| openings.is_used(number));
         for (number, container) in closed {
             self.openings.closed(number, &container);
-            // Closing may wait for the file system; not here.
+            // Closing may wait for the storage; not here.
             let last = Arc::clone(&container);
             drop(container);
-            let closing = self.openings.closing();
+            let (closing, outbox) = (self.openings.closing(), self.outbox.clone());
             self.executor.pool().submit(Box::new(move || {
                 let _closing = closing.read().unwrap_or_else(PoisonError::into_inner);
+                flush_last(number, &last, &outbox);
                 drop(last);
             }));
         }
     }
+
+    /// The data thread ends, and with it all descriptors.
+    pub(super) fn flush_all(&self) {
+        for (number, container) in self.executor.open_containers() {
+            flush_last(number, container, &self.outbox);
+        }
+    }
+}
+
+/// Flushes a container that is about to be closed: a kernel tells of a page that it could not write
+/// only those who have the file open, so an error of what was written here could get lost.
+fn flush_last(number: u16, container: &Container, outbox: &Outbox) {
+    let Err(error) = container.flush() else {
+        return;
+    };
+    crate::log(format_args!(
+        "{}: flushing before closing: {error}",
+        container.uri()
+    ));
+    outbox.push(PlaneEvent::Engine(Event::ContainerFailed {
+        request: CLOSING | NEXT_CLOSING.fetch_add(1, Ordering::Relaxed),
+        disk: 0,
+        container: number,
+        errno: errno_of(&error),
+    }));
 }

@@ -61,6 +61,12 @@ impl Executor {
         });
     }
 
+    /// All open containers, by number.
+    pub(super) fn open_containers(&self) -> impl Iterator<Item = (u16, &Container)> {
+        let opened = self.containers.iter().enumerate();
+        opened.filter_map(|(number, place)| Some((number as u16, &*place.as_ref()?.container)))
+    }
+
     /// Closes those that `keep` does not want, as soon as the last I/O on each has ended.
     pub(super) fn retain_containers(
         &mut self,

@@ -103,6 +103,7 @@ impl DataThread {
                 break;
             }
         }
+        self.flush_all();
         self.outbox.push(PlaneEvent::Stopped);
     }
 

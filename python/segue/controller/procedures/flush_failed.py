@@ -26,11 +26,9 @@ async def container_failed(c: Controller, peer: Peer, message: ContainerFailed) 
     """
     session = peer.session
     number = message.container
-    # Whatever became of the disk named: the container is shared by all.
-    believed = any(
-        number in c.table.disks[disk].containers for disk in peer.tables & c.table.disks.keys()
-    )
-    disks = await _mark(c, number, message.errno) if believed else []
+    # Whatever became of the disk named: the container is shared by all, and an agent flushes it a
+    # last time when it has let go of its last disk there.
+    disks = await _mark(c, number, message.errno)
     try:
         await peer.present_in(session)
         for disk in sorted(peer.tables):
@@ -64,6 +62,17 @@ async def copier_flush(c: Controller, number: int, failures: int) -> None:
         raise
     if c.copier_failures.get(number, 0) != failures:
         raise OSError(EIO, "another flush of the container failed meanwhile")
+
+
+async def last_flush(c: Controller) -> None:
+    """The controller stops: flushes all it may have written, for with its descriptors goes the
+    last chance to hear of a page that a kernel could not write.
+    """
+    for number in sorted(c.open_containers):
+        try:
+            await c.storage.flush(number)
+        except OSError as error:
+            await _mark(c, number, error.errno or EIO)
 
 
 async def _mark(c: Controller, number: int, errno: int) -> list[int]:

@@ -1,0 +1,238 @@
+//! Making containers of files and devices, looking at them, and giving them back.
+//!
+//! Nothing that holds anything is taken: a file must be absent, empty or all holes, a device must
+//! read as zeroes where the header goes. Making may be repeated after a crash anywhere: what an
+//! earlier attempt left behind (a file with a length and no header; a header of this installation
+//! that no term has stamped and nobody has open) holds nothing, and is taken over.
+
+use std::fs::{self, File};
+use std::io;
+
+use super::backing::Backing;
+use super::block;
+use super::file::{Cache, FileBacking};
+use super::header::{self, DATA_AT_BYTES, Header, Identity, is_segment_size};
+use super::uri::{ContainerUri, Scheme};
+use super::{ContainerError, MAKING_FENCE, naming};
+use crate::buffer::Buffer;
+
+/// What is made, and of what.
+struct Wanted {
+    segment_bytes: u64,
+    segments: u64,
+    container: Identity,
+    installation: Identity,
+}
+
+/// Makes a container: a file of `size_bytes`, or a device of which that much is used (0: all of
+/// it), header included; durable when it returns.
+///
+/// # Errors
+/// EINVAL for sizes that make no segment; EEXIST for storage with something else in it; EBUSY for
+/// storage in use; else the storage's.
+pub fn create(
+    uri: &str,
+    size_bytes: u64,
+    segment_bytes: u64,
+    container: Identity,
+    installation: Identity,
+    cache: Cache,
+) -> Result<Header, ContainerError> {
+    if !is_segment_size(segment_bytes) {
+        let what = "a segment is a power of two from 64 KiB to 64 MiB";
+        return Err(ContainerError::new(uri, libc::EINVAL, what));
+    }
+    let parsed = ContainerUri::parse(uri).map_err(naming(uri))?;
+    let mut wanted = Wanted {
+        segment_bytes,
+        segments: 0,
+        container,
+        installation,
+    };
+    let made = match (parsed.scheme(), cache) {
+        (Scheme::File, _) => wanted
+            .carve(size_bytes)
+            .and_then(|()| make_file(&parsed, cache, &wanted)),
+        (Scheme::Block, Cache::Direct) => make_block(&parsed, size_bytes, &mut wanted),
+        (Scheme::Block, Cache::Page) => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a block device is used past the page cache (direct)",
+        )),
+    };
+    made.map_err(naming(uri))
+}
+
+impl Wanted {
+    fn carve(&mut self, size_bytes: u64) -> io::Result<()> {
+        self.segments = size_bytes.saturating_sub(DATA_AT_BYTES) / self.segment_bytes;
+        if self.segments == 0 || self.segments > 1 << 44 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "{size_bytes} bytes hold no segment of {} (1 MiB goes to the header)",
+                    self.segment_bytes
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn size_bytes(&self) -> u64 {
+        DATA_AT_BYTES + self.segments * self.segment_bytes
+    }
+
+    /// Writes the first header.
+    fn write(&self, backing: &dyn Backing, clean: bool, created: bool) -> io::Result<Header> {
+        let header = Header {
+            installation: self.installation,
+            container: self.container,
+            segment_bytes: self.segment_bytes,
+            segments: self.segments,
+            write_unit_bytes: backing.unit_bytes(),
+            clean,
+            created,
+            term: 0,
+            commit: 0,
+            sequence: 0,
+        };
+        header::wipe(backing)?;
+        header.write(backing)?;
+        Ok(header)
+    }
+
+    /// Whether storage with that header is what an attempt of this installation left behind.
+    fn may_take_over(&self, found: &Header, storage: &FileBacking) -> io::Result<bool> {
+        let is_unused = (found.term, found.commit) == (0, 0) && !storage.is_used_elsewhere()?;
+        Ok(found.installation == self.installation && is_unused)
+    }
+}
+
+fn taken(found: &Header, wanted: &Wanted) -> io::Error {
+    let whose = match found.installation == wanted.installation {
+        true => "it is a container of this installation already",
+        false => "it is a container of another installation",
+    };
+    io::Error::new(io::ErrorKind::AlreadyExists, whose)
+}
+
+fn make_file(uri: &ContainerUri, cache: Cache, wanted: &Wanted) -> io::Result<Header> {
+    let (file, is_new) = FileBacking::open_or_create(uri.path(), cache)?;
+    let made = make_of_file(uri, file, is_new, wanted);
+    if is_new && made.is_err() {
+        // Nobody wants what is left; that it cannot be deleted is not what went wrong.
+        let _ = fs::remove_file(uri.path());
+    }
+    made
+}
+
+fn make_of_file(
+    uri: &ContainerUri,
+    file: FileBacking,
+    is_new: bool,
+    wanted: &Wanted,
+) -> io::Result<Header> {
+    let mut created = is_new;
+    file.lock(MAKING_FENCE)?;
+    if let Some(found) = Header::read(&file)? {
+        if !wanted.may_take_over(&found, &file)? {
+            return Err(taken(&found, wanted));
+        }
+        created = found.created;
+    } else if !created && !file.is_hollow()? {
+        let what = format!("{} exists and holds something", uri.path().display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+    }
+    file.make_empty(wanted.size_bytes())?;
+    let backing = uri.wrap(file)?;
+    let header = wanted.write(&*backing, true, created)?;
+    sync_folder(uri)?;
+    Ok(header)
+}
+
+fn make_block(uri: &ContainerUri, size_bytes: u64, wanted: &mut Wanted) -> io::Result<Header> {
+    let device = block::open(uri.path())?;
+    device.lock(MAKING_FENCE)?;
+    let capacity = device.size_bytes()?;
+    if size_bytes > capacity {
+        let what = format!("the device has {capacity} bytes, not {size_bytes}");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    wanted.carve(if size_bytes == 0 {
+        capacity
+    } else {
+        size_bytes
+    })?;
+    match Header::read(&device)? {
+        Some(found) if !wanted.may_take_over(&found, &device)? => {
+            return Err(taken(&found, wanted));
+        }
+        None if !starts_with_zeroes(&device)? => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "the device's first MiB holds something (a file system, a partition table?): \
+                 if nobody needs it, zero that first",
+            ));
+        }
+        _ => {}
+    }
+    let backing = uri.wrap(device)?;
+    wanted.write(&*backing, false, false)
+}
+
+fn starts_with_zeroes(device: &FileBacking) -> io::Result<bool> {
+    let buffer = Buffer::new(DATA_AT_BYTES as usize);
+    // SAFETY: `buffer` is this function's own.
+    let bytes = unsafe { buffer.part_mut(0, DATA_AT_BYTES as usize) };
+    device.read(0, bytes)?;
+    Ok(bytes.iter().all(|&byte| byte == 0))
+}
+
+/// A name is durable only with its directory.
+fn sync_folder(uri: &ContainerUri) -> io::Result<()> {
+    let folder = uri.path().parent().unwrap_or(uri.path());
+    File::open(folder)?.sync_all()
+}
+
+/// Looks at the header of what may be a container, taking no lock; `None`: nothing there, or not
+/// ours.
+///
+/// # Errors
+/// EINVAL if it is ours but damaged or too new; else the storage's.
+pub fn inspect(uri: &str) -> Result<Option<Header>, ContainerError> {
+    let parsed = ContainerUri::parse(uri).map_err(naming(uri))?;
+    match parsed.look() {
+        Ok(storage) => Header::read(&storage).map_err(naming(uri)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(naming(uri)(error)),
+    }
+}
+
+/// Gives a container's storage back: its header goes, and a file that Segue made is deleted.
+///
+/// May be repeated: storage that is gone, or carries no header or another container's, is left as
+/// it is. The caller knows that nobody has the container open for use.
+///
+/// # Errors
+/// The storage's.
+pub fn remove(uri: &str, container: Identity, cache: Cache) -> Result<(), ContainerError> {
+    let parsed = ContainerUri::parse(uri).map_err(naming(uri))?;
+    remove_found(&parsed, container, cache).map_err(naming(uri))
+}
+
+fn remove_found(uri: &ContainerUri, container: Identity, cache: Cache) -> io::Result<()> {
+    let backing = match uri.open(cache) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    let found = match Header::read(&*backing)? {
+        Some(found) if found.container == container => found,
+        _ => return Ok(()),
+    };
+    // Deleted first: a file without its header would be nobody's after a crash.
+    if found.created && uri.scheme() == Scheme::File {
+        fs::remove_file(uri.path())?;
+        return sync_folder(uri);
+    }
+    header::wipe(&*backing)?;
+    backing.flush()
+}
