@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import signal
@@ -50,7 +51,8 @@ class FakePlane:
         return self._fd
 
     def events(self) -> list[tuple[Any, ...]]:
-        os.eventfd_read(self._fd)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._fd)
         events, self._events = self._events, []
         return events
 
