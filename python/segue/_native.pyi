@@ -97,6 +97,7 @@ and from a `DataPlane` alone:
 
     ("want_export", token, name)
     ("want_list", token)
+    ("question_gone", token)                the host that asked has gone
     ("unused", disk)                        its last connection has closed
 """
 

@@ -149,6 +149,7 @@ fn plane_event_to_py(py: Python<'_>, event: PlaneEvent) -> PyResult<Option<Bound
         PlaneEvent::Engine(event) => event_to_py(py, event)?,
         PlaneEvent::WantExport { token, name } => ("want_export", token, name).into_pyobject(py)?,
         PlaneEvent::WantList { token } => ("want_list", token).into_pyobject(py)?,
+        PlaneEvent::QuestionGone { token } => ("question_gone", token).into_pyobject(py)?,
         PlaneEvent::Unused { disk, given } => ("unused", disk, given).into_pyobject(py)?,
         PlaneEvent::Stopped => return Ok(None),
     }))

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import secrets
 import signal
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -80,7 +82,7 @@ class Agent:
         """Serve NBD at `address`; its URI, without an export."""
         if address.path:
             self._plane.listen_unix(address.path)
-            return f"nbd+unix:///?socket={address.path}"
+            return f"nbd+unix:///?socket={quote(os.path.abspath(address.path))}"
         port = self._plane.listen_tcp(address.host, address.port)
         host = f"[{address.host}]" if ":" in address.host else address.host
         return f"nbd://{host}:{port}"

@@ -54,11 +54,14 @@ from segue.wire.messages import (
     Welcome,
 )
 
-EINVAL = 22
+EBUSY, EINVAL = 16, 22
 FIRST_INTERVAL_NS = 5_000_000_000
 """Between lease requests until the first lease says how long leases are."""
 SILENCE_NS = 30_000_000_000
 """A controller that owes an answer and says nothing for so long (or a whole lease): hang up."""
+
+MAX_QUESTIONS = 4096
+"""Exports and lists that hosts wait for; beyond it they are refused at once."""
 
 PlaneEvent = tuple[Any, ...]
 """What `DataPlane.events` yields: a kind, then the fields listed in ``segue/_native.pyi``."""
@@ -142,6 +145,10 @@ class Session:
         self._last_request = 0
         self._opens: dict[int, tuple[int, str]] = {}
         self._lists: dict[int, int] = {}
+        self._requests: dict[int, int] = {}
+        """Token of a host's question -> its request."""
+        self._gone: set[int] = set()
+        """Requests asked in this session whose host has gone since: only answered or forgotten."""
         self._failures: dict[int, ContainerFailed] = {}
         self._unused: dict[int, bool] = {}
         self._given: dict[int, int] = {}
@@ -165,6 +172,10 @@ class Session:
         self._asked.clear()
         self._old_commands |= self._commands
         self._commands.clear()
+        for request in self._gone:
+            self._opens.pop(request, None)
+            self._lists.pop(request, None)
+        self._gone.clear()
         for disk in self._unused:
             self._unused[disk] = False
 
@@ -221,6 +232,7 @@ class Session:
         elif isinstance(message, Exports):
             token = self._lists.pop(message.request, None)
             if token is not None:
+                self._answered(message.request, token)
                 self._plane.list_answer(token, message.names)
         elif isinstance(message, Retry | Failure | CompleteToHost):
             self._fault_answer(message)
@@ -278,6 +290,7 @@ class Session:
         if token is None:
             self.ignored += 1
         else:
+            self._answered(message.request, token)
             if message.errno == 0:
                 self._unused.pop(message.disk, None)
                 self._given[message.disk] = self._given.get(message.disk, 0) + 1
@@ -290,6 +303,10 @@ class Session:
                 message.read_only,
             )
         self._close_unused()
+
+    def _answered(self, request: int, token: int) -> None:
+        self._requests.pop(token, None)
+        self._gone.discard(request)
 
     def _fault_answer(self, message: Retry | Failure | CompleteToHost) -> None:
         self._failures.pop(message.request, None)
@@ -375,16 +392,37 @@ class Session:
 
     def _on_want_export(self, event: PlaneEvent, now: int) -> None:
         _, token, name = event
-        self._last_request += 1
-        self._opens[self._last_request] = (token, name)
+        if len(self._opens) + len(self._lists) >= MAX_QUESTIONS:
+            return self._plane.export_answer(token, EBUSY, 0, 0, 0, False)
+        request = self._ask(token)
+        self._opens[request] = (token, name)
         if self.phase is Phase.UP:
-            self._outbox.append(OpenExport(self._last_request, name))
+            self._outbox.append(OpenExport(request, name))
 
     def _on_want_list(self, event: PlaneEvent, now: int) -> None:
-        self._last_request += 1
-        self._lists[self._last_request] = event[1]
+        token = event[1]
+        if len(self._opens) + len(self._lists) >= MAX_QUESTIONS:
+            return self._plane.list_answer(token, [])
+        request = self._ask(token)
+        self._lists[request] = token
         if self.phase is Phase.UP:
-            self._outbox.append(ListExports(self._last_request))
+            self._outbox.append(ListExports(request))
+
+    def _ask(self, token: int) -> int:
+        self._last_request += 1
+        self._requests[token] = self._last_request
+        return self._last_request
+
+    def _on_question_gone(self, event: PlaneEvent, now: int) -> None:
+        """Not asked any more; one that this session has asked is answered, and must be known."""
+        request = self._requests.pop(event[1], None)
+        if request is None:
+            return
+        if self.phase is Phase.UP:
+            self._gone.add(request)
+        else:
+            self._opens.pop(request, None)
+            self._lists.pop(request, None)
 
     def _on_unused(self, event: PlaneEvent, now: int) -> None:
         """Out of date if the disk was given to another host that the plane did not know of yet."""
@@ -422,6 +460,7 @@ class Session:
         "quiesce_expired": _on_quiesce_expired,
         "want_export": _on_want_export,
         "want_list": _on_want_list,
+        "question_gone": _on_question_gone,
         "unused": _on_unused,
     }
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from segue import failpoints
 from segue.controller.changes import AgentKnown, FenceEnded, Returned
@@ -30,6 +31,7 @@ from segue.controller.procedures.flush_failed import container_failed
 from segue.controller.procedures.verbs import NAME
 from segue.controller.restrict import end_attachment, invalidate_table, set_containers
 from segue.wire.messages import (
+    MAX_FAULTS,
     PROTOCOL_VERSION,
     AgentMessage,
     Answer,
@@ -55,17 +57,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("segue.controller.agents")
 
 INCARNATION_BITS = 61
+MAX_GREETING = 64
+"""Links whose hello has not come; each may hold one frame of up to 16 MiB."""
+MAX_WORK = MAX_FAULTS + 4096
+"""Procedures under way for one agent: more than its engine can have asked for."""
 
 
 async def serve_agent(c: Controller, link: Link) -> None:
     """One link, from hello to its end."""
     try:
-        async with asyncio.timeout(c.settings.hello_timeout_s):
-            hello = await link.receive()
-        if not isinstance(hello, Hello):
-            raise LinkClosed("the first message was no hello")
-        peer = await _accept(c, link, hello)
-    except (LinkClosed, TimeoutError, TermEnded):
+        peer = await _accept(c, link, await _greeting(c, link))
+    except (LinkClosed, TermEnded) as error:
+        log.warning("event=link_refused reason=%r", str(error))
         link.close()
         return
     if peer is None:
@@ -78,10 +81,27 @@ async def serve_agent(c: Controller, link: Link) -> None:
             if peer.session != session:
                 return
             _dispatch(c, peer, message)
-    except LinkClosed:
-        pass
+    except LinkClosed as error:
+        log.info("event=link_closed agent=%s reason=%r", peer.name, str(error))
     finally:
         _session_ended(c, peer, session)
+
+
+async def _greeting(c: Controller, link: Link) -> Hello:
+    """The first message of a link; raises `LinkClosed`."""
+    if c.greeting >= MAX_GREETING:
+        raise LinkClosed(f"{MAX_GREETING} others have yet to say hello")
+    c.greeting += 1
+    try:
+        async with asyncio.timeout(c.settings.hello_timeout_s):
+            hello = await link.receive()
+    except TimeoutError:
+        raise LinkClosed(f"no hello within {c.settings.hello_timeout_s:g} s") from None
+    finally:
+        c.greeting -= 1
+    if not isinstance(hello, Hello):
+        raise LinkClosed("the first message was no hello")
+    return hello
 
 
 async def _accept(c: Controller, link: Link, hello: Hello) -> Peer | None:
@@ -204,7 +224,16 @@ def _session_ended(c: Controller, peer: Peer, session: int) -> None:
         log.info("event=session_ended agent=%s session=%d", peer.name, session)
 
 
+def _work(c: Controller, peer: Peer, work: Coroutine[Any, Any, None]) -> None:
+    """Runs a procedure that the agent has asked for."""
+    peer.work += 1
+    c.spawn(work).add_done_callback(peer.work_done)
+
+
 def _dispatch(c: Controller, peer: Peer, message: AgentMessage) -> None:
+    if peer.work >= MAX_WORK or len(peer.faults) > MAX_FAULTS:
+        log.warning("event=agent_floods agent=%s work=%d", peer.name, peer.work)
+        return peer.close_session()
     match message:
         case MapFault():
             if message.request not in peer.faults:
@@ -214,15 +243,15 @@ def _dispatch(c: Controller, peer: Peer, message: AgentMessage) -> None:
         case Answer():
             peer.answered(message)
         case LeaseRequest():
-            c.spawn(_grant_lease(c, peer, peer.session, message))
+            _work(c, peer, _grant_lease(c, peer, peer.session, message))
         case OpenExport():
-            c.spawn(open_export(c, peer, peer.session, message))
+            _work(c, peer, open_export(c, peer, peer.session, message))
         case CloseExport():
-            c.spawn(close_export(c, peer, message))
+            _work(c, peer, close_export(c, peer, message))
         case ListExports():
             list_exports(c, peer, message)
         case ContainerFailed():
-            c.spawn(container_failed(c, peer, message))
+            _work(c, peer, container_failed(c, peer, message))
         case QuiesceExpired():
             quiesce_expired(c, peer, message)
         case Hello():
@@ -234,9 +263,9 @@ def _take_fault(c: Controller, peer: Peer, fault: Fault, listed: PendingFault | 
     """Starts the fault's procedure, or keeps it for the session's first lease."""
     if listed is not None and listed.status == FaultStatus.RUNNING:
         # An older term's command: it is awaited at once, its blocks must not go to anyone else.
-        c.spawn(answer_fault(c, fault, peer.adopt_running(listed.command)))
+        _work(c, peer, answer_fault(c, fault, peer.adopt_running(listed.command)))
     elif peer.leased:
-        c.spawn(answer_fault(c, fault))
+        _work(c, peer, answer_fault(c, fault))
     else:
         peer.deferred.append(fault)
 
@@ -258,7 +287,7 @@ async def _grant_lease(c: Controller, peer: Peer, session: int, request: LeaseRe
         peer.leased = True
         deferred, peer.deferred = peer.deferred, []
         for fault in deferred:
-            c.spawn(answer_fault(c, fault))
+            _work(c, peer, answer_fault(c, fault))
 
 
 async def watch(c: Controller, peer: Peer) -> None:

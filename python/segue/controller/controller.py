@@ -73,6 +73,8 @@ class Controller:
         self.ended: set[int] = set()
         """Incarnations that this term has proven dead."""
         self.sessions = 0
+        self.greeting = 0
+        """Links whose hello has not come yet."""
         self.inherited: set[int] = set()
         """Incomplete extents of older terms; nobody writes there before `inherited_clear`."""
         self.background = Background(self)

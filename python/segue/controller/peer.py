@@ -95,6 +95,8 @@ class Peer:
         self.deferred: list[Fault] = []
         """Faults of this session that wait for its first lease."""
         self.faults: dict[int, Fault] = {}
+        self.work = 0
+        """Procedures under way that it has asked for, in whatever session."""
         self.tables: set[int] = set()
         """Disks that it has a table of, as far as this session knows."""
         self.ending = False
@@ -135,6 +137,10 @@ class Peer:
             await turn
         finally:
             self._changed.pop(turn, None)
+
+    def work_done(self, _: object) -> None:
+        """A procedure that it has asked for is over."""
+        self.work -= 1
 
     @property
     def gone(self) -> bool:

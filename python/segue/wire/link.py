@@ -18,16 +18,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
-import msgspec
-
 from segue.controller.ports import LinkClosed
 from segue.wire.framing import FrameDecoder, FrameError, frames
-from segue.wire.messages import Message, encode
+from segue.wire.messages import BadMessage, Message, encode
 
 MAX_UNSENT_BYTES = 64 << 20
 """A peer that leaves so much unread is as good as gone: the link is closed."""
 MAX_WAITING = 4096
-"""Messages received and not taken; beyond it the socket is not read."""
+MAX_WAITING_BYTES = 4 << 20
+"""Received and not taken: beyond so many messages, or bytes, the socket is not read."""
 
 LINGER_S = 5.0
 """How long a closed link may take to send what was queued."""
@@ -52,6 +51,8 @@ class Link(asyncio.Protocol, Generic[M]):
         self._on_made = on_made
         self._frames = FrameDecoder()
         self._received: deque[M] = deque()
+        self._received_bytes = 0
+        """Of all since none was waiting."""
         self._waiter: asyncio.Future[None] | None = None
         self._unsent: list[bytes] = []
         self._transport: asyncio.Transport | None = None
@@ -63,6 +64,8 @@ class Link(asyncio.Protocol, Generic[M]):
         """The next message; raises `LinkClosed` when the link has ended and all were taken."""
         await self._arrival()
         message = self._received.popleft()
+        if not self._received:
+            self._received_bytes = 0
         self._let_read()
         return message
 
@@ -71,6 +74,7 @@ class Link(asyncio.Protocol, Generic[M]):
         await self._arrival()
         batch = list(self._received)
         self._received.clear()
+        self._received_bytes = 0
         self._let_read()
         return batch
 
@@ -125,11 +129,14 @@ class Link(asyncio.Protocol, Generic[M]):
         try:
             for payload in self._frames.feed(data):
                 self._received.append(self._decode(payload))
+                self._received_bytes += len(payload)
         except FrameError as error:
             self._abort(f"the peer does not speak the protocol: {error}")
-        except msgspec.MsgspecError as error:
+        except BadMessage as error:
             self._abort(f"the peer sent what is no message of its side: {error}")
-        if len(self._received) > MAX_WAITING and not self.reason and not self._paused:
+        waiting = len(self._received), self._received_bytes
+        too_many = waiting[0] > MAX_WAITING or waiting[1] > MAX_WAITING_BYTES
+        if too_many and not self.reason and not self._paused:
             self._paused = True
             assert self._transport is not None
             self._transport.pause_reading()
@@ -153,7 +160,8 @@ class Link(asyncio.Protocol, Generic[M]):
                 self._waiter = None
 
     def _let_read(self) -> None:
-        if self._paused and len(self._received) <= MAX_WAITING // 2 and not self.reason:
+        few = len(self._received) <= MAX_WAITING // 2 and self._received_bytes <= MAX_WAITING_BYTES
+        if self._paused and few and not self.reason:
             self._paused = False
             assert self._transport is not None
             self._transport.resume_reading()

@@ -18,10 +18,31 @@ import msgspec
 
 PROTOCOL_VERSION = 1
 MAX_FRAME_BYTES = 16 << 20
+MAX_FAULTS = 1 << 18
+"""Unanswered at one agent: twice what its engine keeps under way."""
+_MAX_RUNS = 1 << 18
+_MAX_TABLES = 1 << 16
+_MAX_CONTAINERS = 1 << 16
 
-
+# What a decoder refuses nobody behind it needs to (rule 10): numbers as wide as the engine's.
 Count = Annotated[int, msgspec.Meta(ge=0)]
-"""What an agent counts or numbers: never negative (rule 10: a decoder refuses it)."""
+"""64 bits: a request, a command, a segment, an entry's word."""
+Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+"""32 bits: a disk, an agent, a size of a block."""
+ContainerNumber = Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+Nanoseconds = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+Errno = Annotated[int, msgspec.Meta(ge=0, lt=1 << 12)]
+Flags = Annotated[int, msgspec.Meta(ge=0, lt=1 << 8)]
+Identity = Annotated[bytes, msgspec.Meta(max_length=16)]
+"""16 bytes; none: not known yet."""
+ExportName = Annotated[str, msgspec.Meta(max_length=4096)]
+Uri = Annotated[str, msgspec.Meta(max_length=8192)]
+NbdAddress = Annotated[str, msgspec.Meta(max_length=512, pattern=r"^nbd(\+unix)?://[!-~]*$")]
+
+
+class BadMessage(Exception):
+    """Bytes that are no message of that side."""
 
 
 class Operation(IntEnum):
@@ -72,23 +93,23 @@ class ContainerSpec(Message, frozen=True):
     gets EIO (promise P5).
     """
 
-    container: int
-    uri: str
-    identity: bytes
-    segment_bytes: int
-    segments: int
+    container: ContainerNumber
+    uri: Uri
+    identity: Identity
+    segment_bytes: Bytes
+    segments: Count
     cache: str
-    write_unit_bytes: int
+    write_unit_bytes: Number
     failed: bool = False
 
 
 class EntryRun(Message, frozen=True):
     """`count` entries from segment `first`: entry i is ``word + i * step`` (step 0 or 1)."""
 
-    first: int
-    count: int
-    word: int
-    step: int = 0
+    first: Count
+    count: Count
+    word: Count
+    step: Count = 0
 
 
 class BlockRun(Message, frozen=True):
@@ -99,9 +120,9 @@ class BlockRun(Message, frozen=True):
     the blocks read as zeroes.
     """
 
-    first_block: int
-    count_blocks: int
-    location: int
+    first_block: Count
+    count_blocks: Count
+    location: Count
 
 
 class PendingFault(Message, frozen=True):
@@ -112,9 +133,18 @@ class PendingFault(Message, frozen=True):
 
     fault: MapFault
     status: FaultStatus
-    command: int = 0
+    command: Count = 0
     outcome: Outcome = Outcome.DONE
-    errno: int = 0
+    errno: Errno = 0
+
+
+ContainerSpecs = Annotated[list[ContainerSpec], msgspec.Meta(max_length=_MAX_CONTAINERS)]
+EntryRuns = Annotated[list[EntryRun], msgspec.Meta(max_length=_MAX_RUNS)]
+BlockRuns = Annotated[list[BlockRun], msgspec.Meta(max_length=_MAX_RUNS)]
+PendingFaults = Annotated[list[PendingFault], msgspec.Meta(max_length=MAX_FAULTS)]
+Tables = Annotated[list[Number], msgspec.Meta(max_length=_MAX_TABLES)]
+Words = Annotated[list[Count], msgspec.Meta(max_length=_MAX_RUNS)]
+Listens = Annotated[list[NbdAddress], msgspec.Meta(max_length=64)]
 
 
 # Agent -> controller ---------------------------------------------------------------------------
@@ -129,22 +159,22 @@ class Hello(Message, frozen=True, tag=1):
     `listens`: where hosts reach it, as ``nbd://HOST:PORT`` or ``nbd+unix:///?socket=PATH``.
     """
 
-    version: int
+    version: Count
     name: str
-    incarnation: int
-    term: int
-    commit: int
-    installation: bytes
-    tables: list[int]
-    faults: list[PendingFault]
+    incarnation: Count
+    term: Count
+    commit: Count
+    installation: Identity
+    tables: Tables
+    faults: PendingFaults
     lease_lost: bool
-    listens: list[str] = []
+    listens: Listens = []
 
 
 class LeaseRequest(Message, frozen=True, tag=2):
     """Asks to extend the lease; `sent_ns` is read from the agent's clock before it is sent."""
 
-    sent_ns: int
+    sent_ns: Nanoseconds
 
 
 class MapFault(Message, frozen=True, tag=3):
@@ -156,22 +186,22 @@ class MapFault(Message, frozen=True, tag=3):
     """
 
     request: Count
-    disk: Count
+    disk: Number
     segment: Count
     segments: Count
     operation: Operation
     first_block: Count
     count_blocks: Count
-    word: int
+    word: Count
 
 
 class Answer(Message, frozen=True, tag=4):
     """Answers one command.  `entries` is filled by `get_entry` (words) only."""
 
-    command: int
+    command: Count
     outcome: Outcome
-    errno: int = 0
-    entries: list[int] = []
+    errno: Errno = 0
+    entries: Words = []
     held: bool = False
     """`activate` only: the quiesce named was still held."""
 
@@ -180,15 +210,15 @@ class ContainerFailed(Message, frozen=True, tag=5):
     """A flush or FUA write of a container failed; answered by `Failure` once that is durable."""
 
     request: Count
-    disk: Count
-    container: Count
-    errno: Count
+    disk: Number
+    container: ContainerNumber
+    errno: Errno
 
 
 class QuiesceExpired(Message, frozen=True, tag=6):
     """The quiesce `quiesce` of `disk` ended by itself at its `hold` deadline."""
 
-    disk: Count
+    disk: Number
     quiesce: Count
 
 
@@ -196,13 +226,13 @@ class OpenExport(Message, frozen=True, tag=7):
     """A host asked the agent for the disk called `name`; answered by `ExportOpened`."""
 
     request: Count
-    name: str
+    name: ExportName
 
 
 class CloseExport(Message, frozen=True, tag=8):
     """No host uses `disk` any more; the controller may end the attachment (`delete_table`)."""
 
-    disk: Count
+    disk: Number
 
 
 class ListExports(Message, frozen=True, tag=9):
@@ -220,10 +250,10 @@ class Welcome(Message, frozen=True, tag=32):
     `lost`: the controller has counted this incarnation as lost; the agent ends its lease at once.
     """
 
-    term: int
-    session: int
-    agent: int
-    installation: bytes
+    term: Count
+    session: Count
+    agent: Number
+    installation: Identity
     lost: bool
 
 
@@ -240,27 +270,27 @@ class Lease(Message, frozen=True, tag=34):
     `commit` is the newest commit number, for stamps.
     """
 
-    sent_ns: int
-    duration_ns: int
-    commit: int
+    sent_ns: Nanoseconds
+    duration_ns: Nanoseconds
+    commit: Count
 
 
 class ExportOpened(Message, frozen=True, tag=35):
     """Answers `OpenExport`; with `errno` 0 the table of `disk` exists at the agent by now."""
 
-    request: int
-    errno: int
-    disk: int = 0
-    size_bytes: int = 0
-    block_bytes: int = 4096
+    request: Count
+    errno: Errno
+    disk: Number = 0
+    size_bytes: Bytes = 0
+    block_bytes: Number = 4096
     read_only: bool = False
 
 
 class Exports(Message, frozen=True, tag=36):
     """Answers `ListExports`."""
 
-    request: int
-    names: list[str]
+    request: Count
+    names: list[ExportName]
 
 
 # Controller -> agent: answers to faults (each fault gets exactly one) --------------------------
@@ -269,9 +299,9 @@ class Exports(Message, frozen=True, tag=36):
 class Retry(Message, frozen=True, tag=48):
     """Take these entries, then decide the I/O again."""
 
-    request: int
-    disk: int
-    runs: list[EntryRun]
+    request: Count
+    disk: Number
+    runs: EntryRuns
 
 
 class Failure(Message, frozen=True, tag=49):
@@ -280,15 +310,15 @@ class Failure(Message, frozen=True, tag=49):
     With `set_error` the segment's entry takes the error state as well.
     """
 
-    request: int
-    errno: int
+    request: Count
+    errno: Errno
     set_error: bool = False
 
 
 class CompleteToHost(Message, frozen=True, tag=50):
     """Another command has done this I/O: reply to the host."""
 
-    request: int
+    request: Count
 
 
 # Controller -> agent: commands, each answered by `Answer` --------------------------------------
@@ -297,46 +327,46 @@ class CompleteToHost(Message, frozen=True, tag=50):
 class NewTable(Message, frozen=True, tag=64):
     """Make a table of `disk`, all entries invalid."""
 
-    command: int
-    disk: int
-    size_bytes: int
-    segment_bytes: int
-    block_bytes: int
+    command: Count
+    disk: Number
+    size_bytes: Bytes
+    segment_bytes: Bytes
+    block_bytes: Number
     read_only: bool
-    containers: list[ContainerSpec]
+    containers: ContainerSpecs
 
 
 class DeleteTable(Message, frozen=True, tag=65):
     """Forget the table, blocking; I/O parked on it gets ESHUTDOWN."""
 
-    command: int
-    disk: int
+    command: Count
+    disk: Number
 
 
 class ResizeTable(Message, frozen=True, tag=66):
     """Give the table another size; entries beyond it are gone, new ones invalid."""
 
-    command: int
-    disk: int
-    size_bytes: int
+    command: Count
+    disk: Number
+    size_bytes: Bytes
     blocking: bool
 
 
 class GetEntry(Message, frozen=True, tag=67):
     """Read entries back, table-wide states taken in (the source's get_entry and get_status)."""
 
-    command: int
-    disk: int
-    first: int
-    count: int
+    command: Count
+    disk: Number
+    first: Count
+    count: Count
 
 
 class SetEntry(Message, frozen=True, tag=68):
     """Replace entries."""
 
-    command: int
-    disk: int
-    runs: list[EntryRun]
+    command: Count
+    disk: Number
+    runs: EntryRuns
     blocking: bool
 
 
@@ -346,11 +376,11 @@ class SetEntryState(Message, frozen=True, tag=69):
     `flags`: STATE_* bits of `segue._native`.  `clear_no_write` clears that state instead.
     """
 
-    command: int
-    disk: int
-    first: int
-    count: int
-    flags: int
+    command: Count
+    disk: Number
+    first: Count
+    count: Count
+    flags: Flags
     clear_no_write: bool
     whole_table: bool
     blocking: bool
@@ -359,9 +389,9 @@ class SetEntryState(Message, frozen=True, tag=69):
 class SetContainers(Message, frozen=True, tag=70):
     """The containers a FLUSH of `disk` goes to, and all its entries may name."""
 
-    command: int
-    disk: int
-    containers: list[ContainerSpec]
+    command: Count
+    disk: Number
+    containers: ContainerSpecs
 
 
 class Quiesce(Message, frozen=True, tag=71):
@@ -371,19 +401,19 @@ class Quiesce(Message, frozen=True, tag=71):
     `hold_ns`.  Quiesces nest.
     """
 
-    command: int
-    disk: int
-    quiesce: int
-    drain_ns: int
-    hold_ns: int
+    command: Count
+    disk: Number
+    quiesce: Count
+    drain_ns: Nanoseconds
+    hold_ns: Nanoseconds
 
 
 class Activate(Message, frozen=True, tag=72):
     """End the quiesce `quiesce` of `disk`; the answer's `held` says whether it still held."""
 
-    command: int
-    disk: int
-    quiesce: int
+    command: Count
+    disk: Number
+    quiesce: Count
 
 
 class DoWrite(Message, frozen=True, tag=73):
@@ -393,19 +423,19 @@ class DoWrite(Message, frozen=True, tag=73):
     from `head` or `tail` (a location word, or 0 for zeroes) and the whole block is written.
     """
 
-    command: int
-    request: int
-    location: int
-    head: int
-    tail: int
+    command: Count
+    request: Count
+    location: Count
+    head: Count
+    tail: Count
 
 
 class DoSplitRead(Message, frozen=True, tag=74):
     """Carry out the faulted read `request` from `runs`, which cover all its blocks in order."""
 
-    command: int
-    request: int
-    runs: list[BlockRun]
+    command: Count
+    request: Count
+    runs: BlockRuns
 
 
 AgentMessage = (
@@ -435,11 +465,23 @@ Command = (
 )
 ControllerMessage = Welcome | Refused | Lease | ExportOpened | Exports | FaultAnswer | Command
 
+# msgspec's own, and what it lets through: text that is no UTF-8, arrays nested thousands deep.
+_DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 _encoder = msgspec.msgpack.Encoder()
 _agent_decoder: msgspec.msgpack.Decoder[AgentMessage] = msgspec.msgpack.Decoder(AgentMessage)
 _controller_decoder: msgspec.msgpack.Decoder[ControllerMessage] = msgspec.msgpack.Decoder(
     ControllerMessage
 )
+
+
+class _Greeting(msgspec.Struct, array_like=True, frozen=True, tag=1):
+    """What stays of `Hello` in every version."""
+
+    version: Count
+
+
+_greeting_decoder: msgspec.msgpack.Decoder[_Greeting] = msgspec.msgpack.Decoder(_Greeting)
 
 
 def encode(message: Message) -> bytes:
@@ -448,10 +490,30 @@ def encode(message: Message) -> bytes:
 
 
 def decode_from_agent(data: bytes | memoryview) -> AgentMessage:
-    """Raises `msgspec.ValidationError` or `msgspec.DecodeError` on anything but an AgentMessage."""
-    return _agent_decoder.decode(data)
+    """Raises `BadMessage` on anything but an AgentMessage.
+
+    Of a Hello of another version, whose fields may be others, nothing but the version is taken.
+    """
+    try:
+        return _agent_decoder.decode(data)
+    except _DECODE_ERRORS as error:
+        version = _other_version(data)
+        if version is None:
+            raise BadMessage(str(error)) from None
+        return Hello(version, "", 0, 0, 0, b"", [], [], lease_lost=False)
+
+
+def _other_version(data: bytes | memoryview) -> int | None:
+    try:
+        version = _greeting_decoder.decode(data).version
+    except _DECODE_ERRORS:
+        return None
+    return version if version != PROTOCOL_VERSION else None
 
 
 def decode_from_controller(data: bytes | memoryview) -> ControllerMessage:
-    """Raises `msgspec.ValidationError` or `msgspec.DecodeError` on anything else."""
-    return _controller_decoder.decode(data)
+    """Raises `BadMessage` on anything else."""
+    try:
+        return _controller_decoder.decode(data)
+    except _DECODE_ERRORS as error:
+        raise BadMessage(str(error)) from None

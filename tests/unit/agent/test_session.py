@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from segue.agent.session import FIRST_INTERVAL_NS, SILENCE_NS, Phase, Session
+from segue.agent.session import FIRST_INTERVAL_NS, MAX_QUESTIONS, SILENCE_NS, Phase, Session
 from segue.wire.messages import (
     Answer,
     CloseExport,
@@ -440,3 +440,40 @@ def test_a_controller_that_does_not_welcome_is_hung_up_on(world: World) -> None:
     assert world.session.deadline() == world.now + SILENCE_NS
     world.session.tick(world.now + SILENCE_NS)
     assert world.session.hang_up == "no word from the controller for 30 s"
+
+
+def test_a_question_whose_host_has_gone_is_not_asked_in_the_next_session(world: World) -> None:
+    for token in range(3):
+        world.event("want_export", token, f"disk{token}")
+    world.event("want_list", 3)
+    world.event("question_gone", 0)
+    world.event("question_gone", 3)
+    assert world.up()[1:] == [OpenExport(2, "disk1"), OpenExport(3, "disk2")]
+    # Asked in this session: answered, so that the plane hears of a table nobody wants.
+    world.event("question_gone", 1)
+    world.plane.take()
+    world.handle(ExportOpened(2, 0, 5, 1 << 30))
+    assert world.plane.take() == [("export_answer", 1, 0, 5, 1 << 30, 4096, False)]
+    world.event("question_gone", 2)
+    world.cut()
+    assert world.up()[1:] == []
+
+
+def test_hosts_that_ask_and_leave_take_no_memory(world: World) -> None:
+    for token in range(10 * MAX_QUESTIONS):
+        world.event("want_export", token, "disk")
+        world.event("question_gone", token)
+    assert (world.session._opens, world.session._requests) == ({}, {})
+
+
+def test_beyond_so_many_questions_hosts_are_refused_at_once(world: World) -> None:
+    for token in range(MAX_QUESTIONS):
+        world.event("want_export", token, "disk")
+    assert world.plane.take() == []
+    world.event("want_export", MAX_QUESTIONS, "disk")
+    world.event("want_list", MAX_QUESTIONS + 1)
+    assert world.plane.take() == [
+        ("export_answer", MAX_QUESTIONS, 16, 0, 0, 0, False),
+        ("list_answer", MAX_QUESTIONS + 1, []),
+    ]
+    assert len(world.up()[1:]) == MAX_QUESTIONS

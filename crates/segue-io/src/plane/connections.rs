@@ -446,6 +446,7 @@ impl Connections {
         self.closed_some = true;
         if let Some((token, _)) = connection.question {
             self.questions.remove(&token);
+            self.events.push(PlaneEvent::QuestionGone { token });
         }
         executor.connection_gone(connection.key);
         if let Some(disk) = connection.disk {

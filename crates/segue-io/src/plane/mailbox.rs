@@ -56,6 +56,11 @@ pub enum PlaneEvent {
         /// Names the question.
         token: u64,
     },
+    /// The host that asked has gone: the answer to this question is for nobody.
+    QuestionGone {
+        /// Names the question.
+        token: u64,
+    },
     /// The last connection that used the disk has gone.
     Unused {
         /// The disk.
