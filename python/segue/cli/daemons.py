@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import click
 
 from segue import failpoints
+from segue.cli.config import configured
 from segue.cli.options import Failed, Size, data_folder, data_option
 from segue.logs import set_up_logs
 
@@ -24,7 +26,12 @@ log_option = click.option(
     show_default=True,
 )
 
+parent_option = click.option(
+    "--with-parent", is_flag=True, hidden=True, help="Stop when standard input ends (`segue up`)."
+)
 
+
+@configured
 @click.command("controller")
 @data_option
 @click.option(
@@ -53,6 +60,7 @@ log_option = click.option(
     help="Fold the log into pages when it has grown so much.",
 )
 @log_option
+@parent_option
 def controller(
     listen: tuple[str, ...],
     insecure: bool,
@@ -60,6 +68,7 @@ def controller(
     segment_bytes: int,
     checkpoint_log_bytes: int,
     log_level: str,
+    with_parent: bool,
 ) -> None:
     """Run the controller of the installation in DIR."""
     from segue.controller.config import ConfigError, ControllerConfig  # noqa: PLC0415
@@ -79,13 +88,14 @@ def controller(
     )
     set_up_logs("controller", log_level)
     try:
-        _run(run_controller(config))
+        _run(run_controller(config), with_parent)
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
     except (StoreError, OSError, ValueError) as error:
         raise Failed(str(error)) from error
 
 
+@configured
 @click.group("agent", invoke_without_command=True)
 @data_option
 @click.option("--name", metavar="NAME", help="The agent's name, its own [the host's name].")
@@ -111,6 +121,7 @@ def controller(
     help="Give hosts EIO when their I/O has waited so long [they wait].",
 )
 @log_option
+@parent_option
 @click.pass_context
 def agent(
     ctx: click.Context,
@@ -121,6 +132,7 @@ def agent(
     park_limit: int,
     host_timeout: float,
     log_level: str,
+    with_parent: bool,
 ) -> None:
     """Run an agent; or, with a subcommand, look at the agents there are."""
     if ctx.invoked_subcommand is not None:
@@ -145,16 +157,29 @@ def agent(
             host_timeout_s=host_timeout,
         )
         set_up_logs(f"agent:{name}", log_level)
-        _run(run_agent(config))
+        _run(run_agent(config), with_parent)
     except (AgentRefused, OSError, ValueError) as error:
         raise Failed(str(error)) from error
 
 
-def _run(life: Coroutine[Any, Any, None]) -> None:
+def _run(life: Coroutine[Any, Any, None], with_parent: bool) -> None:
     failpoints.arm_from(os.environ)
     try:
         import uvloop  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
     except ImportError:
-        asyncio.run(life)
+        run: Callable[..., None] = asyncio.run
     else:
-        uvloop.run(life)
+        run = uvloop.run
+    run(_until_parent_ends(life) if with_parent else life)
+
+
+async def _until_parent_ends(life: Coroutine[Any, Any, None]) -> None:
+    """`life`, told to stop as soon as nobody holds the other end of standard input."""
+
+    def ended() -> None:
+        loop.remove_reader(0)
+        signal.raise_signal(signal.SIGTERM)
+
+    loop = asyncio.get_running_loop()
+    loop.add_reader(0, ended)
+    await life

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import click
 
 import segue
@@ -13,17 +16,45 @@ from segue.cli.daemons import controller
 from segue.cli.disk import disk
 from segue.cli.options import Failed, data_option
 from segue.cli.status import status
+from segue.cli.up import down, up
 from segue.client import ApiError
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
 
 
 class _Group(click.Group):
-    """Turns the API's errors into one line, whichever verb they end."""
+    """Turns every error into one line on stderr, whichever verb it ends."""
 
-    def invoke(self, ctx: click.Context) -> object:
+    def invoke(self, ctx: click.Context) -> Any:
+        """The verb; the API's errors become ours."""
         try:
             return super().invoke(ctx)
         except ApiError as error:
             raise Failed(str(error)) from error
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """The command, to the end of the process."""
+        try:
+            status = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.ctx.get_help() if error.ctx else error.message, err=True)
+            status = error.exit_code
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx else "segue"
+            _say(f"{error.format_message().rstrip('.')} ({where} --help says more)")
+            status = error.exit_code
+        except click.ClickException as error:
+            _say(error.format_message())
+            status = error.exit_code
+        except click.Abort:
+            _say("interrupted")
+            status = INTERRUPTED
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _say(sentence: str) -> None:
+    click.echo(f"segue: {' '.join(sentence.split())}", err=True)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,6 +65,8 @@ def main() -> None:
 
 
 for command in (
+    up,
+    down,
     controller,
     agent,
     container,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from segue.cli.sizes import parse_size
 from segue.client import Client
@@ -19,10 +20,6 @@ class Failed(click.ClickException):
     """Ends the command: one line on stderr, exit status 1."""
 
     exit_code = 1
-
-    def show(self, file: Any = None) -> None:
-        """``segue: what is wrong``."""
-        click.echo(f"segue: {' '.join(self.message.split())}", err=True)
 
 
 class Size(click.ParamType[int]):
@@ -40,8 +37,11 @@ class Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-def _keep_data(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
-    if value is not None:
+def _keep_data(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    """Keeps the flag wherever it stood: the verb's own look at the environment is weaker."""
+    assert param.name is not None
+    said = ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+    if value is not None and (said or _DATA not in ctx.meta):
         ctx.meta[_DATA] = os.path.abspath(value)
 
 
@@ -59,12 +59,17 @@ data_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+def data_of(ctx: click.Context) -> str | None:
+    """The installation's folder, absolute, if one was named."""
+    return ctx.meta.get(_DATA)
+
+
 def data_folder() -> str:
     """The installation's folder, absolute; a usage error if none was named."""
-    folder = click.get_current_context().meta.get(_DATA)
+    folder = data_of(click.get_current_context())
     if folder is None:
         raise click.UsageError("which installation? give --data DIR or set SEGUE_DATA")
-    return str(folder)
+    return folder
 
 
 def client() -> Client:

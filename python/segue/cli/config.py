@@ -1,0 +1,106 @@
+"""Settings from a TOML file, the environment and flags, in that order of strength.
+
+A command's settings are its own flags, so all three know the same ones: `segue controller --lease`
+is ``lease`` under ``[controller]`` in the file and ``SEGUE_CONTROLLER_LEASE`` in the environment.
+The file is ``DIR/segue.toml`` of the installation, or the one that ``--config`` (``SEGUE_CONFIG``)
+names.  What it says of other commands is not looked at, a word that no setting has is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from typing import Any, TypeVar
+
+import click
+
+from segue.cli.options import data_of
+
+C = TypeVar("C", bound=click.Command)
+
+CONFIG_NAME = "segue.toml"
+_NAMED = "segue.config"
+COMMANDS = ("up", "controller", "agent")
+"""The tables of a settings file."""
+_NO_SETTINGS = ("data", "config", "help", "version", "json", "detach", "with-parent")
+"""Flags that say where or how, for one run."""
+
+
+def configured(command: C) -> C:
+    """Lets this command read its settings from file and environment as well."""
+    for param in _settings(command).values():
+        assert command.name is not None
+        param.envvar = f"SEGUE_{command.name}_{_flag(param)}".upper().replace("-", "_")
+    command.params.append(
+        click.Option(
+            ["--config"],
+            metavar="FILE",
+            envvar="SEGUE_CONFIG",
+            is_eager=True,
+            expose_value=False,
+            callback=_take_config,
+            type=click.Path(dir_okay=False),
+            help="Settings (TOML) [DIR/segue.toml].",
+        )
+    )
+    return command
+
+
+def read_config(path: str) -> dict[str, dict[str, Any]]:
+    """The tables of a settings file; raises `click.UsageError` in one sentence."""
+    try:
+        with open(path, "rb") as file:
+            tables = tomllib.load(file)
+    except OSError as error:
+        raise click.UsageError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{path} is no TOML: {error}") from None
+    for name, table in tables.items():
+        if name not in COMMANDS or not isinstance(table, dict):
+            tables_there = ", ".join(f"[{command}]" for command in COMMANDS)
+            raise click.UsageError(f"{path}: {name!r} is no table of settings: {tables_there} are")
+    return tables
+
+
+def config_named(ctx: click.Context) -> str | None:
+    """The settings file that ``--config`` or ``SEGUE_CONFIG`` names, absolute."""
+    return ctx.meta.get(_NAMED)
+
+
+def _config_path(ctx: click.Context, named: str | None) -> str | None:
+    """The settings file to read, if there is one."""
+    if named is not None:
+        ctx.meta[_NAMED] = os.path.abspath(named)
+        return os.path.abspath(named)
+    folder = data_of(ctx)
+    path = os.path.join(folder, CONFIG_NAME) if folder else ""
+    return path if path and os.path.exists(path) else None
+
+
+def _take_config(ctx: click.Context, _: click.Parameter, named: str | None) -> None:
+    path = _config_path(ctx, named)
+    if path is None:
+        return
+    table = read_config(path).get(ctx.command.name or "", {})
+    settings = _settings(ctx.command)
+    values = {}
+    for key, value in table.items():
+        param = settings.get(key)
+        if param is None or param.name is None:
+            raise click.UsageError(f"{path}: [{ctx.command.name}] has no setting {key!r}")
+        if isinstance(value, list) is not param.multiple or isinstance(value, dict):
+            kind = "a list" if param.multiple else "one value"
+            raise click.UsageError(f"{path}: [{ctx.command.name}] {key} takes {kind}")
+        values[param.name] = value
+    ctx.default_map = values
+
+
+def _settings(command: click.Command) -> dict[str, click.Option]:
+    """Name in the file -> option."""
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    return {_flag(param): param for param in options if _flag(param) not in _NO_SETTINGS}
+
+
+def _flag(param: click.Option) -> str:
+    """The longest of an option's names, without dashes."""
+    return max(param.opts, key=len).lstrip("-")

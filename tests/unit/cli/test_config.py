@@ -1,0 +1,87 @@
+"""Settings: file, environment, flags, the later the stronger; what makes no sense is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from segue.cli.config import configured
+from segue.cli.main import main
+from segue.cli.options import Size, data_option
+
+
+@configured
+@click.command("controller")
+@data_option
+@click.option("--lease", "lease_s", type=float, default=30.0)
+@click.option("--segment-size", "segment_bytes", type=Size(), default="1M")
+@click.option("--listen", multiple=True)
+@click.option("--insecure", is_flag=True)
+def echo(lease_s: float, segment_bytes: int, listen: tuple[str, ...], insecure: bool) -> None:
+    click.echo(f"{lease_s:g} {segment_bytes} {','.join(listen)} {insecure}")
+
+
+def run(data: Path, *args: str, **environment: str) -> Result:
+    return CliRunner().invoke(echo, ["--data", str(data), *args], env=environment)
+
+
+def write(data: Path, text: str, name: str = "segue.toml") -> None:
+    (data / name).write_text(text)
+
+
+def test_the_later_is_the_stronger(tmp_path: Path) -> None:
+    assert run(tmp_path).output == "30 1048576  False\n"
+    write(tmp_path, '[controller]\nlease = 5\nsegment-size = "2M"\nlisten = ["a", "b"]\n')
+    assert run(tmp_path).output == "5 2097152 a,b False\n"
+    environment = {"SEGUE_CONTROLLER_LEASE": "6", "SEGUE_CONTROLLER_INSECURE": "1"}
+    assert run(tmp_path, **environment).output == "6 2097152 a,b True\n"
+    assert run(tmp_path, "--lease=7", **environment).output == "7 2097152 a,b True\n"
+
+
+def test_another_file_can_be_named(tmp_path: Path) -> None:
+    write(tmp_path, "[controller]\nlease = 5\n")
+    write(tmp_path, "[controller]\nlease = 8\n[agent]\nnot = 'looked at'\n", "other.toml")
+    named = str(tmp_path / "other.toml")
+    assert run(tmp_path, "--config", named).output.startswith("8 ")
+    assert run(tmp_path, SEGUE_CONFIG=named).output.startswith("8 ")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[controller", "is no TOML"),
+        ("[controller]\nleas = 5", "[controller] has no setting 'leas'"),
+        ("[controller]\ndata = '/x'", "[controller] has no setting 'data'"),
+        ("[controler]\nlease = 5", "'controler' is no table of settings"),
+        ("lease = 5", "'lease' is no table of settings"),
+        ("[controller]\nlease = 'long'", "'long' is not a valid float"),
+        ("[controller]\nlease = [1, 2]", "lease takes one value"),
+        ("[controller]\nlisten = 'x'", "listen takes a list"),
+        ("[controller]\nsegment-size = '1MB'", "'1MB' is no size"),
+        ("\xff", "is no TOML"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "segue.toml").write_text(text, encoding="latin-1")
+    result = CliRunner().invoke(main, ["--data", str(tmp_path), "controller"])
+    assert result.exit_code == 2
+    [line] = result.stderr.splitlines()
+    assert line.startswith("segue: ")
+    assert sentence in line
+    assert [path.name for path in tmp_path.iterdir()] == ["segue.toml"]
+
+
+def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
+    result = run(tmp_path, "--config", str(tmp_path / "nothing"))
+    assert result.exit_code == 2
+    assert "No such file" in result.output
+
+
+def test_a_flag_before_the_verb_is_stronger_than_the_environment(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        main, ["--data", str(tmp_path), "status"], env={"SEGUE_DATA": "/nowhere"}
+    )
+    assert f"{tmp_path}/api.sock" in result.output
