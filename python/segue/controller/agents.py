@@ -29,7 +29,12 @@ from segue.controller.procedures.attach import (
 from segue.controller.procedures.fault import answer_fault
 from segue.controller.procedures.flush_failed import container_failed
 from segue.controller.procedures.verbs import NAME
-from segue.controller.restrict import end_attachment, invalidate_table, set_containers
+from segue.controller.restrict import (
+    end_attachment,
+    invalidate_table,
+    resize_table,
+    set_containers,
+)
 from segue.wire.messages import (
     MAX_FAULTS,
     PROTOCOL_VERSION,
@@ -206,6 +211,7 @@ async def _establish(c: Controller, peer: Peer, hello: Hello, was_lost: bool) ->
                 peer.table_gone(disk)
                 c.spawn(end_attachment(c, peer, disk))
             elif disk in c.table.disks:
+                await resize_table(c, peer, c.table.disks[disk], session)
                 await set_containers(c, peer, c.table.disks[disk], session)
     except (SessionLost, PeerLost):
         return

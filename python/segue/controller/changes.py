@@ -88,6 +88,37 @@ class FlushCleared(Change, tag=24, frozen=True):
     disk: int
 
 
+class ContainerLeaving(Change, tag=60, frozen=True):
+    """The container is empty and goes: in no flush set any more, nothing is allocated there."""
+
+    container: int
+
+
+class ContainerGone(Change, tag=61, frozen=True):
+    """The container's storage has been given back; its number is not used again."""
+
+    container: int
+
+
+class DiskResized(Change, tag=62, frozen=True):
+    """The disk has another size.
+
+    Smaller: extents beyond the end are gone, and `holders` may still have I/O under way there.
+    Larger: what is new reads as zeroes, the rest of a segment that was short durably so.
+    """
+
+    disk: int
+    size_bytes: int
+    holders: list[int]
+
+
+class DiskRenamed(Change, tag=63, frozen=True):
+    """The disk has another name."""
+
+    disk: int
+    name: str
+
+
 class AgentKnown(Change, tag=30, frozen=True):
     """An agent's identity, and the longest lease ever granted to it."""
 
@@ -198,6 +229,10 @@ AnyChange = (
     | DiskContainers
     | FlushFailed
     | FlushCleared
+    | ContainerLeaving
+    | ContainerGone
+    | DiskResized
+    | DiskRenamed
     | AgentKnown
     | Attached
     | Detached

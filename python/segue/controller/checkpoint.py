@@ -33,6 +33,7 @@ class ContainerRow(msgspec.Struct, array_like=True):
 
     row: ContainerAdded
     marks: bytes
+    leaving: bool = False
 
 
 class DiskRow(msgspec.Struct, array_like=True):
@@ -75,12 +76,15 @@ class Root(msgspec.Struct, array_like=True):
     fences: dict[int, int]
     quarantine: dict[int, list[int]]
     cleaning: dict[int, int]
+    last_container: int = 0
 
 
 def encode_table(table: Table) -> tuple[bytes, dict[int, bytes], list[int]]:
     """The root, the pages that are new since the last checkpoint, and the ids of freed ones."""
     pages: dict[int, bytes] = {}
-    containers = [ContainerRow(c.row, c.marks.flush(pages)) for c in table.containers.values()]
+    containers = [
+        ContainerRow(c.row, c.marks.flush(pages), c.leaving) for c in table.containers.values()
+    ]
     disks = [
         DiskRow(
             d.disk,
@@ -114,6 +118,7 @@ def encode_table(table: Table) -> tuple[bytes, dict[int, bytes], list[int]]:
         fences=table.fences,
         quarantine=table.quarantine,
         cleaning=table.cleaning,
+        last_container=table.last_container,
     )
     return msgspec.msgpack.encode(root), pages, table.pages.take_freed()
 
@@ -149,6 +154,7 @@ def decode_table(data: bytes, read_page: Callable[[int], bytes]) -> Table:
     table = Table(PageSpace(root.next_page))
     table.installation = root.installation
     table.last_disk = root.last_disk
+    table.last_container = root.last_container
     for container in root.containers:
         _load_container(table, container, read_page)
     table.extents = PageTree.load(table.pages, root.extents, read_page)
@@ -185,7 +191,8 @@ def _load_container(table: Table, stored: ContainerRow, read_page: Callable[[int
         for bit in range(MARKS_PER_WORD):
             if bits >> bit & 1:
                 space.set_clean(word * MARKS_PER_WORD + bit, not row.clean)
-    table.containers[row.container] = Container(row, space, marks)
+    table.containers[row.container] = Container(row, space, marks, stored.leaving)
+    table.last_container = max(table.last_container, row.container)
     table.container_names[row.name] = row.container
 
 

@@ -34,6 +34,8 @@ from segue.controller.ports import Clock, Link, Stamp, Storage
 from segue.controller.procedures import verbs
 from segue.controller.procedures.background import Background
 from segue.controller.procedures.flush_failed import last_flush
+from segue.controller.procedures.remove_container import remove_container
+from segue.controller.procedures.resize import resize_disk
 from segue.controller.settings import SECOND_NS, Settings
 from segue.controller.table import Disk, Table, container_spec
 from segue.store.contract import Store, StoreCorrupt, StoreError, Superseded
@@ -81,6 +83,8 @@ class Controller:
         self.copier_failures: dict[int, int] = {}
         """Container -> how many flushes of the copier have failed there."""
         self.open_containers: set[int] = set()
+        self.leaving: set[int] = set()
+        """Containers about to be made `leaving`: nothing new may begin there."""
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self.faults_answered = 0
         self._commands = 0
@@ -106,8 +110,9 @@ class Controller:
         self.table = load_table(loaded)
         self.fence = self.rng.getrandbits(61)
         self.commits = Commits(self.store, self.table, self.term, self.fail)
-        for number in self.table.containers:
-            await self.open_container(number)
+        for number, container in self.table.containers.items():
+            if not container.leaving:
+                await self.open_container(number)
         first: list[AnyChange] = []
         if not self.table.installation:
             first.append(InstallationMade(self.rng.randbytes(16)))
@@ -194,14 +199,33 @@ class Controller:
     # Verbs (procedures/verbs.py) ----------------------------------------------------------------
 
     async def add_container(
-        self, name: str, uri: str, size_bytes: int, cache: str = "page"
+        self,
+        name: str,
+        uri: str,
+        size_bytes: int = 0,
+        cache: str | None = None,
+        segment_bytes: int | None = None,
     ) -> ContainerAdded:
-        """Makes storage at `uri` into a container of the pool; raises `Refusal`."""
-        return await verbs.add_container(self, name, uri, size_bytes, cache)
+        """Makes storage at `uri` into a container; raises `Refusal`."""
+        return await verbs.add_container(self, name, uri, size_bytes, cache, segment_bytes)
 
-    async def create_disk(self, name: str, size_bytes: int, block_bytes: int = 4096) -> Disk:
+    async def remove_container(self, name: str) -> None:
+        """Takes an empty container out of the pool; raises `Refusal`."""
+        await remove_container(self, name)
+
+    async def create_disk(
+        self,
+        name: str,
+        size_bytes: int,
+        block_bytes: int = 4096,
+        segment_bytes: int | None = None,
+    ) -> Disk:
         """Makes a thin disk, all zero; raises `Refusal`."""
-        return await verbs.create_disk(self, name, size_bytes, block_bytes)
+        return await verbs.create_disk(self, name, size_bytes, block_bytes, segment_bytes)
+
+    async def resize_disk(self, name: str, size_bytes: int, force: bool = False) -> Disk:
+        """Gives a disk another size; raises `Refusal`."""
+        return await resize_disk(self, name, size_bytes, force)
 
     async def delete_disk(self, name: str) -> None:
         """Deletes a disk and frees its locations; raises `Refusal`."""
@@ -241,6 +265,10 @@ class Controller:
         """All incarnations that may hold a table of the disk, by incarnation."""
         holders = self.table.attached.get(disk)
         return [self.peers[incarnation] for incarnation in sorted(holders)] if holders else []
+
+    def may_allocate(self, container: int) -> bool:
+        """Whether new extents may lie there."""
+        return container not in self.leaving and not self.table.containers[container].leaving
 
     def specs(self, disk: Disk) -> list[ContainerSpec]:
         """The flush set of a disk as its agents must open it, with what is being added to it."""

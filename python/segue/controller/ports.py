@@ -47,7 +47,7 @@ class Link(Protocol):
 class CreatedContainer(msgspec.Struct, frozen=True):
     """What creating or opening storage for a container found.
 
-    `clean`: every segment is known to read as zeroes (rule 11: only files Segue created).
+    `clean`: every segment is known to read as zeroes (rule 11: only files Segue made empty).
     """
 
     segments: int
@@ -78,7 +78,17 @@ class Storage(Protocol):
         installation: bytes,
         cache: str,
     ) -> CreatedContainer:
-        """Makes a new container and its header; refuses storage that is in use."""
+        """Makes a new container and its header; refuses storage that holds or is in use.
+
+        `size_bytes` 0: all of a device.  May be repeated after a crash.
+        """
+        ...
+
+    async def remove(self, spec: ContainerSpec) -> None:
+        """Closes a container and gives its storage back: a file that Segue made is deleted.
+
+        May be repeated, in a later term as well.
+        """
         ...
 
     async def open(self, spec: ContainerSpec, installation: bytes, fence: int) -> Stamp:
@@ -86,7 +96,10 @@ class Storage(Protocol):
         ...
 
     async def zero(self, container: int, offset_bytes: int, length_bytes: int) -> None:
-        """Makes a range read as zeroes; durable after `flush`."""
+        """Makes a range read as zeroes; durable after `flush`.
+
+        Its ends need not fit the write unit, if nobody else writes to the units there.
+        """
         ...
 
     async def copy(

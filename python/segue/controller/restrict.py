@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from segue import _native
 from segue.controller.changes import Detached
 from segue.controller.peer import Peer, PeerLost, PeerState, SessionLost
-from segue.wire.messages import DeleteTable, Outcome, SetContainers, SetEntryState
+from segue.wire.messages import DeleteTable, Outcome, ResizeTable, SetContainers, SetEntryState
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
@@ -146,6 +146,29 @@ async def _tell_containers(c: Controller, peer: Peer, disk: int) -> None:
         except (SessionLost, PeerLost):
             continue
         return
+
+
+async def resize_tables(c: Controller, disk: int) -> None:
+    """Tells every agent of the disk its size; all have answered, or are lost, on return."""
+    await asyncio.gather(*(_tell_size(c, peer, disk) for peer in c.peers_of(disk)))
+
+
+async def _tell_size(c: Controller, peer: Peer, disk: int) -> None:
+    while await peer.present_or_gone():
+        try:
+            await resize_table(c, peer, c.table.disks[disk])
+        except (SessionLost, PeerLost):
+            continue
+        return
+
+
+async def resize_table(c: Controller, peer: Peer, row: Disk, returning: int | None = None) -> None:
+    """Tells one agent a disk's size; raises like `Peer.command`."""
+    command = c.next_command()
+    message = ResizeTable(command, row.disk, row.size_bytes, blocking=False)
+    answer = await peer.command(command, message, returning)
+    if answer.outcome != Outcome.DONE and answer.errno != ENOENT:
+        c.refused(peer, message, answer)
 
 
 async def set_containers(

@@ -25,6 +25,9 @@ class Settings(msgspec.Struct, frozen=True):
     """The copier's and the zeroing's unit: what a faulted write waits for at most."""
     clean_batch: int = 64
     """Freed segments zeroed under one durable record (rule 11)."""
+    clean_ahead_segments: int = 256
+    """Segments of a device that are kept zeroed for first writes; of a file all are, which gives
+    their storage back."""
     checkpoint_log_bytes: int = 8 << 20
     """The log is folded into pages when it has grown so much."""
     stamp_interval_s: float = 10.0

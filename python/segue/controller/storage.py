@@ -68,6 +68,15 @@ class NativeStorage:
         header = await self._run(handle.header)
         return Stamp(header["term"], header["commit"])
 
+    async def remove(self, spec: ContainerSpec) -> None:
+        """See `Storage.remove`."""
+        handle = self._handles.pop(spec.container, None)
+        if handle is not None:
+            await self._run(handle.close)
+        await self._run(
+            partial(_native.remove_container, spec.uri, spec.identity, spec.cache),
+        )
+
     async def zero(self, container: int, offset_bytes: int, length_bytes: int) -> None:
         """See `Storage.zero`."""
         await self._run(partial(self._handle(container).zero, offset_bytes, length_bytes))

@@ -23,12 +23,16 @@ from segue.controller.changes import (
     CleaningBegun,
     Completed,
     ContainerAdded,
+    ContainerGone,
+    ContainerLeaving,
     Copied,
     Detached,
     Discarded,
     DiskContainers,
     DiskDeleted,
     DiskMade,
+    DiskRenamed,
+    DiskResized,
     FenceEnded,
     FlushCleared,
     FlushFailed,
@@ -73,6 +77,8 @@ class Container:
     space: Space
     marks: PageTree
     """Durable marks, 64 segments a word: bit set where `Space` holds a mark."""
+    leaving: bool = False
+    """Empty, out of use, to be given back."""
 
 
 @dataclass(slots=True)
@@ -139,6 +145,15 @@ class Record:
         """Bitmap of all blocks."""
         return run_bits(0, self.blocks)
 
+    def resize(self, blocks: int) -> None:
+        """The segment is shorter, or longer by blocks that are durably zero at its location."""
+        if blocks > self.blocks:
+            self.copied |= run_bits(self.blocks, blocks - self.blocks)
+        self.blocks = blocks
+        self.written &= self.all
+        self.copied &= self.all
+        self.zeroed &= self.all
+
 
 def container_spec(row: ContainerAdded, failed: bool = False) -> ContainerSpec:
     """A container as an agent or the copier must open it."""
@@ -184,6 +199,7 @@ class Table:
         self.cleaning: dict[int, int] = {}
         """Location -> fence of the copier that zeroes it (rule 11)."""
         self.last_disk = 0
+        self.last_container = 0
         """Ids are not used twice: an agent may still know an old one."""
         self._next_extent = 1
         self._free_extents: list[int] = []
@@ -271,6 +287,17 @@ class Table:
             change, Space(change.segments, change.clean), PageTree(self.pages)
         )
         self.container_names[change.name] = change.container
+        self.last_container = max(self.last_container, change.container)
+
+    def _container_leaving(self, change: ContainerLeaving) -> None:
+        self.containers[change.container].leaving = True
+        for disk in self.disks.values():
+            disk.containers = [n for n in disk.containers if n != change.container]
+
+    def _container_gone(self, change: ContainerGone) -> None:
+        container = self.containers.pop(change.container)
+        container.marks.drop()
+        del self.container_names[container.row.name]
 
     def _disk_made(self, change: DiskMade) -> None:
         self.disks[change.disk] = Disk(
@@ -295,6 +322,23 @@ class Table:
         self.attached.pop(change.disk, None)
         for incarnation in list(self.locked):
             self._unlocked(change.disk, incarnation)
+
+    def _disk_resized(self, change: DiskResized) -> None:
+        disk = self.disks[change.disk]
+        kept = min(disk.size_bytes, change.size_bytes)
+        disk.size_bytes = change.size_bytes
+        for segment, extent in [(s, e) for s, e in disk.map.items() if s >= disk.segments]:
+            self._unmap(disk, segment, extent, change.holders)
+        last = (kept - 1) // disk.segment_bytes
+        record = self.records.get(disk.map.get(last))
+        if record is not None:
+            record.resize(disk.blocks_of(last))
+
+    def _disk_renamed(self, change: DiskRenamed) -> None:
+        disk = self.disks[change.disk]
+        del self.disk_names[disk.name]
+        disk.name = change.name
+        self.disk_names[disk.name] = disk.disk
 
     def _disk_containers(self, change: DiskContainers) -> None:
         self.disks[change.disk].containers = change.containers
@@ -465,8 +509,12 @@ _APPLY: dict[type, Callable[[Table, Any], None]] = {
     TermBegun: Table._term_begun,
     FenceEnded: Table._fence_ended,
     ContainerAdded: Table._container_added,
+    ContainerLeaving: Table._container_leaving,
+    ContainerGone: Table._container_gone,
     DiskMade: Table._disk_made,
     DiskDeleted: Table._disk_deleted,
+    DiskResized: Table._disk_resized,
+    DiskRenamed: Table._disk_renamed,
     DiskContainers: Table._disk_containers,
     FlushFailed: Table._flush_failed,
     FlushCleared: Table._flush_cleared,

@@ -120,6 +120,22 @@ class Medium:
         sectors = self.segments * self.segment_sectors
         self.durable = [0] * sectors if self.clean else [RUBBISH + i for i in range(sectors)]
         self.seen = list(self.durable)
+        self.dirty.clear()
+        self.doubtful.clear()
+
+    @property
+    def was_used(self) -> bool:
+        """Whether some term has stamped it, or somebody has it open: an attempt has succeeded."""
+        return self.stamped != Stamp(0, 0) or any(p.alive for p in self.locks.values())
+
+    def give_back(self) -> None:
+        """It is nobody's container any more (rules 5, 11)."""
+        for request in self.under_way.values():
+            if request.kind != "flush":
+                self.world.blame(f"rule 5: {self.uri} given back with a {request.kind} under way")
+        self.identity = self.installation = b""
+        self.stamped = Stamp(0, 0)
+        self.locks.clear()
 
     # Requests -----------------------------------------------------------------------------------
 
@@ -368,10 +384,9 @@ class SimStorage:
         """See the port."""
         await self._pause()
         medium = self._medium(uri)
-        if medium.identity and medium.identity != identity:
+        if medium.identity and (medium.installation != installation or medium.was_used):
             raise FileExistsError(EEXIST, f"{uri} is a container already")
-        if not medium.identity:
-            medium.format(size_bytes, identity, installation)
+        medium.format(size_bytes, identity, installation)
         return CreatedContainer(medium.segments, medium.write_unit_bytes, medium.clean)
 
     async def open(self, spec: ContainerSpec, installation: bytes, fence: int) -> Stamp:
@@ -384,6 +399,15 @@ class SimStorage:
         medium.lock(self.holder)
         self.opened[spec.container] = medium
         return medium.stamped
+
+    async def remove(self, spec: ContainerSpec) -> None:
+        """See the port."""
+        await self._pause()
+        self.opened.pop(spec.container, None)
+        medium = self._medium(spec.uri)
+        if medium.identity == spec.identity:
+            medium.give_back()
+        await self._pause()
 
     async def zero(self, container: int, offset_bytes: int, length_bytes: int) -> None:
         """See the port."""

@@ -99,11 +99,13 @@ def facts(table: Table) -> dict[str, Any]:
             for disk in table.disks.values()
         },
         "last disk": table.last_disk,
+        "last container": table.last_container,
         "containers": {
             number: (
                 container.row,
                 [container.space.is_clean(s) for s in range(container.row.segments)],
                 [container.space.state(s) for s in range(container.row.segments)],
+                container.leaving,
             )
             for number, container in table.containers.items()
         },

@@ -121,6 +121,7 @@ def draw_settings(rng: random.Random) -> Settings:
         prefetch_segments=rng.choice((0, 2, 8)),
         copy_piece_bytes=rng.choice((4096, 8192, 65536)),
         clean_batch=rng.choice((1, 3)),
+        clean_ahead_segments=rng.choice((0, 2, 256)),
         checkpoint_log_bytes=rng.choice((250, 700, 1 << 20)),
         stamp_interval_s=1.0,
         fence_poll_s=0.02,

@@ -55,6 +55,7 @@ def settings(lease_s: float = 1.0) -> Settings:
         prefetch_segments=2,
         copy_piece_bytes=32768,
         clean_batch=3,
+        clean_ahead_segments=0,
         stamp_interval_s=1.0,
         fence_poll_s=0.02,
     )

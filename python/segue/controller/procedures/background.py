@@ -19,6 +19,8 @@ from segue.controller.changes import FenceEnded
 from segue.controller.peer import Peer, PeerState
 from segue.controller.procedures.clean import clean_batch
 from segue.controller.procedures.complete import complete_zero
+from segue.controller.procedures.remove_container import go_on_leaving
+from segue.controller.space import Space
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
@@ -48,6 +50,10 @@ class Background:
         c.spawn(self._clean())
         c.spawn(self._stamp_now_and_then())
         c.spawn(self._notice_newer_terms())
+        for number, container in c.table.containers.items():
+            if container.leaving:
+                c.spawn(go_on_leaving(c, number))
+        self.work_appeared()
 
     async def inherited_changed(self) -> None:
         """Returns when more of what older terms left incomplete may be touched."""
@@ -58,6 +64,11 @@ class Background:
         if extent not in self._incomplete:
             self._incomplete.add(extent)
             self._c.spawn(self._complete(extent))
+
+    def clean_ahead(self, space: Space) -> None:
+        """A segment of a device was taken: more are zeroed when few zeroed ones are left."""
+        if space.free_clean < self._c.settings.clean_ahead_segments // 2:
+            self._work.set()
 
     def work_appeared(self) -> None:
         """Locations were freed."""
@@ -114,7 +125,9 @@ class Background:
         c = self._c
         pause_s = c.settings.fence_poll_s
         for number in sorted(c.open_containers):
-            while not await c.fence_ended_everywhere(fence, [number]):
+            while number in c.open_containers and not await c.fence_ended_everywhere(
+                fence, [number]
+            ):
                 await asyncio.sleep(pause_s)
                 pause_s = min(1.0, pause_s * 2)
 

@@ -32,11 +32,16 @@ def take_unclean(c: Controller) -> list[int]:
     While clean ones are few it leaves at least half, and one: a first write that finds nothing
     else takes an unclean one with a record, and need not wait for any zeroing.
     """
+    ahead = c.settings.clean_ahead_segments
     for number, container in c.table.containers.items():
         space, taken = container.space, list[int]()
+        if not c.may_allocate(number):
+            continue
         unclean = space.unclean_free()
         keep = 0 if space.free_clean >= c.settings.clean_batch else max(1, unclean // 2)
         most = min(c.settings.clean_batch, unclean - keep)
+        if not container.row.clean:
+            most = min(most, ahead - space.free_clean)
         while len(taken) < most and (found := space.take(clean=False)) is not None:
             taken.append(location_of(number, found[0]))
         if taken:

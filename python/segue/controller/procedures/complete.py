@@ -65,23 +65,22 @@ async def complete_zero(c: Controller, extent: int) -> None:
 
 async def _zero_rest(c: Controller, extent: int, record: Record, disk: Disk) -> bool:
     """One round over the blocks not yet here; True when all are."""
-    all_bits = record.all
     piece_blocks = max(1, c.settings.copy_piece_bytes // disk.block_bytes)
     row = c.table.containers[container_of(c.table.extents.get(extent))].row
     unit = disk.unit_blocks(row.write_unit_bytes)
-    for first, count in runs_of(all_bits & ~record.here, piece_blocks):
+    for first, count in runs_of(record.all & ~record.here, piece_blocks):
         async with c.locks.hold(("extent", extent), exclusive=False):
             if c.table.records.get(extent) is not record:
                 return False
             taken = outward(c.blocks.taken(extent), unit)
-            bits = run_bits(first, count) & ~record.here & ~taken
+            bits = run_bits(first, count) & record.all & ~record.here & ~taken
             for piece_first, piece_count in runs_of(bits, piece_blocks):
                 await _zero_piece(c, extent, record, disk, piece_first, piece_count)
-    if record.here != all_bits:
+    if record.here != record.all:
         # What is missing is held by writes under way: wait for them.
-        async with c.blocks.hold(extent, all_bits & ~record.here, exclusive=True):
+        async with c.blocks.hold(extent, record.all & ~record.here, exclusive=True):
             pass
-    return record.here == all_bits
+    return record.here == record.all
 
 
 async def _zero_piece(

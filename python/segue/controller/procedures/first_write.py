@@ -110,19 +110,35 @@ def may_share(c: Controller, disk: Disk, container: int) -> bool:
 def take_location(c: Controller, disk: Disk) -> tuple[int, bool, bool] | None:
     """Reserves a location for the disk: (location, clean, used before), None if the pool is full.
 
-    A clean one in the disk's own containers, then anywhere in the pool, then an unclean one.
+    In the disk's own containers before others, in a clean segment before an unclean one, in the
+    emptiest container first (decision 0007).
     """
-    others = [
+    own = [n for n in disk.containers if c.may_allocate(n)]
+    return _take(c, own) or _take(c, _others(c, disk))
+
+
+def _others(c: Controller, disk: Disk) -> list[int]:
+    """The containers of the pool that the disk does not lie on, and may."""
+    alone = len(c.peers_of(disk.disk)) <= 1
+    return [
         number
         for number, container in c.table.containers.items()
         if number not in disk.containers
         and container.row.segment_bytes == disk.segment_bytes
-        and (len(c.peers_of(disk.disk)) <= 1 or may_share(c, disk, number))
+        and c.may_allocate(number)
+        and (alone or may_share(c, disk, number))
     ]
+
+
+def _take(c: Controller, numbers: list[int]) -> tuple[int, bool, bool] | None:
+    spaces = [(number, c.table.containers[number].space) for number in numbers]
+    spaces.sort(key=lambda item: -item[1].free / item[1].segments)
     for clean in (True, False):
-        for number in (*disk.containers, *others):
-            found = c.table.containers[number].space.take(clean)
+        for number, space in spaces:
+            found = space.take(clean)
             if found is not None:
+                if not space.default_clean:
+                    c.background.clean_ahead(space)
                 segment, recycled = found
                 return location_of(number, segment), clean, recycled
     return None

@@ -13,6 +13,7 @@ from segue.controller.changes import (
     ContainerAdded,
     DiskDeleted,
     DiskMade,
+    DiskRenamed,
     FlushCleared,
 )
 from segue.controller.procedures.discard import incomplete_held
@@ -21,7 +22,7 @@ from segue.controller.table import container_spec
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
-    from segue.controller.table import Disk
+    from segue.controller.table import Container, Disk
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 MAX_DISK_SEGMENTS = 1 << 32
@@ -58,21 +59,39 @@ def disk_called(c: Controller, name: str) -> Disk:
     return c.table.disks[number]
 
 
+def container_called(c: Controller, name: str) -> Container:
+    """The container of that name, or a `Refusal`."""
+    number = c.table.container_names.get(name)
+    if number is None:
+        raise Refusal(f"no container is called {name}", missing=True)
+    return c.table.containers[number]
+
+
 async def add_container(
-    c: Controller, name: str, uri: str, size_bytes: int, cache: str = "page"
+    c: Controller,
+    name: str,
+    uri: str,
+    size_bytes: int = 0,
+    cache: str | None = None,
+    segment_bytes: int | None = None,
 ) -> ContainerAdded:
-    """Makes storage at `uri` into a container of the pool."""
+    """Makes storage at `uri` into a container of the pool of that segment size.
+
+    `size_bytes` 0: all of a device.  `cache` None: files go through the page cache, whatever else
+    past it.  `segment_bytes` None: what the controller was set to.
+    """
     _check_name("container", name)
     async with c.locks.hold(("containers",), exclusive=True):
         if name in c.table.container_names:
             raise Refusal(f"a container called {name} exists already")
         if any(other.row.uri == uri for other in c.table.containers.values()):
             raise Refusal(f"{uri} is a container already")
-        number = max(c.table.containers, default=0) + 1
+        number = c.table.last_container + 1
         if number >= _MAX_CONTAINERS:
             raise Refusal("no more containers can be numbered")
         identity = c.rng.randbytes(16)
-        segment_bytes = c.settings.segment_bytes
+        cache = cache or ("page" if "file://" in uri or "://" not in uri else "direct")
+        segment_bytes = segment_bytes or c.settings.segment_bytes
         try:
             made = await c.storage.create(
                 uri, size_bytes, segment_bytes, identity, c.table.installation, cache
@@ -96,37 +115,86 @@ async def add_container(
             raise Refusal(f"cannot open the container: {error.strerror or error}") from error
         await c.commit(row)
         c.open_containers.add(number)
+        c.background.work_appeared()
         return row
 
 
-async def create_disk(c: Controller, name: str, size_bytes: int, block_bytes: int = 4096) -> Disk:
-    """Makes a thin disk, all zero."""
+def check_disk_size(size_bytes: int) -> None:
+    """A `Refusal` for what no disk can have."""
+    if size_bytes <= 0 or size_bytes % SECTOR or size_bytes > MAX_DISK_SEGMENTS * SMALLEST_SEGMENT:
+        raise Refusal(f"a disk has a multiple of 512 bytes, 256 TiB at most, not {size_bytes}")
+
+
+async def create_disk(
+    c: Controller,
+    name: str,
+    size_bytes: int,
+    block_bytes: int = 4096,
+    segment_bytes: int | None = None,
+) -> Disk:
+    """Makes a thin disk, all zero, in the pool of that segment size (None: see `_pool`)."""
     _check_name("disk", name)
     if block_bytes not in BLOCK_SIZES:
         raise Refusal(f"a block has 512 or 4096 bytes, not {block_bytes}")
-    if size_bytes <= 0 or size_bytes % SECTOR or size_bytes > MAX_DISK_SEGMENTS * SMALLEST_SEGMENT:
-        raise Refusal(f"a disk has a multiple of 512 bytes, 256 TiB at most, not {size_bytes}")
+    check_disk_size(size_bytes)
     async with c.locks.hold(("disks",), exclusive=True):
         if name in c.table.disk_names:
             raise Refusal(f"a disk called {name} exists already")
-        roomy = max(
-            c.table.containers.values(),
-            key=lambda container: (container.space.free, -container.row.container),
-            default=None,
-        )
-        if roomy is None:
-            raise Refusal("there is no container yet: add one first")
+        pool = _pool(c, segment_bytes)
+        first = max(pool, key=lambda container: _room(c, container))
         number = c.table.last_disk + 1
         await c.commit(
             DiskMade(
                 number,
                 name,
                 size_bytes,
-                roomy.row.segment_bytes,
+                first.row.segment_bytes,
                 block_bytes,
-                [roomy.row.container],
+                [first.row.container],
             )
         )
+        return c.table.disks[number]
+
+
+def _pool(c: Controller, segment_bytes: int | None) -> list[Container]:
+    """The containers of a segment size; None: of the controller's own, or of the only one."""
+    usable = [container for n, container in c.table.containers.items() if c.may_allocate(n)]
+    if not usable:
+        raise Refusal("there is no container yet: add one first")
+    sizes = sorted({container.row.segment_bytes for container in usable})
+    wanted = segment_bytes or c.settings.segment_bytes
+    if segment_bytes is None and len(sizes) == 1:
+        wanted = sizes[0]
+    if wanted not in sizes:
+        raise Refusal(
+            f"no container has segments of {wanted} bytes; there are pools of "
+            f"{', '.join(map(str, sizes))}"
+        )
+    return [container for container in usable if container.row.segment_bytes == wanted]
+
+
+def _room(c: Controller, container: Container) -> float:
+    """The share of a container that were left if every disk that began there were full.
+
+    Disks are thin: by free space alone many new ones would begin on one container (decision 0007).
+    """
+    number, space = container.row.container, container.space
+    promised = sum(
+        disk.segments - disk.map.count
+        for disk in c.table.disks.values()
+        if disk.containers[:1] == [number]
+    )
+    return (space.free - promised) / space.segments
+
+
+async def rename_disk(c: Controller, name: str, new: str) -> Disk:
+    """Gives a disk another name; hosts that have it go on."""
+    _check_name("disk", new)
+    async with c.locks.hold(("disks",), exclusive=True):
+        number = disk_called(c, name).disk
+        if new in c.table.disk_names:
+            raise Refusal(f"a disk called {new} exists already")
+        await c.commit(DiskRenamed(number, new))
         return c.table.disks[number]
 
 
