@@ -37,7 +37,7 @@ async def do_write(c: Controller, fault: Fault, disk: Disk, extent: int) -> None
     message = fault.message
     location = c.table.extents.get(extent)
     record = c.table.records[extent]
-    first, count = _whole_units(c, disk, record, location, message)
+    first, count = whole_units(c, disk, extent, message)
     bits = run_bits(first, count)
     async with AsyncExitStack() as held:
         await held.enter_async_context(c.locks.hold(("extent", extent), exclusive=False))
@@ -72,11 +72,10 @@ async def do_write(c: Controller, fault: Fault, disk: Disk, extent: int) -> None
         c.background.complete_later(extent)
 
 
-def _whole_units(
-    c: Controller, disk: Disk, record: Record, location: int, message: MapFault
-) -> tuple[int, int]:
-    """The I/O's blocks, outward to the container's write units: (first block, count)."""
-    row = c.table.containers[container_of(location)].row
+def whole_units(c: Controller, disk: Disk, extent: int, message: MapFault) -> tuple[int, int]:
+    """The blocks that a `do_write` writes: outward to the container's units: (first, count)."""
+    record = c.table.records[extent]
+    row = c.table.containers[container_of(c.table.extents.get(extent))].row
     unit = disk.unit_blocks(row.write_unit_bytes)
     first = message.first_block // unit * unit
     end = -(-(message.first_block + message.count_blocks) // unit) * unit

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from segue.controller.peer import Fault, PeerLost, SessionLost
 from segue.controller.procedures.discard import discard
 from segue.controller.procedures.do_split_read import do_split_read
-from segue.controller.procedures.do_write import do_write
+from segue.controller.procedures.do_write import do_write, whole_units
 from segue.controller.procedures.first_touch import first_touch
 from segue.controller.procedures.first_write import first_write
 from segue.controller.table import Disk, run_bits
@@ -114,9 +114,12 @@ async def _hold_while_running(
     message = fault.message
     async with c.locks.hold((disk.disk, message.segment), exclusive=False):
         extent = disk.map.get(message.segment)
-        count = min(message.count_blocks, disk.blocks_of(message.segment) - message.first_block)
-        bits = run_bits(message.first_block, count)
-        async with c.blocks.hold(extent, bits, message.operation == Operation.WRITE):
+        first = message.first_block
+        count = min(message.count_blocks, disk.blocks_of(message.segment) - first)
+        write = message.operation == Operation.WRITE
+        if write and extent in c.table.records:
+            first, count = whole_units(c, disk, extent, message)
+        async with c.blocks.hold(extent, run_bits(first, count), write):
             try:
                 with suppress(SessionLost):
                     await running
