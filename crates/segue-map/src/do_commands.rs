@@ -6,7 +6,7 @@
 use crate::control::{BlockRun, Control};
 use crate::engine::{Engine, HostOp};
 use crate::entry::Entry;
-use crate::errno::{EBUSY, EINVAL, Errno};
+use crate::errno::{EBUSY, EINVAL, EIO, Errno};
 use crate::in_flight::{Host, Life, Piece, State, Work};
 use crate::output::{Effect, IoKind, MapFault, Operation, Outcome, PieceId};
 use crate::start::{Data, End, unit_at};
@@ -251,7 +251,8 @@ impl Engine {
 
     /// One I/O of the `do_*` of `whole` has ended.
     pub(crate) fn finish_part(&mut self, part: u32, whole: u32, end: End) {
-        self.note_sync(part, end);
+        let start_seq = self.pieces[whole].start_seq;
+        let failed = self.pieces[part].syncs && self.note_sync(part, start_seq, end).is_some();
         self.remove_piece(part);
         let Work::Running {
             left,
@@ -263,7 +264,10 @@ impl Engine {
         };
         *left -= 1;
         if *first_errno == 0 {
-            *first_errno = end.errno();
+            *first_errno = match end.errno() {
+                0 if failed => EIO,
+                errno => errno,
+            };
         }
         if *left == 0 {
             self.work_ended(whole);

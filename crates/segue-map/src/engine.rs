@@ -132,6 +132,8 @@ pub struct Engine {
     /// Requests of `container_failed` that are not answered, by container: until then the engine
     /// itself remembers the failure; after that the sets say it.
     pub(crate) failed: BTreeMap<u16, u64>,
+    /// When a flush or FUA write of the container last failed: what had begun before has, too.
+    pub(crate) last_failure: BTreeMap<u16, u64>,
     pub(crate) blockers: Vec<Blocker>,
     /// The next request number of a fault.
     pub(crate) next_request: u64,
@@ -163,6 +165,7 @@ impl Engine {
             pieces: Slab::new(),
             faults: BTreeMap::new(),
             failed: BTreeMap::new(),
+            last_failure: BTreeMap::new(),
             blockers: Vec::new(),
             next_request: 1,
             next_seq: 1,

@@ -9,7 +9,7 @@
 
 use crate::engine::{Engine, HostOp, host_flags};
 use crate::entry::Entry;
-use crate::errno::{ECANCELED, EOPNOTSUPP, Errno};
+use crate::errno::{ECANCELED, EIO, EOPNOTSUPP, Errno};
 use crate::in_flight::{Life, Piece, State};
 use crate::output::{Effect, IoKind, PieceId, Src};
 use crate::plan::io_kind;
@@ -166,9 +166,10 @@ impl Engine {
             "a piece that is not under way was finished"
         );
         let (disk, stale) = (this.disk, this.epoch != self.epoch);
-        let failed_sync = match end {
-            End::Done(0) => None,
-            _ => self.note_sync(piece, end),
+        let failed_sync = if this.syncs {
+            self.note_sync(piece, this.start_seq, end)
+        } else {
+            None
         };
         let this = &mut self.pieces[piece];
         this.started = false;
@@ -194,15 +195,25 @@ impl Engine {
 
     /// Notes a failed flush or FUA write, stale or not: its container counts as failed from now on.
     ///
+    /// One that ended well failed nevertheless if another of its container has failed since
+    /// `start_seq`, when it began: a kernel tells a descriptor of a lost page only once.
+    ///
     /// Returns the request of the `container_failed` the host has to wait for.
-    pub(crate) fn note_sync(&mut self, piece: u32, end: End) -> Option<u64> {
-        let this = &self.pieces[piece];
+    pub(crate) fn note_sync(&mut self, piece: u32, start_seq: u64, end: End) -> Option<u64> {
         // What was not begun or refused has lost nothing; nor has a fast zero refused.
         let End::Done(errno) = end else { return None };
-        if errno == 0 || !this.syncs || errno == EOPNOTSUPP {
+        let this = &self.pieces[piece];
+        let (disk, container) = (self.disks[this.disk].id, this.container);
+        if errno == 0 {
+            let last = self.last_failure.get(&container);
+            let overtaken = last.is_some_and(|failed_seq| *failed_seq > start_seq);
+            return overtaken.then(|| self.container_failed(disk, container, EIO));
+        }
+        if !this.syncs || errno == EOPNOTSUPP {
             return None;
         }
-        let (disk, container) = (self.disks[this.disk].id, this.container);
+        let failed_seq = self.take_seq();
+        self.last_failure.insert(container, failed_seq);
         Some(self.container_failed(disk, container, errno))
     }
 }

@@ -241,6 +241,24 @@ fn the_failure_of_a_stale_flush_is_not_forgotten() {
 }
 
 #[test]
+fn what_a_failure_overtook_has_failed_too() {
+    let mut rig = Rig::mapped(PAGE);
+    let first = rig.io(1, HostOp::Flush, 0, 0);
+    let second = rig.io(2, HostOp::Flush, 0, 0);
+    let write = rig.io_with(3, HostOp::Write, 0, 100, host_flags::FUA);
+    rig.done(pieces(&first)[1], 0);
+    rig.done(pieces(&second)[1], 0);
+    rig.done(pieces(&first)[0], 5);
+    assert_eq!(rig.done(pieces(&second)[0], 0), [], "told once");
+    assert_eq!(rig.done(pieces(&write)[0], 0), []);
+    assert_eq!(rig.events().len(), 1, "one failure");
+    assert_eq!(rig.fail(1, 5), [reply(1, 5), reply(2, 5), reply(3, 5)]);
+    let later = rig.io(4, HostOp::Flush, 0, 0);
+    rig.done(pieces(&later)[1], 0);
+    assert_eq!(rig.done(pieces(&later)[0], 0), [reply(4, 0)]);
+}
+
+#[test]
 fn a_failed_do_write_fails_the_container() {
     let mut rig = Rig::new();
     rig.write(1, 0, 4096);

@@ -189,6 +189,8 @@ pub struct Oracle {
     pub ios: Vec<Io>,
     pub faults: BTreeMap<u64, Fault>,
     pub failed: BTreeMap<u16, u64>,
+    /// Every failed flush or FUA write: (container, when).
+    pub failures: Vec<(u16, u64)>,
     pub waits: Vec<Wait>,
     pub next_request: u64,
     pub counter: u64,
@@ -209,6 +211,7 @@ impl Oracle {
             ios: Vec::new(),
             faults: BTreeMap::new(),
             failed: BTreeMap::new(),
+            failures: Vec::new(),
             waits: Vec::new(),
             next_request: 1,
             counter: 1,

@@ -274,7 +274,7 @@ impl Oracle {
         };
         let (syncs, container) = (self.part(key).syncs, self.part(key).container);
         let disk = self.io_of(key).disk;
-        let failed = self.sync_error(disk, syncs, container, ending);
+        let failed = self.sync_error(key, syncs, container, ending);
         let part = self.part(key);
         let start = part.start.take().expect("started");
         let stale = part.stale;
@@ -292,13 +292,19 @@ impl Oracle {
         self.wake(disk);
     }
 
-    fn sync_error(&mut self, disk: u64, syncs: bool, at: u16, ending: Ending) -> Option<u64> {
-        let Ending::Done(errno) = ending else {
-            return None;
+    fn sync_error(&mut self, key: u64, syncs: bool, at: u16, ending: Ending) -> Option<u64> {
+        let (disk, begun) = (self.io_of(key).disk, self.part(key).start.expect("started"));
+        let errno = match ending {
+            Ending::Done(0) if syncs && self.failures.iter().any(|f| f.0 == at && f.1 > begun) => {
+                EIO
+            }
+            Ending::Done(errno) if syncs && errno != 0 && errno != EOPNOTSUPP => {
+                let now = self.count();
+                self.failures.push((at, now));
+                errno
+            }
+            _ => return None,
         };
-        if errno == 0 || !syncs || errno == EOPNOTSUPP {
-            return None;
-        }
         if let Some(request) = self.failed.get(&at) {
             return Some(*request);
         }
@@ -316,9 +322,9 @@ impl Oracle {
     }
 
     fn work_done(&mut self, key: u64, syncs: bool, container: u16, ending: Ending) {
-        let disk = self.io_of(key).disk;
-        self.sync_error(disk, syncs, container, ending);
+        let failed = self.sync_error(key, syncs, container, ending);
         let errno = match ending {
+            Ending::Done(0) if failed.is_some() => EIO,
             Ending::Done(errno) | Ending::Refused(errno) => errno,
             Ending::NotBegun => ECANCELED,
         };
