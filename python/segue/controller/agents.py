@@ -124,7 +124,7 @@ async def _accept(c: Controller, link: Link, hello: Hello) -> Peer | None:
         link.send(refusal)
         return None
     if peer is None:
-        peer = Peer(agent, hello.name, hello.incarnation, known=False)
+        peer = Peer(agent, hello.name, hello.incarnation, known=False, waits=c.waits)
         c.adopt_peer(peer)
     c.sessions += 1
     # One that was ended comes back empty-handed: its attachments are gone, its tables go now.
@@ -149,7 +149,7 @@ async def _accept(c: Controller, link: Link, hello: Hello) -> Peer | None:
         _take_fault(c, peer, fault, item)
     peer.listed = True
     peer.wake()
-    c.spawn(_establish(c, peer, hello, was_lost))
+    c.spawn(_establish(c, peer, hello, was_lost), f"a session of agent {peer.name}")
     return peer
 
 
@@ -209,7 +209,7 @@ async def _establish(c: Controller, peer: Peer, hello: Hello, was_lost: bool) ->
         for disk in attached:
             if disk not in hello.tables:
                 peer.table_gone(disk)
-                c.spawn(end_attachment(c, peer, disk))
+                c.spawn(end_attachment(c, peer, disk), f"the end of disk #{disk} at {peer.name}")
             elif disk in c.table.disks:
                 await resize_table(c, peer, c.table.disks[disk], session)
                 await set_containers(c, peer, c.table.disks[disk], session)
@@ -230,10 +230,10 @@ def _session_ended(c: Controller, peer: Peer, session: int) -> None:
         log.info("event=session_ended agent=%s session=%d", peer.name, session)
 
 
-def _work(c: Controller, peer: Peer, work: Coroutine[Any, Any, None]) -> None:
-    """Runs a procedure that the agent has asked for."""
+def _work(c: Controller, peer: Peer, work: Coroutine[Any, Any, None], what: object) -> None:
+    """Runs a procedure that the agent has asked for; `what` names it (see `Controller.spawn`)."""
     peer.work += 1
-    c.spawn(work).add_done_callback(peer.work_done)
+    c.spawn(work, what).add_done_callback(peer.work_done)
 
 
 def _dispatch(c: Controller, peer: Peer, message: AgentMessage) -> None:
@@ -249,15 +249,23 @@ def _dispatch(c: Controller, peer: Peer, message: AgentMessage) -> None:
         case Answer():
             peer.answered(message)
         case LeaseRequest():
-            _work(c, peer, _grant_lease(c, peer, peer.session, message))
+            _work(
+                c,
+                peer,
+                _grant_lease(c, peer, peer.session, message),
+                f"a lease for agent {peer.name}",
+            )
         case OpenExport():
-            _work(c, peer, open_export(c, peer, peer.session, message))
+            what = f"opening {message.name!r} at agent {peer.name}"
+            _work(c, peer, open_export(c, peer, peer.session, message), what)
         case CloseExport():
-            _work(c, peer, close_export(c, peer, message))
+            what = f"closing disk #{message.disk} at agent {peer.name}"
+            _work(c, peer, close_export(c, peer, message), what)
         case ListExports():
             list_exports(c, peer, message)
         case ContainerFailed():
-            _work(c, peer, container_failed(c, peer, message))
+            what = f"a failed flush of {c.name_of_container(message.container)}"
+            _work(c, peer, container_failed(c, peer, message), what)
         case QuiesceExpired():
             quiesce_expired(c, peer, message)
         case Hello():
@@ -267,13 +275,31 @@ def _dispatch(c: Controller, peer: Peer, message: AgentMessage) -> None:
 
 def _take_fault(c: Controller, peer: Peer, fault: Fault, listed: PendingFault | None) -> None:
     """Starts the fault's procedure, or keeps it for the session's first lease."""
+    if log.isEnabledFor(logging.DEBUG):
+        _log_fault(fault, listed)
     if listed is not None and listed.status == FaultStatus.RUNNING:
         # An older term's command: it is awaited at once, its blocks must not go to anyone else.
-        _work(c, peer, answer_fault(c, fault, peer.adopt_running(listed.command)))
+        _work(c, peer, answer_fault(c, fault, peer.adopt_running(listed.command)), fault)
     elif peer.leased:
-        _work(c, peer, answer_fault(c, fault))
+        _work(c, peer, answer_fault(c, fault), fault)
     else:
         peer.deferred.append(fault)
+
+
+def _log_fault(fault: Fault, listed: PendingFault | None) -> None:
+    message = fault.message
+    log.debug(
+        "event=fault %s segment=%d segments=%d operation=%s first_block=%d count_blocks=%d "
+        "word=%x listed=%s",
+        fault.ids,
+        message.segment,
+        message.segments,
+        message.operation.name,
+        message.first_block,
+        message.count_blocks,
+        message.word,
+        listed.status.name if listed is not None else "no",
+    )
 
 
 async def _grant_lease(c: Controller, peer: Peer, session: int, request: LeaseRequest) -> None:
@@ -293,7 +319,7 @@ async def _grant_lease(c: Controller, peer: Peer, session: int, request: LeaseRe
         peer.leased = True
         deferred, peer.deferred = peer.deferred, []
         for fault in deferred:
-            _work(c, peer, answer_fault(c, fault))
+            _work(c, peer, answer_fault(c, fault), fault)
 
 
 async def watch(c: Controller, peer: Peer) -> None:

@@ -15,12 +15,16 @@ next one reads what is there.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 from segue import failpoints
 from segue.controller.changes import AnyChange, encode_changes
 from segue.controller.table import Table
+from segue.controller.waits import Waits, current_work
 from segue.store.contract import Store, StoreError
+
+log = logging.getLogger("segue.controller.commits")
 
 
 class TermEnded(Exception):
@@ -36,13 +40,15 @@ class Commits:
         table: Table,
         term: int,
         on_failure: Callable[[BaseException], None],
+        waits: Waits,
     ) -> None:
         self._store = store
         self._table = table
         self._term = term
         self._on_failure = on_failure
+        self._waits = waits
         self._gathered: list[AnyChange] = []
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: list[asyncio.Future[int]] = []
         self._writer: asyncio.Task[None] | None = None
         self._ended: BaseException | None = None
         self.log_bytes = 0
@@ -57,13 +63,19 @@ class Commits:
         """
         if self._ended is not None:
             raise TermEnded from self._ended
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._gathered.extend(changes)
         self._waiting.append(done)
         if self._writer is None:
             self._writer = asyncio.get_running_loop().create_task(self._write())
         # A cancelled procedure must not leave before the outcome is known: its locks guard it.
-        await _outcome(done)
+        with self._waits.on("commit", "the store"):
+            number = await _outcome(done)
+        work = current_work()
+        if work is not None:
+            work.commit = number
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("event=committed commit=%d %s", number, work.ids)
 
     async def _write(self) -> None:
         try:
@@ -72,7 +84,7 @@ class Commits:
                 waiting, self._waiting = self._waiting, []
                 await self._append(changes)
                 for done in waiting:
-                    done.set_result(None)
+                    done.set_result(self._table.number)
             self._writer = None
         except BaseException as error:
             self._fail(error, waiting)
@@ -89,7 +101,7 @@ class Commits:
         self.groups += 1
         self.changes += len(changes)
 
-    def _fail(self, error: BaseException, waiting: list[asyncio.Future[None]]) -> None:
+    def _fail(self, error: BaseException, waiting: list[asyncio.Future[int]]) -> None:
         self._ended = error
         for done in waiting + self._waiting:
             if not done.done():
@@ -97,7 +109,7 @@ class Commits:
         self._on_failure(error)
 
 
-async def _outcome(done: asyncio.Future[None]) -> None:
+async def _outcome(done: asyncio.Future[int]) -> int:
     cancelled = False
     while not done.done():
         try:
@@ -106,4 +118,4 @@ async def _outcome(done: asyncio.Future[None]) -> None:
             cancelled = True
     if cancelled:
         raise asyncio.CancelledError
-    done.result()
+    return done.result()

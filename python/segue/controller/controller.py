@@ -38,6 +38,7 @@ from segue.controller.procedures.remove_container import remove_container
 from segue.controller.procedures.resize import resize_disk
 from segue.controller.settings import SECOND_NS, Settings
 from segue.controller.table import Disk, Table, container_spec
+from segue.controller.waits import Waits
 from segue.store.contract import Store, StoreCorrupt, StoreError, Superseded
 from segue.wire.messages import Answer, Command, ContainerSpec
 
@@ -67,8 +68,9 @@ class Controller:
         self.term = 0
         self.fence = 0
         self.table = Table()
-        self.locks = Locks()
-        self.blocks = BlockRanges()
+        self.waits = Waits(clock.now_ns)
+        self.locks = Locks(self.waits)
+        self.blocks = BlockRanges(self.waits)
         self.peers: dict[int, Peer] = {}
         self.extending: dict[int, list[int]] = {}
         """Disk -> containers that its agents are being told of, not yet in its durable set."""
@@ -109,7 +111,7 @@ class Controller:
         self.term = loaded.term
         self.table = load_table(loaded)
         self.fence = self.rng.getrandbits(61)
-        self.commits = Commits(self.store, self.table, self.term, self.fail)
+        self.commits = Commits(self.store, self.table, self.term, self.fail, self.waits)
         for number, container in self.table.containers.items():
             if not container.leaving:
                 await self.open_container(number)
@@ -140,7 +142,7 @@ class Controller:
                 if incarnation in self.peers:
                     continue
                 row = self.table.agents[agent]
-                peer = Peer(agent, row.name, incarnation, known=True)
+                peer = Peer(agent, row.name, incarnation, known=True, waits=self.waits)
                 longest = max(row.lease_ns, self.settings.lease_ns)
                 peer.lease_until_ns = self.clock.now_ns() + self.settings.lease_and_margin_ns(
                     longest
@@ -148,7 +150,7 @@ class Controller:
                 self.adopt_peer(peer)
         waited_for = {holder for row in self.table.quarantine.values() for holder in row}
         for holder in sorted(waited_for - self.peers.keys()):
-            self.spawn(self.background.end_orphan(holder))
+            self.spawn(self.background.end_orphan(holder), f"the end of {holder:x}")
 
     def adopt_peer(self, peer: Peer) -> None:
         """From now on the peer's lease is watched."""
@@ -175,9 +177,14 @@ class Controller:
             for peer in self.peers.values():
                 peer.close_session()
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Runs a procedure; an exception it did not expect ends the term."""
-        task = asyncio.get_running_loop().create_task(work)
+    def spawn(
+        self, procedure: Coroutine[Any, Any, None], what: object = None
+    ) -> asyncio.Task[None]:
+        """Runs a procedure; an exception it did not expect ends the term.
+
+        `what` names it for `segue status` while it lasts; without, it is not shown there.
+        """
+        task = asyncio.get_running_loop().create_task(self.waits.run(what, procedure))
         self._tasks[task] = None
         task.add_done_callback(self._finished)
         return task
@@ -243,7 +250,7 @@ class Controller:
         self.background.committed()
         if self.commits.log_bytes > self.settings.checkpoint_log_bytes:
             self.commits.log_bytes = 0
-            self.spawn(self.checkpoint())
+            self.spawn(self.checkpoint(), "checkpoint")
 
     async def checkpoint(self) -> None:
         """Folds the log into pages."""
@@ -355,7 +362,8 @@ class Controller:
                 return
             for number in sorted(self.open_containers):
                 try:
-                    await self.storage.stamp(number, newest)
+                    with self.waits.on("storage", self.name_of_container(number)):
+                        await self.storage.stamp(number, newest)
                 except OSError as error:
                     log.warning("event=stamp_failed container=%d error=%s", number, error)
             failpoints.hit("stamp.written")
@@ -380,6 +388,11 @@ class Controller:
                 log.warning("event=fence_unknown container=%d error=%s", number, error)
                 return False
         return True
+
+    def name_of_container(self, number: int) -> str:
+        """For people."""
+        container = self.table.containers.get(number)
+        return f"container {container.row.name if container else number}"
 
     def seconds(self, ns: int) -> float:
         """For timeouts."""

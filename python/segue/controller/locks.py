@@ -16,6 +16,8 @@ from collections.abc import AsyncIterator, Hashable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from segue.controller.waits import Waits, note_held, note_released
+
 
 class _Lock:
     __slots__ = ("exclusive", "shared", "waiters")
@@ -29,7 +31,8 @@ class _Lock:
 class Locks:
     """Shared and exclusive locks by key."""
 
-    def __init__(self) -> None:
+    def __init__(self, waits: Waits | None = None) -> None:
+        self._waits = waits or Waits()
         self._locks: dict[Hashable, _Lock] = {}
 
     def is_free(self, key: Hashable) -> bool:
@@ -52,6 +55,7 @@ class Locks:
             lock.exclusive = True
         else:
             lock.shared += 1
+        note_held(key)
         return True
 
     async def acquire(self, key: Hashable, exclusive: bool) -> None:
@@ -63,7 +67,9 @@ class Locks:
         waiter = (turn, exclusive)
         lock.waiters.append(waiter)
         try:
-            await turn
+            with self._waits.on("lock", key):
+                await turn
+            note_held(key)
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.release(key, exclusive)
@@ -74,6 +80,7 @@ class Locks:
 
     def release(self, key: Hashable, exclusive: bool) -> None:
         """Gives it back and hands it on."""
+        note_released(key)
         lock = self._locks[key]
         if exclusive:
             lock.exclusive = False
@@ -136,7 +143,8 @@ class BlockRanges:
     waiting.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, waits: Waits | None = None) -> None:
+        self._waits = waits or Waits()
         self._ranges: dict[int, list[_Range]] = {}
 
     def taken(self, extent: int) -> int:
@@ -156,7 +164,8 @@ class BlockRanges:
         try:
             if blocked:
                 mine.turn = asyncio.get_running_loop().create_future()
-                await mine.turn
+                with self._waits.on("blocks", extent):
+                    await mine.turn
             yield
         finally:
             self._let_go(mine)

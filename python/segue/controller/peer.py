@@ -15,10 +15,12 @@ never comes back.  A wait for an answer ends when the session does (`SessionLost
 from __future__ import annotations
 
 import asyncio
+import logging
 from enum import Enum
 
 from segue.controller.grants import Grants
 from segue.controller.ports import Link
+from segue.controller.waits import Waits, current_work
 from segue.wire.messages import (
     Answer,
     Command,
@@ -27,6 +29,8 @@ from segue.wire.messages import (
     MapFault,
     PendingFault,
 )
+
+log = logging.getLogger("segue.controller.peer")
 
 
 class SessionLost(Exception):
@@ -62,6 +66,21 @@ class Fault:
         self.begun_ns = now_ns
         self.answered = False
 
+    def __str__(self) -> str:
+        message = self.message
+        return (
+            f"fault {message.request} of agent {self.peer.name}: {message.operation.name.lower()} "
+            f"of disk #{message.disk} segment {message.segment}"
+        )
+
+    @property
+    def ids(self) -> str:
+        """What names it in the log, here and at its agent."""
+        return (
+            f"agent={self.peer.name} incarnation={self.peer.incarnation:x} "
+            f"request={self.message.request} disk={self.message.disk}"
+        )
+
     @property
     def current(self) -> bool:
         """Whether an answer would still reach its I/O."""
@@ -75,12 +94,46 @@ class Fault:
         if current:
             del self.peer.faults[self.message.request]
             self.peer.send(message)
+        if log.isEnabledFor(logging.DEBUG):
+            what = type(message).__name__
+            log.debug("event=fault_answered %s answer=%s sent=%s", self.ids, what, current)
+
+
+class Asked:
+    """One command on its way: what waits for its answer shows it (`segue status`)."""
+
+    __slots__ = ("command", "message", "peer")
+
+    def __init__(self, peer: Peer, command: int, message: str) -> None:
+        self.peer = peer
+        self.command = command
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"agent {self.peer.name} to answer {self.message} (command {self.command:x})"
+
+    def log(self) -> None:
+        """Joins the command to the work that it belongs to."""
+        work = current_work()
+        if work is not None:
+            work.command = self.command
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "event=command command=%x message=%s to=%s incarnation=%x %s",
+                self.command,
+                self.message,
+                self.peer.name,
+                self.peer.incarnation,
+                f"for=({work.ids})" if work is not None else "",
+            )
 
 
 class Peer:
     """State of one incarnation."""
 
-    def __init__(self, agent: int, name: str, incarnation: int, *, known: bool) -> None:
+    def __init__(
+        self, agent: int, name: str, incarnation: int, *, known: bool, waits: Waits
+    ) -> None:
         self.agent = agent
         self.name = name
         self.incarnation = incarnation
@@ -105,11 +158,15 @@ class Peer:
         """Disks whose attachment is being made: the peer must not be forgotten meanwhile."""
         self.listed = not known
         """Has told this term what it has under way."""
+        self._waits = waits
         self._assume_everything = known
         self._grants: dict[int, Grants] = {}
         self._commands: dict[int, asyncio.Future[Answer]] = {}
         self._dos: dict[int, asyncio.Future[Answer]] = {}
         self._changed: dict[asyncio.Future[None], None] = {}
+
+    def __str__(self) -> str:
+        return f"agent {self.name}, which is {self.state.value}"
 
     # State --------------------------------------------------------------------------------------
 
@@ -134,7 +191,8 @@ class Peer:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._changed[turn] = None
         try:
-            await turn
+            with self._waits.on("agent", self):
+                await turn
         finally:
             self._changed.pop(turn, None)
 
@@ -274,8 +332,11 @@ class Peer:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         table[command] = answer
         self.link.send(message)
+        asked = Asked(self, command, type(message).__name__)
+        asked.log()
         try:
-            return await answer
+            with self._waits.on("answer", asked):
+                return await answer
         finally:
             # Not `table`: a new session's list may have moved it.
             self._commands.pop(command, None)
@@ -283,6 +344,14 @@ class Peer:
 
     def answered(self, answer: Answer) -> None:
         """Takes in an answer; one that nobody waits for is dropped (an older session's)."""
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "event=command_answered command=%x agent=%s outcome=%s errno=%d",
+                answer.command,
+                self.name,
+                answer.outcome.name,
+                answer.errno,
+            )
         for table in (self._commands, self._dos):
             waiting = table.get(answer.command)
             if waiting is not None and not waiting.done():

@@ -191,7 +191,7 @@ async def set_containers(
     command = c.next_command()
     await peer.command(command, DeleteTable(command, row.disk), returning)
     peer.table_gone(row.disk)
-    c.spawn(end_attachment(c, peer, row.disk))
+    c.spawn(end_attachment(c, peer, row.disk), f"the end of disk {row.name} at {peer.name}")
 
 
 async def end_attachment(c: Controller, peer: Peer, disk: int) -> None:

@@ -35,6 +35,14 @@ class Settings(msgspec.Struct, frozen=True):
     fence_poll_s: float = 0.05
     """First interval of asking whether a silent agent's locks are gone; doubles up to 1 s."""
 
+    slow_fault_s: float = 1.0
+    """A fault that took so long is logged with where its time went; 0: every fault."""
+
+    @property
+    def slow_fault_ns(self) -> int:
+        """The same, in nanoseconds."""
+        return round(self.slow_fault_s * SECOND_NS)
+
     @property
     def lease_ns(self) -> int:
         """The lease as an agent counts it."""

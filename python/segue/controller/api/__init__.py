@@ -7,8 +7,11 @@ structs and derives the OpenAPI document from them, served at ``/v1/schema/opena
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from litestar import Litestar, Router
 from litestar.openapi import OpenAPIConfig
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 import segue
 from segue.controller.api.agents import agent_routes
@@ -22,6 +25,23 @@ ROUTES = (status_routes, container_routes, disk_routes, agent_routes)
 """A resource's function: the controller in, its route handlers out."""
 
 
+def _in_work(c: Controller) -> Callable[[ASGIApp], ASGIApp]:
+    """Lets `segue status` show what a request that changes something waits for."""
+
+    def around(app: ASGIApp) -> ASGIApp:
+        async def call(scope: Scope, receive: Receive, send: Send) -> None:
+            method = scope.get("method", "GET")
+            if method == "GET":
+                await app(scope, receive, send)
+                return
+            with c.waits.work(f"request {method} {scope['path']}"):
+                await app(scope, receive, send)
+
+        return call
+
+    return around
+
+
 def make_api(c: Controller) -> Litestar:
     """The ASGI application over one controller."""
     return Litestar(
@@ -29,6 +49,7 @@ def make_api(c: Controller) -> Litestar:
             Router("/v1", route_handlers=[handler for routes in ROUTES for handler in routes(c)])
         ],
         exception_handlers=EXCEPTION_HANDLERS,
+        middleware=[_in_work(c)],
         openapi_config=OpenAPIConfig(title="Segue", version=segue.__version__, path="/v1/schema"),
         logging_config=None,
     )

@@ -9,6 +9,7 @@ from litestar import get
 
 import segue
 from segue.api.status import Status
+from segue.controller.api.waits import stuck, waits
 from segue.controller.controller import Controller
 
 SECOND_NS = 1_000_000_000
@@ -33,6 +34,7 @@ def status_routes(c: Controller) -> list[Any]:
             incomplete_extents=len(c.table.records),
             faults_answered=c.faults_answered,
             problems=_problems(c),
+            waits=waits(c),
         )
 
     return [status]
@@ -55,4 +57,4 @@ def _problems(c: Controller) -> list[str]:
     for container in c.table.containers.values():
         if container.space.free == 0:
             said.append(f"container {container.row.name} is full")
-    return said
+    return [*said, *stuck(c)]

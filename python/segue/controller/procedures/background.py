@@ -46,24 +46,25 @@ class Background:
     def start(self, old_fences: list[int]) -> None:
         """Begins; `old_fences` are those of older terms' copiers."""
         c = self._c
-        c.spawn(self._take_over(old_fences, list(c.peers.values())))
+        c.spawn(self._take_over(old_fences, list(c.peers.values())), "taking over")
         c.spawn(self._clean())
         c.spawn(self._stamp_now_and_then())
         c.spawn(self._notice_newer_terms())
         for number, container in c.table.containers.items():
             if container.leaving:
-                c.spawn(go_on_leaving(c, number))
+                c.spawn(go_on_leaving(c, number), f"removing {c.name_of_container(number)}")
         self.work_appeared()
 
     async def inherited_changed(self) -> None:
         """Returns when more of what older terms left incomplete may be touched."""
-        await self._inherited.wait()
+        with self._c.waits.on("takeover", "older terms' I/O to have ended"):
+            await self._inherited.wait()
 
     def complete_later(self, extent: int) -> None:
         """The extent is incomplete: its rest is to be zeroed."""
         if extent not in self._incomplete:
             self._incomplete.add(extent)
-            self._c.spawn(self._complete(extent))
+            self._c.spawn(self._complete(extent), f"completing extent {extent}")
 
     def clean_ahead(self, space: Space) -> None:
         """A segment of a device was taken: more are zeroed when few zeroed ones are left."""
@@ -76,7 +77,8 @@ class Background:
 
     async def batch_cleaned(self) -> None:
         """Returns when the batch being zeroed is clean, or has failed."""
-        await self._cleaned.wait()
+        with self._c.waits.on("space", "freed segments to be zeroed"):
+            await self._cleaned.wait()
 
     def committed(self) -> None:
         """Something was committed: containers may be due for a stamp."""
@@ -94,7 +96,7 @@ class Background:
         for disk, extents in by_disk.items():
             holders = c.table.attached.get(disk, {})
             peers = [peer for peer in known if peer.incarnation in holders]
-            c.spawn(self._inherit(extents, peers))
+            c.spawn(self._inherit(extents, peers), f"taking over disk #{disk}")
         log.info("event=taken_over incomplete=%d", len(c.inherited))
 
     async def _inherit(self, extents: list[int], peers: list[Peer]) -> None:
@@ -125,11 +127,12 @@ class Background:
         c = self._c
         pause_s = c.settings.fence_poll_s
         for number in sorted(c.open_containers):
-            while number in c.open_containers and not await c.fence_ended_everywhere(
-                fence, [number]
-            ):
-                await asyncio.sleep(pause_s)
-                pause_s = min(1.0, pause_s * 2)
+            with c.waits.on("fence", f"an older controller at {c.name_of_container(number)}"):
+                while number in c.open_containers and not await c.fence_ended_everywhere(
+                    fence, [number]
+                ):
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(1.0, pause_s * 2)
 
     async def _complete(self, extent: int) -> None:
         await complete_zero(self._c, extent)
@@ -141,8 +144,9 @@ class Background:
             await self._work.wait()
             self._work.clear()
             self.cleaning = True
-            while await clean_batch(self._c):
-                self._wake_waiters()
+            with self._c.waits.work("cleaning freed segments"):
+                while await clean_batch(self._c):
+                    self._wake_waiters()
             self.cleaning = False
             self._wake_waiters()
 

@@ -76,4 +76,5 @@ async def _zero_segment(c: Controller, number: int, start: int, length: int) -> 
     for at in range(start, start + length, c.settings.copy_piece_bytes):
         piece = min(c.settings.copy_piece_bytes, start + length - at)
         await c.copier_may_write()
-        await c.storage.zero(number, at, piece)
+        with c.waits.on("storage", c.name_of_container(number)):
+            await c.storage.zero(number, at, piece)

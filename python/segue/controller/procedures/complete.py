@@ -93,7 +93,8 @@ async def _zero_piece(
         location = c.table.extents.get(extent)
         start = segment_of(location) * disk.segment_bytes + first * disk.block_bytes
         await c.copier_may_write()
-        await c.storage.zero(container_of(location), start, count * disk.block_bytes)
+        with c.waits.on("storage", c.name_of_container(container_of(location))):
+            await c.storage.zero(container_of(location), start, count * disk.block_bytes)
         record.zeroed |= bits
 
 

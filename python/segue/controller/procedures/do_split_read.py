@@ -39,7 +39,8 @@ async def do_split_read(c: Controller, fault: Fault, disk: Disk, extent: int) ->
         except SessionLost:
             return
         except PeerLost:
-            c.spawn(keep_until_drained(held.pop_all(), fault.peer))
+            kept = f"the blocks of {fault}"
+            c.spawn(keep_until_drained(held.pop_all(), fault.peer), kept)
             return
         failpoints.hit("split_read.done")
         if answer.outcome == Outcome.DONE:

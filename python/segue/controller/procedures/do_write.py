@@ -57,7 +57,8 @@ async def do_write(c: Controller, fault: Fault, disk: Disk, extent: int) -> None
         except SessionLost:
             return
         except PeerLost:
-            c.spawn(keep_until_drained(held.pop_all(), fault.peer))
+            kept = f"the blocks of {fault}"
+            c.spawn(keep_until_drained(held.pop_all(), fault.peer), kept)
             return
         if answer.outcome == Outcome.DONE:
             failpoints.hit("do_write.done")

@@ -18,6 +18,7 @@ running holds its blocks here from before that moment until its answer, and is t
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from errno import EINVAL, ESHUTDOWN
 from typing import TYPE_CHECKING
@@ -29,11 +30,13 @@ from segue.controller.procedures.do_write import do_write, whole_units
 from segue.controller.procedures.first_touch import first_touch
 from segue.controller.procedures.first_write import first_write
 from segue.controller.table import Disk, run_bits
+from segue.controller.waits import current_work
 from segue.wire.messages import Answer, Failure, Operation
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
 
+log = logging.getLogger("segue.controller.fault")
 
 MOST_READ_SEGMENTS = 4096
 """An agent asks for the status of no more at once."""
@@ -62,6 +65,28 @@ async def answer_fault(
     finally:
         c.locks.release(key, exclusive=False)
     c.faults_answered += 1
+    took_ns = c.clock.now_ns() - fault.begun_ns
+    if took_ns >= c.settings.slow_fault_ns:
+        _log_slow(c, fault, took_ns)
+
+
+def _log_slow(c: Controller, fault: Fault, took_ns: int) -> None:
+    """Where the time of a slow fault went: one line, waits in milliseconds."""
+    message, work = fault.message, current_work()
+    spent_ns = dict(work.spent_ns) if work is not None else {}
+    if work is not None:
+        spent_ns["lease"] = work.begun_ns - fault.begun_ns
+    spent = " ".join(f"{kind}_ms={ns / 1e6:.1f}" for kind, ns in spent_ns.items() if ns)
+    log.info(
+        "event=slow_fault %s segment=%d operation=%s took_ms=%.1f %s commit=%d command=%x",
+        fault.ids,
+        message.segment,
+        message.operation.name,
+        took_ns / 1e6,
+        spent,
+        work.commit if work is not None else 0,
+        work.command if work is not None else 0,
+    )
 
 
 def _errno(c: Controller, fault: Fault, disk: Disk | None) -> int:

@@ -54,7 +54,8 @@ async def copier_flush(c: Controller, number: int, failures: int) -> None:
     opens the container later would hear nothing, so a failure here counts as one of theirs.
     """
     try:
-        await c.storage.flush(number)
+        with c.waits.on("storage", c.name_of_container(number)):
+            await c.storage.flush(number)
     except OSError as error:
         c.copier_failures[number] = c.copier_failures.get(number, 0) + 1
         for disk in await _mark(c, number, error.errno or EIO):
