@@ -3,11 +3,6 @@
 An attachment is remembered in ``DATA/attached/NAME.json`` before the first thing is made, so that
 whatever dies half-way leaves nothing that `detach` or the next `attach` cannot find and take away.
 Calls of one installation take turns (a lock on ``DATA/attached/lock``).
-
-Over nbdfuse the loop device takes no discards.  It passes both a discard and a write of zeroes that
-may unmap on as FALLOC_FL_PUNCH_HOLE, and nbdfuse 1.14 makes that an NBD trim, after which the old
-bytes may still be there; a filesystem that zeroes its tables so would read them.  Without discards
-the kernel writes zeroes itself.
 """
 
 from __future__ import annotations
@@ -28,11 +23,21 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import msgspec
 
+from segue.loop_devices import (
+    CONTROL,
+    SYS_BLOCK,
+    add_loop_device,
+    loop_devices_over,
+    remove_loop_device,
+    set_up_loop_device,
+)
+
 DEADLINE_S = 20.0
 """For a device, a mount or a process to come or to go."""
 POLL_S = 0.01
 FOLDER = "attached"
 NBD_PORT = 10809
+TRIES = 10
 PACKAGES = {
     "losetup": "mount",
     "umount": "mount",
@@ -66,9 +71,8 @@ class Attachment(msgspec.Struct, frozen=True):
 class BlockDevices:
     """The attachments of the installation in the folder `data`."""
 
-    def __init__(self, data: str, sys_block: Path = Path("/sys/block")) -> None:
+    def __init__(self, data: str) -> None:
         self._folder = Path(data).absolute() / FOLDER
-        self._sys = sys_block
 
     def all(self) -> list[Attachment]:
         """All attachments, healthy or not."""
@@ -165,28 +169,22 @@ class BlockDevices:
             return False
         if one.kind == "nbd":
             return self._nbd_pid(one.device) == one.pid
-        return self._loops(one) == [one.device] and _started(one.pid) == one.pid_started
+        return (
+            loop_devices_over(self._file(one)) == [one.device]
+            and _started(one.pid) == one.pid_started
+        )
 
     def _nbd_pid(self, device: str) -> int | None:
         """Of the process that connected the device; None: it is not connected."""
         try:
-            return int((self._sys / Path(device).name / "pid").read_text())
+            return int((SYS_BLOCK / Path(device).name / "pid").read_text())
         except (OSError, ValueError):
             return None
-
-    def _loops(self, one: Attachment) -> list[str]:
-        """Loop devices over the attachment's file, whether nbdfuse lives or not."""
-        file, found = str(self._file(one)), []
-        for path in self._sys.glob("loop*/loop/backing_file"):
-            with contextlib.suppress(OSError):
-                if path.read_text().rstrip("\n") == file:
-                    found.append(f"/dev/{path.parent.parent.name}")
-        return found
 
     # Making ------------------------------------------------------------------------------------
 
     def _make_nbd(self, new: Attachment) -> Attachment:
-        for path in sorted(self._sys.glob("nbd*"), key=lambda path: (len(path.name), path.name)):
+        for path in sorted(SYS_BLOCK.glob("nbd*"), key=lambda path: (len(path.name), path.name)):
             device = f"/dev/{path.name}"
             if self._nbd_pid(device) is None:
                 return self._connect_nbd(new, device)
@@ -202,7 +200,7 @@ class BlockDevices:
         return msgspec.structs.replace(new, device=device, pid=self._nbd_pid(device) or 0)
 
     def _make_loop(self, new: Attachment) -> Attachment:
-        for path in ("/dev/fuse", "/dev/loop-control"):
+        for path in ("/dev/fuse", CONTROL):
             _may_open(path)
         file = self._file(new)
         file.parent.mkdir(mode=0o700, exist_ok=True)
@@ -217,25 +215,27 @@ class BlockDevices:
 
         def serves() -> bool:
             if fuse.poll() is not None:
-                said = log_path.read_text(errors="replace").strip().splitlines()
-                raise AttachError(said[-1] if said else f"nbdfuse ended with {fuse.returncode}")
+                raise AttachError(_complaint(log_path.read_text(errors="replace"), "nbdfuse"))
             return file.exists()
 
         self._wait("nbdfuse to serve", serves)
-        read_only = ["--read-only"] if new.read_only else []
-        made = _run(["losetup", "--find", "--show", "--direct-io=on", *read_only, str(file)])
-        new = msgspec.structs.replace(new, device=made.strip())
-        self._set_discards(new.device, "0")
-        return new
+        return self._over(new, file)
 
-    def _set_discards(self, device: str, max_bytes: str | None) -> None:
-        """To 0, or as the device came (None)."""
-        queue = self._sys / Path(device).name / "queue"
-        try:
-            value = max_bytes or (queue / "discard_max_hw_bytes").read_text()
-            (queue / "discard_max_bytes").write_text(value)
-        except OSError as error:
-            raise AttachError(f"{queue}/discard_max_bytes: {error.strerror}") from error
+    def _over(self, new: Attachment, file: Path) -> Attachment:
+        """The attachment with a loop device over nbdfuse's file."""
+        for _ in range(TRIES):
+            new = msgspec.structs.replace(new, device=add_loop_device())
+            self._keep(new)
+            try:
+                set_up_loop_device(new.device, file, read_only=new.read_only)
+            except subprocess.CalledProcessError as error:
+                raise AttachError(_complaint(error.stderr, "losetup")) from error
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise AttachError(f"{error.filename}: {error.strerror}") from error
+            else:
+                return new
+        raise AttachError(f"others have taken {TRIES} new loop devices")
 
     # Taking away -------------------------------------------------------------------------------
 
@@ -271,13 +271,12 @@ class BlockDevices:
         self._wait(f"{one.device} to go", lambda: self._nbd_pid(one.device) is None)
 
     def _take_loop_away(self, one: Attachment) -> None:
-        for device in self._loops(one):
+        for device in loop_devices_over(self._file(one)):
             _not_in_use(msgspec.structs.replace(one, device=device))
-            # The setting outlives the loop device's file: its next user wants discards.
-            with contextlib.suppress(AttachError):
-                self._set_discards(device, None)
             _run(["losetup", "--detach", device])
-        self._wait("the loop device to go", lambda: not self._loops(one))
+        self._wait("the loop device to go", lambda: not loop_devices_over(self._file(one)))
+        if one.device:
+            remove_loop_device(one.device)
         folder = self._file(one).parent
         if _mounted(folder):
             _run(["umount", "--lazy", str(folder)])
@@ -327,9 +326,13 @@ def _end(tool: subprocess.Popen[bytes]) -> str:
     """What a tool prints; raises `AttachError` with what it complains of."""
     out, err = tool.communicate()
     if tool.returncode != 0:
-        said = (err or out).decode(errors="replace").strip().splitlines()
-        raise AttachError(said[-1] if said else f"the tool ended with {tool.returncode}")
+        raise AttachError(_complaint((err or out).decode(errors="replace"), "the tool"))
     return out.decode(errors="replace")
+
+
+def _complaint(said: str, tool: str) -> str:
+    lines = said.strip().splitlines()
+    return lines[-1] if lines else f"{tool} failed and does not say why"
 
 
 def _run(words: list[str]) -> str:
