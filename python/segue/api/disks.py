@@ -29,3 +29,47 @@ class DiskInfo(msgspec.Struct, frozen=True):
     """Agents that serve it now."""
     failed: dict[str, int]
     """Containers whose flush failed -> errno, until `segue disk clear-error`."""
+
+
+class MapRun(msgspec.Struct, frozen=True):
+    """Segments that follow each other, in the disk and where they lie."""
+
+    segment: int
+    """The first one's number in the disk."""
+    count: int
+    container: str | None
+    """Its name; null: zero, they lie nowhere."""
+    at: int
+    """The first one's number in the container; 0 if they lie nowhere."""
+    incomplete: bool
+    """Whether they are still being filled from elsewhere."""
+
+
+class DiskMap(msgspec.Struct, frozen=True):
+    """GET /v1/disks/NAME/map: where the disk's segments lie, a bounded number of runs."""
+
+    name: str
+    segment_bytes: int
+    segments: int
+    runs: list[MapRun]
+    next_segment: int | None
+    """Where to go on asking; null: this was all."""
+
+
+class DrawnCell(msgspec.Struct, frozen=True):
+    """A part of a drawn disk that is not all zero."""
+
+    cell: int
+    containers: dict[str, int]
+    """Container -> how many of the cell's segments lie there."""
+    incomplete: int
+
+
+class DiskDrawing(msgspec.Struct, frozen=True):
+    """GET /v1/disks/NAME/drawing: the disk in equal cells."""
+
+    name: str
+    segment_bytes: int
+    segments: int
+    segments_per_cell: int
+    cells: list[DrawnCell]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from segue.api.disks import DiskInfo
@@ -70,6 +72,22 @@ def disk_clear_error(name: str) -> None:
     """End a disk's flush errors: you have taken note that unflushed data may be lost."""
     client().clear_error(name)
     click.echo(f"disk {name}: flush errors ended")
+
+
+@disk.command("map")
+@click.argument("name")
+@click.option("--first", type=int, default=0, metavar="SEGMENT", help="With --json: from here on.")
+@click.option("--runs", type=int, default=1000, metavar="N", help="With --json: so many at most.")
+@data_option
+@json_option
+def disk_map(name: str, first: int, runs: int, as_json: bool) -> None:
+    """Draw where the disk's segments lie; with --json as a list of runs."""
+    if as_json:
+        print_json(client().disk_map(name, first, runs))
+        return
+    from segue.cli.drawing import CELLS, draw  # noqa: PLC0415
+
+    draw(client().disk_drawing(name, CELLS), sys.stdout.isatty())
 
 
 @disk.command("uri")

@@ -33,3 +33,13 @@ def format_size(size_bytes: int) -> str:
     tenths = value * 10
     about = "" if tenths.denominator == 1 else "~"
     return f"{about}{float(value):.1f}".removesuffix(".0") + unit
+
+
+def format_exact(size_bytes: int) -> str:
+    """Exact, in the largest unit that it is a whole number of (``1152M``)."""
+    unit = ""
+    for letter in _UNITS:
+        if size_bytes == 0 or size_bytes % 1024:
+            break
+        size_bytes, unit = size_bytes // 1024, letter
+    return f"{size_bytes}{unit}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from segue.api.disks import CreateDisk, DiskInfo
+from segue.api.disks import CreateDisk, DiskDrawing, DiskInfo, DiskMap
 from segue.client.agents import Agents
 from segue.client.connection import ApiError
 
@@ -31,6 +31,15 @@ class Disks(Agents):
     def clear_error(self, name: str) -> DiskInfo:
         """Take note of the disk's flush errors, and end them."""
         return self.call("POST", f"disks/{quote(name, safe='')}/clear-error", DiskInfo)
+
+    def disk_map(self, name: str, first_segment: int = 0, max_runs: int = 1000) -> DiskMap:
+        """Where the segments lie, from `first_segment` on; 10,000 runs at most."""
+        query = f"first_segment={first_segment}&max_runs={max_runs}"
+        return self.call("GET", f"disks/{quote(name, safe='')}/map?{query}", DiskMap)
+
+    def disk_drawing(self, name: str, cells: int = 1000) -> DiskDrawing:
+        """The same summed up in equal cells, so many at most; 10,000 is the end."""
+        return self.call("GET", f"disks/{quote(name, safe='')}/drawing?cells={cells}", DiskDrawing)
 
     def disk_uris(self, name: str, agent: str | None = None) -> list[str]:
         """NBD URIs of the disk, at the agents that are there (or the one named)."""

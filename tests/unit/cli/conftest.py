@@ -63,11 +63,32 @@ STATUS = {
     "faults_answered": 9,
     "problems": [],
 }
+RUN = {"segment": 0, "count": 66, "container": "left", "at": 0, "incomplete": False}
+MAP = {
+    "name": "d",
+    "segment_bytes": 1 << 20,
+    "segments": 80,
+    "runs": [RUN],
+    "next_segment": None,
+}
+DRAWING = {
+    "name": "d",
+    "segment_bytes": 1 << 20,
+    "segments": 80,
+    "segments_per_cell": 1,
+    "cells": [
+        *({"cell": n, "containers": {"left": 1}, "incomplete": 0} for n in range(66)),
+        {"cell": 66, "containers": {"right": 1}, "incomplete": 1},
+        {"cell": 67, "containers": {"right": 1}, "incomplete": 0},
+    ],
+}
 ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ("GET", "/v1/disks"): (200, [DISK]),
     ("GET", "/v1/disks/d"): (200, DISK),
     ("POST", "/v1/disks"): (201, DISK),
     ("DELETE", "/v1/disks/d"): (204, None),
+    ("GET", "/v1/disks/d/map?first_segment=3&max_runs=2"): (200, MAP),
+    ("GET", "/v1/disks/d/drawing?cells=1024"): (200, DRAWING),
     ("GET", "/v1/disks/no"): (404, {"error": "no disk is called no"}),
     ("GET", "/v1/disks/odd"): (500, "<html>"),
     ("GET", "/v1/disks/a%2Fb"): (404, {"error": "no disk is called a/b"}),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.unit.cli.conftest import Api
+import json
+
+from tests.unit.cli.conftest import MAP, Api
 
 
 def test_disk_create_takes_sizes_with_units(api: Api) -> None:
@@ -21,3 +23,24 @@ def test_disk_uri_names_an_agent_that_is_there(api: Api) -> None:
 
 def test_disk_delete(api: Api) -> None:
     assert api.run("disk", "delete", "d").output == "disk d deleted\n"
+
+
+def test_disk_map_is_a_drawing(api: Api) -> None:
+    """80 segments in cells of one: two rows."""
+    output = api.run("disk", "map", "d").output.splitlines()
+    assert output == [
+        "disk d: 80M in 80 segments of 1M; each sign is 1M",
+        "A left: 66 segments, 66M",
+        "B right: 2 segments, 2M",
+        ". zero: 12 segments; they take no room",
+        "! incomplete: 1 segments",
+        "",
+        "       0  " + "A" * 64,
+        "     64M  " + "AA!B" + "." * 12,
+    ]
+
+
+def test_disk_map_as_runs(api: Api) -> None:
+    result = api.run("disk", "map", "d", "--json", "--first", "3", "--runs", "2")
+    assert json.loads(result.output) == MAP
+    assert api.seen == [("GET", "/v1/disks/d/map?first_segment=3&max_runs=2", None)]

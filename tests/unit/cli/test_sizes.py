@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.cli.sizes import format_size, parse_size
+from segue.cli.sizes import format_exact, format_size, parse_size
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,4 @@ def test_what_is_no_size(text: str) -> None:
 def test_what_is_printed_without_about_is_exact(size: int) -> None:
     text = format_size(size)
     assert text.startswith("~") or parse_size(text) == size
+    assert parse_size(format_exact(size)) == size

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Annotated, Any, TypeVar, cast
 
 from litestar import delete, get, post
+from litestar.params import Parameter
 
-from segue.api.disks import CreateDisk, DiskInfo
+from segue.api.disks import CreateDisk, DiskDrawing, DiskInfo, DiskMap, DrawnCell, MapRun
+from segue.controller import layout
 from segue.controller.controller import Controller
 from segue.controller.procedures import verbs
 from segue.controller.table import Disk
+
+T = TypeVar("T")
+MAX_RUNS = 10_000
+MAX_CELLS = 10_000
 
 
 def disk_routes(c: Controller) -> list[Any]:
@@ -37,7 +44,21 @@ def disk_routes(c: Controller) -> list[Any]:
         await verbs.clear_error(c, name)
         return _disk_info(c, verbs.disk_called(c, name))
 
-    return [list_disks, show_disk, create_disk, delete_disk, clear_error]
+    @get("/disks/{name:str}/map")
+    async def map_disk(
+        name: str,
+        first_segment: Annotated[int, Parameter(ge=0)] = 0,
+        max_runs: Annotated[int, Parameter(ge=1, le=MAX_RUNS)] = 1000,
+    ) -> DiskMap:
+        return await _disk_map(c, verbs.disk_called(c, name), first_segment, max_runs)
+
+    @get("/disks/{name:str}/drawing")
+    async def draw_disk(
+        name: str, cells: Annotated[int, Parameter(ge=1, le=MAX_CELLS)] = 1000
+    ) -> DiskDrawing:
+        return await _disk_drawing(c, verbs.disk_called(c, name), cells)
+
+    return [map_disk, draw_disk, list_disks, show_disk, create_disk, delete_disk, clear_error]
 
 
 def _disk_info(c: Controller, disk: Disk) -> DiskInfo:
@@ -55,3 +76,42 @@ def _disk_info(c: Controller, disk: Disk) -> DiskInfo:
         agents=sorted(c.table.agents[agent].name for agent in holders.values()),
         failed={names[number]: errno for number, errno in disk.failed.items()},
     )
+
+
+async def _disk_map(c: Controller, disk: Disk, first: int, limit: int) -> DiskMap:
+    names = {number: container.row.name for number, container in c.table.containers.items()}
+    found, next_segment = await _in_steps(layout.runs(c.table, disk, first, limit))
+    runs = [
+        MapRun(run.segment, run.count, names.get(run.container), run.at, run.incomplete)
+        for run in found
+    ]
+    return DiskMap(disk.name, disk.segment_bytes, disk.segments, runs, next_segment)
+
+
+async def _disk_drawing(c: Controller, disk: Disk, cells: int) -> DiskDrawing:
+    names = {number: container.row.name for number, container in c.table.containers.items()}
+    fewest = -(-disk.segments // cells)
+    per_cell = 1 << (fewest - 1).bit_length()  # a power of two: cells begin at round offsets
+    found = await _in_steps(layout.cells(c.table, disk, per_cell))
+    drawn = [
+        DrawnCell(
+            number,
+            {names[container]: count for container, count in cell.containers.items()},
+            cell.incomplete,
+        )
+        for number, cell in sorted(found.items())
+    ]
+    return DiskDrawing(disk.name, disk.segment_bytes, disk.segments, per_cell, drawn)
+
+
+async def _in_steps(steps: layout.Steps[T]) -> T:
+    """The outcome; faults are answered between the steps."""
+    try:
+        while True:
+            try:
+                next(steps)
+            except StopIteration as stop:
+                return cast(T, stop.value)
+            await asyncio.sleep(0)
+    finally:
+        steps.close()
