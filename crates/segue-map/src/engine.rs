@@ -208,6 +208,9 @@ impl Engine {
                 return;
             }
         };
+        if self.begin_clean(token, slot, op, offset, len, flags) {
+            return;
+        }
         let host = self.new_host(token, slot, op, offset, flags);
         let piece = self.add_piece(Piece::new(host, slot, offset, len));
         self.hosts[host].first_piece = piece;
@@ -236,7 +239,15 @@ impl Engine {
         Ok(slot)
     }
 
-    fn new_host(&mut self, token: u64, disk: u32, op: HostOp, offset: u64, flags: u16) -> u32 {
+    #[inline]
+    pub(crate) fn new_host(
+        &mut self,
+        token: u64,
+        disk: u32,
+        op: HostOp,
+        offset: u64,
+        flags: u16,
+    ) -> u32 {
         self.disks[disk].hosts += 1;
         let seq = self.take_seq();
         let host = self.hosts.insert(Host {
@@ -303,6 +314,9 @@ impl Engine {
             .pieces
             .find(piece)
             .expect("a piece that is not under way was finished");
+        if end == End::Done(0) && self.end_clean(piece) {
+            return;
+        }
         self.finish_io(piece, end);
         self.go_on();
     }

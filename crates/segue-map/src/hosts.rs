@@ -229,7 +229,7 @@ impl Engine {
 
     /// Takes the host out of those with a time limit.
     #[inline]
-    fn unexpect(&mut self, host: u32) {
+    pub(crate) fn unexpect(&mut self, host: u32) {
         let this = &mut self.hosts[host];
         if this.due == u64::MAX {
             return;

@@ -11,6 +11,7 @@ extern crate alloc;
 mod blocking;
 mod bound;
 mod check;
+mod clean;
 mod commands;
 pub mod control;
 pub mod decide;

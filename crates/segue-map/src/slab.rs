@@ -44,6 +44,13 @@ impl<T> Slab<T> {
         index
     }
 
+    /// Inserts, and gives the index with its first id.
+    #[inline]
+    pub(crate) fn insert_named(&mut self, value: T) -> (u32, u64) {
+        let index = self.insert(value);
+        (index, self.renew_id(index))
+    }
+
     #[inline]
     pub(crate) fn remove(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];

@@ -96,6 +96,8 @@ impl Pair {
             }
             random::What::Nothing => {}
         }
+        // The engine's calls let held pieces go at their end, effects taken or not.
+        self.oracle.go_on();
         if !call.effects_wait {
             self.compare(&format!("{call:?}"));
         }
