@@ -318,6 +318,24 @@ impl Epoll {
     }
 }
 
+/// Lets a socket hold that many bytes that its other end has not taken; less where that is forbidden.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn set_send_buffer(socket: &impl AsRawFd, size_bytes: i32) -> io::Result<()> {
+    // Past the system's limit if we may.
+    set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size_bytes)
+        .or_else(|_| set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, size_bytes))
+}
+
+fn set_option(socket: &impl AsRawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+    let (at, size) = (std::ptr::from_ref(&value).cast(), size_of_val(&value));
+    // SAFETY: `value` is of the size named, and only read.
+    let done =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, at, size as libc::socklen_t) };
+    checked(done as isize).map(drop)
+}
+
 /// Has the kernel find out when the other end of a TCP connection has vanished without a word:
 /// after a minute of silence it asks, and gives up after another.
 ///
@@ -331,13 +349,7 @@ pub fn keep_alive(socket: &impl AsRawFd) -> io::Result<()> {
         (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 4),
     ];
     for (level, name, value) in options {
-        let value: libc::c_int = value;
-        let (at, size) = (std::ptr::from_ref(&value).cast(), size_of_val(&value));
-        // SAFETY: `value` is of the size named, and only read.
-        let done = unsafe {
-            libc::setsockopt(socket.as_raw_fd(), level, name, at, size as libc::socklen_t)
-        };
-        checked(done as isize)?;
+        set_option(socket, level, name, value)?;
     }
     Ok(())
 }

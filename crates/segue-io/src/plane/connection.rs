@@ -7,6 +7,7 @@ use std::sync::Arc;
 use segue_nbd::server::{Answer, Request, ServerConn};
 use segue_nbd::{Errno, Extent, reply};
 
+use super::connections::RECEIVE_BYTES;
 use super::executor::Answered;
 use super::outgoing::Outgoing;
 use super::tokens::ConnKey;
@@ -16,6 +17,11 @@ use crate::buffer::{Buffer, Buffers};
 const HELD_BYTES_MAX: usize = 64 << 20;
 /// Nor while it has this many requests under way.
 const REQUESTS_MAX: u32 = 1024;
+
+/// After a write as large as this another one is expected: its head is received alone, so that its
+/// payload is received where it belongs, not copied there.
+const LARGE_WRITE_BYTES: usize = 64 << 10;
+const ROOM_AFTER_LARGE_BYTES: usize = 4 << 10;
 
 /// A write whose payload has not all arrived.
 #[derive(Debug)]
@@ -42,6 +48,8 @@ pub(super) struct Connection {
     pub(super) question: Option<(u64, Question)>,
     /// Bytes of requests under way.
     held_bytes: usize,
+    /// How much is received beyond the payload under way.
+    pub(super) room_bytes: usize,
     /// What epoll waits for.
     pub(super) interest: u32,
     /// In the thread's list of connections with something to send.
@@ -80,6 +88,7 @@ impl Connection {
             disk: None,
             question: None,
             held_bytes: 0,
+            room_bytes: RECEIVE_BYTES,
             interest: libc::EPOLLIN as u32,
             is_dirty: false,
             is_stalled: false,
@@ -109,6 +118,13 @@ impl Connection {
 
     pub(super) fn request_begun(&mut self, request: &Request) {
         self.held_bytes += cost(request);
+        let is_large_write = request.command == segue_nbd::server::Command::Write
+            && request.length as usize >= LARGE_WRITE_BYTES;
+        self.room_bytes = if is_large_write {
+            ROOM_AFTER_LARGE_BYTES
+        } else {
+            RECEIVE_BYTES
+        };
     }
 
     /// Receives into the payload under way, then into `room`; gives the bytes of each.

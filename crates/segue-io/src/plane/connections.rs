@@ -13,7 +13,7 @@ use segue_nbd::server::{Command, Event, Refusal, RefusalKind, Request};
 use segue_nbd::{BlockSizes, ExportInfo, Features, ProtocolError};
 
 use super::connection::{Connection, Payload, Question};
-use super::executor::Executor;
+use super::executor::{Answered, Executor};
 use super::mailbox::{Export, Outbox, PlaneEvent};
 use super::stats::Stats;
 use super::thread::KEY_CONNECTIONS;
@@ -21,7 +21,9 @@ use super::tokens::ConnKey;
 use crate::sys::Epoll;
 
 /// Room for what one turn receives: 32 writes of 4 KiB and some.
-const RECEIVE_BYTES: usize = 192 << 10;
+pub(super) const RECEIVE_BYTES: usize = 192 << 10;
+/// A read of this size is sent as soon as it is answered, while the CPU's cache has it.
+const SEND_AT_ONCE_BYTES: u32 = 64 << 10;
 
 /// See the module's text.
 pub(super) struct Connections {
@@ -153,7 +155,8 @@ impl Connections {
         let mut receive = std::mem::take(&mut self.receive);
         let start = connection.rest.len();
         receive[..start].copy_from_slice(&connection.rest);
-        let got = connection.receive(&mut receive[start..]);
+        let end = receive.len().min(start + connection.room_bytes);
+        let got = connection.receive(&mut receive[start..end]);
         let found = match got {
             Ok((0, 0)) => {
                 let ended = connection.server.handle_eof(start);
@@ -235,6 +238,14 @@ impl Connections {
                 None => return connection.rest.extend_from_slice(&input[at..]),
                 Some(Event::Request(request)) => {
                     at += begin(connection, request, &input[at..], executor);
+                    let large = |answered: &Answered| {
+                        let read = answered.request.command == Command::Read;
+                        read && answered.request.length >= SEND_AT_ONCE_BYTES
+                    };
+                    if executor.answers.last().is_some_and(large) {
+                        self.take_answers(executor);
+                        self.send(index, executor);
+                    }
                 }
                 Some(Event::Answer(answer)) => {
                     connection.answer(&answer);

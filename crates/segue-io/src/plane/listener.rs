@@ -8,10 +8,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use crate::sys::{Epoll, keep_alive};
+use crate::sys::{Epoll, keep_alive, set_send_buffer};
 
 /// Connections taken in one turn.
 const ACCEPTS_MAX: usize = 16;
+/// What a unix socket holds of replies; the kernel doubles it, for its own needs.
+const SEND_BUFFER_BYTES: i32 = 1 << 20;
 
 #[derive(Debug)]
 enum Socket {
@@ -98,6 +100,8 @@ impl Listener {
         match &self.socket {
             Socket::Unix(socket, path, _) => {
                 let (stream, _) = socket.accept()?;
+                // A large read's reply goes out at once; else its client is waited for.
+                set_send_buffer(&stream, SEND_BUFFER_BYTES)?;
                 Ok((stream.into(), format!("unix:{}", path.display())))
             }
             Socket::Tcp(socket) => {
