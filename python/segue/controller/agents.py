@@ -64,6 +64,8 @@ log = logging.getLogger("segue.controller.agents")
 INCARNATION_BITS = 61
 MAX_GREETING = 64
 """Links whose hello has not come; each may hold one frame of up to 16 MiB."""
+MAX_AGENTS = 4096
+"""Names that are ever known; each is a durable row."""
 MAX_WORK = MAX_FAULTS + 4096
 """Procedures under way for one agent: more than its engine can have asked for."""
 
@@ -179,13 +181,18 @@ def _refusal(c: Controller, hello: Hello) -> Refused | None:
 
 
 async def _identify(c: Controller, name: str) -> int:
-    """The agent's number; its identity and longest lease are durable before its first grant."""
+    """The agent's number; its identity and longest lease are durable before its first grant.
+
+    Raises `LinkClosed` for one name too many.
+    """
     async with c.locks.hold(("agents",), exclusive=True):
         for row in c.table.agents.values():
             if row.name == name:
                 if row.lease_ns < c.settings.lease_ns:
                     await c.commit(AgentKnown(row.agent, name, c.settings.lease_ns))
                 return row.agent
+        if len(c.table.agents) >= MAX_AGENTS:
+            raise LinkClosed(f"{MAX_AGENTS} agents are known: no more names are taken")
         agent = max(c.table.agents, default=0) + 1
         await c.commit(AgentKnown(agent, name, c.settings.lease_ns))
         return agent

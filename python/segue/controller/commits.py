@@ -68,6 +68,7 @@ class Commits:
         self._waiting.append(done)
         if self._writer is None:
             self._writer = asyncio.get_running_loop().create_task(self._write())
+            self._writer.add_done_callback(self._writer_ended)
         # A cancelled procedure must not leave before the outcome is known: its locks guard it.
         with self._waits.on("commit", "the store"):
             number = await _outcome(done)
@@ -90,6 +91,11 @@ class Commits:
             self._fail(error, waiting)
             if not isinstance(error, StoreError):
                 raise
+
+    def _writer_ended(self, writer: asyncio.Task[None]) -> None:
+        # Cancelled before its first step: the loop is closing.
+        if writer.cancelled() and self._ended is None:
+            self._fail(asyncio.CancelledError(), [])
 
     async def _append(self, changes: Sequence[AnyChange]) -> None:
         body = encode_changes(changes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import stat
 
 import msgspec
 
@@ -14,6 +16,8 @@ LINK_NAME = "controller.sock"
 MIN_SEGMENT_BYTES = 64 << 10
 MAX_SEGMENT_BYTES = 64 << 20
 SHORTEST_LEASE_S = 0.5
+LONGEST_LEASE_S = 86_400.0
+MIN_CHECKPOINT_LOG_BYTES = 1024
 
 
 class ConfigError(Exception):
@@ -56,5 +60,24 @@ def check_settings(settings: Settings) -> None:
     size = settings.segment_bytes
     if size & (size - 1) or not MIN_SEGMENT_BYTES <= size <= MAX_SEGMENT_BYTES:
         raise ConfigError("a segment is a power of two from 64 KiB to 64 MiB")
-    if settings.lease_s < SHORTEST_LEASE_S:
-        raise ConfigError(f"a lease lasts {SHORTEST_LEASE_S:g} s at least")
+    lease_s = settings.lease_s
+    if not math.isfinite(lease_s) or not SHORTEST_LEASE_S <= lease_s <= LONGEST_LEASE_S:
+        raise ConfigError(
+            f"a lease lasts {SHORTEST_LEASE_S:g} s to {LONGEST_LEASE_S:.0f} s, not {lease_s:g}"
+        )
+    if settings.checkpoint_log_bytes < MIN_CHECKPOINT_LOG_BYTES:
+        raise ConfigError(f"the log grows to {MIN_CHECKPOINT_LOG_BYTES} bytes at least")
+
+
+def make_data_folder(path: str) -> None:
+    """Makes sure that the installation's folder is there; its parent must be.
+
+    Raises `OSError`, also for a folder that others could put their sockets and files into.
+    """
+    try:
+        os.mkdir(path, mode=0o700)
+    except FileExistsError:
+        if os.stat(path).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(
+                f"{path} can be written by others than its owner: chmod go-w {path}"
+            ) from None

@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import signal
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +22,12 @@ import uvicorn
 from segue import _native
 from segue.controller.api import make_api
 from segue.controller.commits import TermEnded
-from segue.controller.config import ConfigError, ControllerConfig, check_settings
+from segue.controller.config import (
+    ConfigError,
+    ControllerConfig,
+    check_settings,
+    make_data_folder,
+)
 from segue.controller.controller import Controller
 from segue.controller.storage import NativeStorage
 from segue.store.sqlite import SqliteStore
@@ -31,6 +37,8 @@ from segue.wire.messages import AgentMessage, decode_from_agent
 log = logging.getLogger("segue.controller.server")
 
 API_STOP_S = 2
+API_CONNECTIONS = 256
+"""At once; one more is answered with HTTP status 503."""
 
 
 class BootClock:
@@ -67,28 +75,39 @@ class Server:
                 )
         self._config = config
         self._links: dict[asyncio.Task[None], None] = {}
+        self._controller: Controller | None = None
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; raises `TermFailed`, `StoreError`, `OSError`."""
+        """Serve until SIGTERM or SIGINT; raises `TermFailed`, `StoreError`, `OSError`.
+
+        Whatever can be refused is refused before the term is claimed: a controller that cannot
+        serve changes nothing.
+        """
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        os.makedirs(self._config.data, mode=0o700, exist_ok=True)
+        make_data_folder(self._config.data)
         store = SqliteStore(self._config.store_path)
-        storage = NativeStorage()
-        controller = Controller(
-            store, storage, BootClock(), self._config.settings, random.SystemRandom()
-        )
-        try:
-            await controller.start()
-        except TermEnded as error:
-            raise TermFailed(f"the term ended before it began: {error}") from error
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(store.close)
+            servers = [await self._bind(address, undo) for address in self._addresses]
+            api_socket = undo.enter_context(unix_listener(self._config.api_path))
+            storage = NativeStorage()
+            undo.callback(storage.close)
+            controller = Controller(
+                store, storage, BootClock(), self._config.settings, random.SystemRandom()
+            )
+            try:
+                await controller.start()
+            except TermEnded as error:
+                raise TermFailed(f"the term ended before it began: {error}") from error
+            undo.pop_all()
         # A procedure that fails where nobody awaits it must not leave half a term in service.
         loop.set_exception_handler(lambda _, context: _unexpected(controller, context))
         doors = contextlib.AsyncExitStack()
-        await self._open_links(controller, doors)
-        await self._open_api(controller, doors)
+        await self._open_links(controller, servers, doors)
+        await self._open_api(controller, api_socket, doors)
         log.info("event=ready pid=%d term=%d", os.getpid(), controller.term)
         ends: list[asyncio.Future[Any]] = [loop.create_task(stop.wait()), controller.failed]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -101,29 +120,42 @@ class Server:
         await store.close()
         log.info("event=stopped")
 
-    async def _open_links(self, controller: Controller, doors: contextlib.AsyncExitStack) -> None:
-        loop = asyncio.get_running_loop()
+    async def _bind(self, address: Address, undo: contextlib.AsyncExitStack) -> asyncio.Server:
+        """Takes the address; agents are let in when the term serves."""
+        server = await serve(address, decode_from_agent, self._on_link, start_serving=False)
+        undo.callback(server.close)
+        return server
 
-        def on_link(link: Link[AgentMessage]) -> None:
-            task = loop.create_task(controller.serve(link))
-            self._links[task] = None
-            task.add_done_callback(self._links.pop)
+    def _on_link(self, link: Link[AgentMessage]) -> None:
+        assert self._controller is not None, "agents come in when the term serves"
+        task = asyncio.get_running_loop().create_task(self._controller.serve(link))
+        self._links[task] = None
+        task.add_done_callback(self._links.pop)
 
-        for address in self._addresses:
-            server = await serve(address, decode_from_agent, on_link)
+    async def _open_links(
+        self,
+        controller: Controller,
+        servers: list[asyncio.Server],
+        doors: contextlib.AsyncExitStack,
+    ) -> None:
+        self._controller = controller
+        for server, address in zip(servers, self._addresses, strict=True):
+            await server.start_serving()
             doors.callback(server.close)
             log.info("event=listening address=%s", address)
 
-    async def _open_api(self, controller: Controller, doors: contextlib.AsyncExitStack) -> None:
+    async def _open_api(
+        self, controller: Controller, listener: socket.socket, doors: contextlib.AsyncExitStack
+    ) -> None:
         config = uvicorn.Config(
             make_api(controller),
             lifespan="off",
             log_config=None,
             access_log=False,
+            limit_concurrency=API_CONNECTIONS,
             timeout_graceful_shutdown=API_STOP_S,
         )
         api = _ApiServer(config)
-        listener = unix_listener(self._config.api_path)
         serving = asyncio.get_running_loop().create_task(api.serve(sockets=[listener]))
 
         async def close() -> None:
@@ -134,9 +166,11 @@ class Server:
 
 
 def _unexpected(controller: Controller, context: dict[str, Any]) -> None:
+    """Ends the term, but for what one connection, or the lack of a descriptor for it, brought."""
     error = context.get("exception") or RuntimeError(context["message"])
     log.error("event=unexpected what=%r", context["message"], exc_info=error)
-    controller.fail(error)
+    if not context.keys() & {"transport", "protocol", "socket"}:
+        controller.fail(error)
 
 
 async def run_controller(config: ControllerConfig) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -28,6 +29,7 @@ MAX_WAITING = 4096
 MAX_WAITING_BYTES = 4 << 20
 """Received and not taken: beyond so many messages, or bytes, the socket is not read."""
 
+LONGEST_SOCKET_PATH = 107
 LINGER_S = 5.0
 """How long a closed link may take to send what was queued."""
 
@@ -239,9 +241,15 @@ async def connect(address: Address, decode: Callable[[bytes], M]) -> Link[M]:
 
 
 async def serve(
-    address: Address, decode: Callable[[bytes], M], on_link: Callable[[Link[M]], None]
+    address: Address,
+    decode: Callable[[bytes], M],
+    on_link: Callable[[Link[M]], None],
+    *,
+    start_serving: bool = True,
 ) -> asyncio.Server:
     """Listen at `address` and call `on_link` with every link; raises OSError.
+
+    Without `start_serving` the address is taken, and nobody let in before the server is started.
 
     A unix socket's file is made for its owner only (mode 0600); one that a dead process left
     behind is replaced, one that somebody listens on is not.
@@ -251,13 +259,28 @@ async def serve(
     def factory() -> Link[M]:
         return Link(decode, on_link)
 
-    if not address.path:
-        return await loop.create_server(factory, address.host, address.port)
-    return await loop.create_unix_server(factory, sock=unix_listener(address.path))
+    if address.path:
+        listener = unix_listener(address.path)
+        return await loop.create_unix_server(factory, sock=listener, start_serving=start_serving)
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        # Listens at once: of two that have only bound it, neither hears of the other.
+        listener = socket.create_server((address.host, address.port), family=family)
+    except OSError as error:
+        raise OSError(error.errno, f"{address}: {error.strerror}") from None
+    return await loop.create_server(factory, sock=listener, start_serving=start_serving)
 
 
 def unix_listener(path: str) -> socket.socket:
-    """A bound unix stream socket at `path`, mode 0600; raises OSError if another process has it."""
+    """A listening unix stream socket at `path`, mode 0600.
+
+    Raises OSError, if another process has it too.  It listens at once: a socket that nobody listens
+    on is taken for a dead process's.
+    """
+    if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
+        raise OSError(
+            errno.ENAMETOOLONG, f"{path}: a socket's path has {LONGEST_SOCKET_PATH} bytes at most"
+        )
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -268,6 +291,7 @@ def unix_listener(path: str) -> socket.socket:
             listener.bind(path)
         finally:
             os.umask(mask)
+        listener.listen(socket.SOMAXCONN)
     except OSError as error:
         listener.close()
         raise OSError(error.errno, f"{path}: {error.strerror}") from None
