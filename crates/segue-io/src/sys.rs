@@ -39,6 +39,16 @@ pub fn errno_of(error: &io::Error) -> i32 {
     }
 }
 
+/// What went wrong in words alone: people are told no numbers.
+#[must_use]
+pub fn words_of(error: &io::Error) -> String {
+    let said = error.to_string();
+    match said.rfind(" (os error ") {
+        Some(end) if error.raw_os_error().is_some() => said[..end].to_owned(),
+        _ => said,
+    }
+}
+
 /// An error with this number.
 #[must_use]
 pub fn os_error(errno: i32) -> io::Error {

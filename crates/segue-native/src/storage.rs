@@ -9,7 +9,7 @@ use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use segue_io::container::{self, Cache, Container, ContainerError, Header, Identity};
-use segue_io::sys::errno_of;
+use segue_io::sys::{errno_of, words_of};
 
 /// Adds this file's classes and functions.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -29,7 +29,7 @@ fn container_error(error: ContainerError) -> PyErr {
 
 /// `OSError(errno, text)`, which Python turns into its subclasses.
 pub fn os_error(error: &std::io::Error) -> PyErr {
-    PyOSError::new_err((errno_of(error), error.to_string()))
+    PyOSError::new_err((errno_of(error), words_of(error)))
 }
 
 fn identity(bytes: &[u8]) -> PyResult<Identity> {
@@ -145,7 +145,10 @@ impl StorageHandle {
         let container = self.open()?;
         let done = py.detach(|| body(&container));
         done.map_err(|error| {
-            PyOSError::new_err((errno_of(&error), format!("{}: {error}", container.uri())))
+            PyOSError::new_err((
+                errno_of(&error),
+                format!("{}: {}", container.uri(), words_of(&error)),
+            ))
         })
     }
 }

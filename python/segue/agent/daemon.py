@@ -19,9 +19,8 @@ import signal
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
-
 from segue import _native
+from segue.agent.config import AgentConfig
 from segue.agent.session import Phase, Session
 from segue.controller.ports import LinkClosed
 from segue.wire.link import Address, Link, connect
@@ -35,22 +34,6 @@ CONNECT_TIMEOUT_S = 5.0
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 1.0
 """Between attempts to reach the controller: back at work within 2 s (promise P8)."""
-
-
-class AgentConfig(msgspec.Struct, frozen=True):
-    """What an operator sets of an agent."""
-
-    name: str
-    controller: str
-    """``unix:///PATH`` or ``tcp://HOST:PORT``."""
-    listen: list[str]
-    """Where hosts are served: addresses of the same two kinds."""
-    park_limit_bytes: int = 64 << 20
-    """Parked writes held per disk before its connections are not read (design, section 4)."""
-    host_timeout_s: float = 0.0
-    """Hosts get EIO when their I/O has waited so long; 0: they wait."""
-    drain_s: float = 2.0
-    """How long a clean stop waits for host I/O under way."""
 
 
 class AgentRefused(Exception):

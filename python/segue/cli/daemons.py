@@ -16,7 +16,7 @@ import click
 
 from segue import failpoints
 from segue.cli.config import configured
-from segue.cli.options import Failed, Size, data_folder, data_option
+from segue.cli.options import Failed, Size, data_folder, data_option, sentence
 from segue.logs import set_up_logs
 
 log_option = click.option(
@@ -92,7 +92,7 @@ def controller(
     except ConfigError as error:
         raise click.UsageError(str(error)) from None
     except (StoreError, OSError, ValueError) as error:
-        raise Failed(str(error)) from error
+        raise Failed(sentence(error)) from error
 
 
 @configured
@@ -137,29 +137,27 @@ def agent(
     """Run an agent; or, with a subcommand, look at the agents there are."""
     if ctx.invoked_subcommand is not None:
         return
-    from segue.agent.daemon import AgentConfig, AgentRefused, run_agent  # noqa: PLC0415
+    from segue.agent.config import AgentConfig, AgentConfigError, check_agent  # noqa: PLC0415
+    from segue.agent.daemon import AgentRefused, run_agent  # noqa: PLC0415
     from segue.controller.config import link_address  # noqa: PLC0415
-    from segue.wire.link import Address  # noqa: PLC0415
 
     name = name or socket.gethostname().partition(".")[0]
     try:
-        for text in listen:
-            if not Address.parse(text).local and not insecure:
-                raise click.UsageError(
-                    f"{text} can be reached from other machines: there is no TLS yet, "
-                    f"--insecure allows it"
-                )
         config = AgentConfig(
             name=name,
             controller=controller_address or link_address(data_folder()),
             listen=list(listen) or [f"unix://{os.path.join(data_folder(), f'nbd-{name}.sock')}"],
             park_limit_bytes=park_limit,
             host_timeout_s=host_timeout,
+            insecure=insecure,
         )
+        check_agent(config)
         set_up_logs(f"agent:{name}", log_level)
         _run(run_agent(config), with_parent)
+    except AgentConfigError as error:
+        raise click.UsageError(str(error)) from None
     except (AgentRefused, OSError, ValueError) as error:
-        raise Failed(str(error)) from error
+        raise Failed(sentence(error)) from error
 
 
 def _run(life: Coroutine[Any, Any, None], with_parent: bool) -> None:

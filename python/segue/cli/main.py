@@ -54,7 +54,10 @@ class _Group(click.Group):
 
 
 def _say(sentence: str) -> None:
-    click.echo(f"segue: {' '.join(sentence.split())}", err=True)
+    line = " ".join(sentence.split())
+    # What is quoted may come from a peer: nothing in it moves the cursor.
+    line = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in line)
+    click.echo(f"segue: {line}", err=True)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -22,6 +22,13 @@ class Failed(click.ClickException):
     exit_code = 1
 
 
+def sentence(error: Exception) -> str:
+    """What an exception says, without the system's number for it."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error) or type(error).__name__
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
 class Size(click.ParamType[int]):
     """``10G``, ``10GiB``, ``4096``."""
 

@@ -55,10 +55,15 @@ def link_address(data: str) -> str:
     return f"unix://{os.path.join(os.path.abspath(data), LINK_NAME)}"
 
 
+def is_segment_size(size_bytes: int) -> bool:
+    """A power of two, 64 KiB to 64 MiB."""
+    is_power = size_bytes & (size_bytes - 1) == 0
+    return is_power and MIN_SEGMENT_BYTES <= size_bytes <= MAX_SEGMENT_BYTES
+
+
 def check_settings(settings: Settings) -> None:
     """Raises `ConfigError` for what the design does not allow."""
-    size = settings.segment_bytes
-    if size & (size - 1) or not MIN_SEGMENT_BYTES <= size <= MAX_SEGMENT_BYTES:
+    if not is_segment_size(settings.segment_bytes):
         raise ConfigError("a segment is a power of two from 64 KiB to 64 MiB")
     lease_s = settings.lease_s
     if not math.isfinite(lease_s) or not SHORTEST_LEASE_S <= lease_s <= LONGEST_LEASE_S:

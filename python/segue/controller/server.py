@@ -66,7 +66,10 @@ class Server:
 
     def __init__(self, config: ControllerConfig) -> None:
         check_settings(config.settings)
-        self._addresses = [Address.parse(text) for text in config.addresses]
+        try:
+            self._addresses = [Address.parse(text) for text in config.addresses]
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         for address in self._addresses:
             if not address.local and not config.insecure:
                 raise ConfigError(

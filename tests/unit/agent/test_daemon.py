@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from segue.agent import daemon
-from segue.agent.daemon import Agent, AgentConfig, AgentRefused
+from segue.agent.config import AgentConfig
+from segue.agent.daemon import Agent, AgentRefused
 from segue.wire.link import Address, Link, serve
 from segue.wire.messages import (
     AgentMessage,

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from segue.controller.config import ConfigError, ControllerConfig, check_settings
+from segue.controller.config import (
+    ConfigError,
+    ControllerConfig,
+    check_settings,
+    make_data_folder,
+)
 from segue.controller.server import Server
 from segue.controller.settings import Settings
 
@@ -35,3 +42,26 @@ def test_an_address_others_reach_needs_a_flag(address: str) -> None:
     with pytest.raises(ConfigError, match="--insecure"):
         Server(ControllerConfig("/nowhere", [address]))
     Server(ControllerConfig("/nowhere", [address], insecure=True))
+
+
+@pytest.mark.parametrize("lease_s", [float("nan"), float("inf"), -1.0, 0.0, 1e300, 86_401.0])
+def test_a_lease_that_is_no_length_of_time_is_refused(lease_s: float) -> None:
+    with pytest.raises(ConfigError, match="a lease lasts"):
+        check_settings(Settings(lease_s=lease_s))
+
+
+def test_what_is_no_address_is_a_mistake_of_usage() -> None:
+    with pytest.raises(ConfigError, match="needs a path"):
+        Server(ControllerConfig("/nowhere", ["nowhere"]))
+
+
+def test_a_folder_that_others_write_to_is_no_place_for_sockets(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o700)
+    make_data_folder(str(shared))
+    shared.chmod(0o770)
+    with pytest.raises(PermissionError, match=f"chmod go-w {shared}"):
+        make_data_folder(str(shared))
+    with pytest.raises(FileNotFoundError):
+        make_data_folder(str(tmp_path / "not" / "there"))
+    assert list(tmp_path.iterdir()) == [shared]

@@ -28,6 +28,8 @@ pub const FORMAT_VERSION: u32 = 1;
 const MAGIC: &[u8; 8] = b"SEGUECON";
 const FLAG_CLEAN: u32 = 1;
 const FLAG_CREATED: u32 = 2;
+/// A segment's number has 44 bits in a table's entry, and a file's size 63 in all.
+const MAX_SEGMENTS: u64 = 1 << 37;
 const CRC_AT: usize = SLOT_BYTES - 4;
 
 /// A UUID: of an installation or a container.
@@ -118,7 +120,7 @@ impl Header {
         if u32_at(bytes, 8) > FORMAT_VERSION {
             return Slot::TooNew(u32_at(bytes, 8));
         }
-        Slot::Valid(Header {
+        let header = Header {
             clean: u32_at(bytes, 12) & FLAG_CLEAN != 0,
             created: u32_at(bytes, 12) & FLAG_CREATED != 0,
             installation: bytes[16..32].try_into().expect("sixteen bytes"),
@@ -129,7 +131,27 @@ impl Header {
             term: u64_at(bytes, 72),
             commit: u64_at(bytes, 80),
             sequence: u64_at(bytes, 88),
-        })
+        };
+        if header.makes_sense() {
+            Slot::Valid(header)
+        } else {
+            Slot::Damaged
+        }
+    }
+
+    /// Whether some Segue can have written it: a checksum is no proof, anybody can make one.
+    fn makes_sense(&self) -> bool {
+        is_segment_size(self.segment_bytes)
+            && (1..=MAX_SEGMENTS).contains(&self.segments)
+            && self.write_unit_bytes.is_power_of_two()
+            && self.write_unit_bytes as usize <= SLOT_BYTES
+            && self.sequence < u64::MAX
+    }
+
+    /// Length of the data area, in bytes.
+    #[must_use]
+    pub fn data_bytes(&self) -> u64 {
+        self.segments * self.segment_bytes
     }
 
     /// Reads the newer valid slot; `None` if neither is ours.

@@ -66,7 +66,7 @@ impl fmt::Display for ContainerError {
 impl std::error::Error for ContainerError {}
 
 fn naming(uri: &str) -> impl Fn(io::Error) -> ContainerError {
-    move |error| ContainerError::new(uri, errno_of(&error), error)
+    move |error| ContainerError::new(uri, errno_of(&error), sys::words_of(&error))
 }
 
 /// An open container; offsets count from the start of its data area (segment 0).
@@ -111,7 +111,7 @@ impl Container {
         if installation.is_some_and(|installation| installation != header.installation) {
             return refuse("it belongs to another installation");
         }
-        let data_bytes = header.segments * header.segment_bytes;
+        let data_bytes = header.data_bytes();
         if backing.size_bytes().map_err(naming(uri))? < DATA_AT_BYTES + data_bytes {
             return refuse("it is shorter than its header says");
         }

@@ -50,15 +50,15 @@ impl ContainerUri {
     pub fn parse(uri: &str) -> io::Result<ContainerUri> {
         let (scheme, rest) = uri
             .split_once("://")
-            .ok_or_else(|| refused(format!("{uri:?} is not a URI (file:///path)")))?;
+            .ok_or_else(|| refused("it is no URI (file:///path)".into()))?;
         let mut layers: Vec<&str> = scheme.split('+').collect();
         let scheme = match layers.pop() {
             Some("file") => Scheme::File,
             Some("block") => Scheme::Block,
             _ => {
-                return Err(refused(format!(
-                    "{uri:?}: only file:// and block:// containers can be opened"
-                )));
+                return Err(refused(
+                    "only file:// and block:// containers can be opened".into(),
+                ));
             }
         };
         let wrappers = layers
@@ -66,15 +66,13 @@ impl ContainerUri {
             .map(|layer| match layer {
                 "faulty" => Ok(Wrapper::Faulty),
                 "forgetful" => Ok(Wrapper::Forgetful),
-                other => Err(refused(format!("{uri:?}: unknown wrapper {other:?}"))),
+                other => Err(refused(format!("unknown wrapper {other:?}"))),
             })
             .collect::<io::Result<Vec<_>>>()?;
         if !rest.starts_with('/') {
-            return Err(refused(format!(
-                "{uri:?}: the path must be absolute (file:///path)"
-            )));
+            return Err(refused("the path must be absolute (file:///path)".into()));
         }
-        let path = decode_percent(rest).ok_or_else(|| refused(format!("{uri:?}: bad escape")))?;
+        let path = decode_percent(rest).ok_or_else(|| refused("bad %-escape".into()))?;
         Ok(ContainerUri {
             wrappers,
             scheme,

@@ -14,6 +14,9 @@ from segue.controller.procedures.verbs import Refusal
 
 log = logging.getLogger("segue.controller.api")
 
+_NO_BODY = "data: 'data'"
+"""What Litestar says of one."""
+
 
 def _refused(_: Request[Any, Any, Any], error: Refusal) -> Response[ErrorBody]:
     return Response(ErrorBody(str(error)), status_code=404 if error.missing else 409)
@@ -34,7 +37,13 @@ def _http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[Err
         for item in details
         if isinstance(item, dict)
     ]
+    if said == [_NO_BODY]:
+        said = ["the request has no body: a JSON object is expected"]
     return Response(ErrorBody("; ".join(said) or error.detail), status_code=error.status_code)
+
+
+def _too_deep(_: Request[Any, Any, Any], error: RecursionError) -> Response[ErrorBody]:
+    return Response(ErrorBody("the body is nested too deeply"), status_code=400)
 
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorBody]:
@@ -49,5 +58,6 @@ EXCEPTION_HANDLERS: dict[int | type[Exception], Any] = {
     Refusal: _refused,
     TermEnded: _term_ended,
     HTTPException: _http_error,
+    RecursionError: _too_deep,
     Exception: _unexpected,
 }

@@ -16,6 +16,7 @@ from segue.controller.changes import (
     DiskRenamed,
     FlushCleared,
 )
+from segue.controller.config import MIN_SEGMENT_BYTES, is_segment_size
 from segue.controller.procedures.discard import incomplete_held
 from segue.controller.restrict import delete_tables, extend_containers
 from segue.controller.table import container_spec
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 MAX_DISK_SEGMENTS = 1 << 32
-SMALLEST_SEGMENT = 1 << 16
 _MAX_CONTAINERS = 1 << 16
+MAX_CONTAINER_SEGMENTS = 1 << 28
+"""Two bytes of memory each."""
+CACHES = ("page", "direct")
 BLOCK_SIZES = (512, 4096)
 SECTOR = 512
 
@@ -92,12 +95,13 @@ async def add_container(
         identity = c.rng.randbytes(16)
         cache = cache or ("page" if "file://" in uri or "://" not in uri else "direct")
         segment_bytes = segment_bytes or c.settings.segment_bytes
+        _check_carving(size_bytes, segment_bytes, cache)
         try:
             made = await c.storage.create(
                 uri, size_bytes, segment_bytes, identity, c.table.installation, cache
             )
         except OSError as error:
-            raise Refusal(f"cannot make a container at {uri}: {error.strerror or error}") from error
+            raise Refusal(f"cannot make {error.strerror or error}") from error
         row = ContainerAdded(
             container=number,
             name=name,
@@ -112,16 +116,30 @@ async def add_container(
         try:
             await c.storage.open(container_spec(row), c.table.installation, c.fence)
         except OSError as error:
-            raise Refusal(f"cannot open the container: {error.strerror or error}") from error
+            raise Refusal(f"cannot open {error.strerror or error}") from error
         await c.commit(row)
         c.open_containers.add(number)
         c.background.work_appeared()
         return row
 
 
+def _check_carving(size_bytes: int, segment_bytes: int, cache: str) -> None:
+    """A `Refusal` for numbers that no storage could take."""
+    if cache not in CACHES:
+        raise Refusal(f"a container goes through the {' or '.join(CACHES)} cache, not {cache!r}")
+    if not is_segment_size(segment_bytes):
+        raise Refusal("a segment is a power of two from 64 KiB to 64 MiB")
+    if not 0 <= size_bytes <= MAX_CONTAINER_SEGMENTS * segment_bytes:
+        most = MAX_CONTAINER_SEGMENTS * segment_bytes >> 40
+        raise Refusal(
+            f"a container of segments of {segment_bytes} bytes has {most} TiB at most, "
+            f"not {size_bytes} bytes"
+        )
+
+
 def check_disk_size(size_bytes: int) -> None:
     """A `Refusal` for what no disk can have."""
-    if size_bytes <= 0 or size_bytes % SECTOR or size_bytes > MAX_DISK_SEGMENTS * SMALLEST_SEGMENT:
+    if size_bytes <= 0 or size_bytes % SECTOR or size_bytes > MAX_DISK_SEGMENTS * MIN_SEGMENT_BYTES:
         raise Refusal(f"a disk has a multiple of 512 bytes, 256 TiB at most, not {size_bytes}")
 
 
