@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from segue.controller.procedures.verbs import clear_error
+from segue.controller.changes import Detached
+from segue.controller.procedures.declare_dead import declare_dead
+from segue.controller.procedures.verbs import Refusal, clear_error
 from segue.sim.containers import Medium
 from segue.sim.host import EIO, ENOSPC, LOST, Host
 from segue.sim.loop import MS, SECOND
@@ -298,3 +300,66 @@ def test_plan_is_checked() -> None:
     """The fixture's changes are real ones."""
     names: dict[str, Any] = Plan.__dataclass_fields__
     assert {"media", "disks", "agents", "settings", "errors_allowed"} <= set(names)
+
+
+def declare(stage: Stage, name: str) -> list[int]:
+    """`segue agent declare-dead`."""
+    task = stage.office.terms[-1].process.run(declare_dead(stage.controller, name))
+    stage.wait(task.done, "nothing comes of the declaration")
+    return task.result()
+
+
+def test_an_operator_declares_an_agent_dead_that_no_fence_ends(stage: Build) -> None:
+    """What it might still write waits for the operator's word, and that is durable."""
+    s = stage(media=[MediumPlan(segments=4)], settings=settings(lease_s=0.5))
+    one, two = through(s, 0), through(s, 1)
+    assert done(s, two, "read", 0, 8) == 0
+    assert done(s, one, "write", 0, 8) == 0
+    assert done(s, one, "write", 0, 8) == 0  # by an entry that it holds
+    incarnation = s.agent(0).incarnation
+    proof = medium(s).fence_ended
+    medium(s).fence_ended = lambda fence: fence != incarnation and proof(fence)  # type: ignore[method-assign]
+    with pytest.raises(Refusal, match="connected: it is not dead"):
+        declare(s, "a1")
+    s.agent(0).process.kill()
+    s.wait(lambda: s.controller.peers[incarnation].link is None, "the link does not end")
+    with pytest.raises(Refusal, match="the lease of agent a1 runs for another"):
+        declare(s, "a1")
+    # a2 frees the segment: its location waits for a1, however long.
+    assert done(s, two, "trim", 0, SEGMENT) == 0
+    s.world.run_for(20 * SECOND)
+    assert list(s.controller.table.quarantine.values()) == [[incarnation]]
+    assert declare(s, "a1") == [incarnation]
+    assert not s.controller.table.quarantine
+    with pytest.raises(Refusal, match="agent a1 has ended already"):
+        declare(s, "a1")
+    with pytest.raises(Refusal, match="no agent is called a9"):
+        declare(s, "a9")
+    s.office.terms[-1].process.kill()
+    s.wait(lambda: s.office.serving is not None, "no controller serves")
+    assert not s.controller.table.quarantine
+    end(s)
+
+
+def test_an_operator_declares_dead_what_an_older_term_has_lost(stage: Build) -> None:
+    """No disk is attached to it any more: it has no name, only a number."""
+    s = stage(media=[MediumPlan(segments=4)], settings=settings(lease_s=0.5))
+    one, two = through(s, 0), through(s, 1)
+    assert done(s, two, "read", 0, 8) == 0
+    assert done(s, one, "write", 0, 8) == 0
+    assert done(s, one, "write", 0, 8) == 0  # by an entry that it holds
+    incarnation = s.agent(0).incarnation
+    proof = medium(s).fence_ended
+    medium(s).fence_ended = lambda fence: fence != incarnation and proof(fence)  # type: ignore[method-assign]
+    s.agent(0).process.kill()
+    assert done(s, two, "trim", 0, SEGMENT) == 0
+    task = s.office.terms[-1].process.run(s.controller.commit(Detached(1, incarnation)))
+    s.wait(task.done, "no commit")
+    s.office.terms[-1].process.kill()
+    s.wait(lambda: s.office.serving is not None, "no controller serves")
+    s.world.run_for(5 * SECOND)
+    assert incarnation not in s.controller.peers
+    assert list(s.controller.table.quarantine.values()) == [[incarnation]]
+    assert declare(s, f"{incarnation:x}") == [incarnation]
+    assert not s.controller.table.quarantine
+    end(s)

@@ -18,3 +18,10 @@ class AgentInfo(msgspec.Struct, frozen=True):
     listens: list[str]
     """Where hosts reach it: NBD URIs without an export."""
     disks: list[str]
+
+
+class DeclaredDead(msgspec.Struct, frozen=True):
+    """POST /v1/agents/NAME/declare-dead: what was lost and is now taken for dead."""
+
+    incarnations: list[str]
+    """Hexadecimal."""

@@ -44,3 +44,22 @@ def agent_show(name: str, as_json: bool) -> None:
         return
     for info in rows:
         print_fields(info)
+
+
+@agent.command("declare-dead")
+@click.argument("name")
+@data_option
+@json_option
+def agent_declare_dead(name: str, as_json: bool) -> None:
+    """Say that a lost agent is dead: its machine is off, its last I/O has ended.
+
+    Needed where a container has no fence that proves it; what the agent might still have written
+    is then used again.  Refused while the agent is there or its lease runs.  NAME may be one
+    incarnation, as `segue status` shows it.
+    """
+    incarnations = client().declare_dead(name)
+    if as_json:
+        print_json(incarnations)
+        return
+    for incarnation in incarnations:
+        click.echo(f"agent {name}: incarnation {incarnation} is taken for dead")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from segue.api.agents import AgentInfo
+from urllib.parse import quote
+
+from segue.api.agents import AgentInfo, DeclaredDead
 from segue.client.connection import Connection
 
 
@@ -12,3 +14,11 @@ class Agents(Connection):
     def agents(self) -> list[AgentInfo]:
         """All agents' incarnations that are known to live or not known to have ended."""
         return self.call("GET", "agents", list[AgentInfo])
+
+    def declare_dead(self, name: str) -> list[str]:
+        """Take the lost incarnations of an agent for dead: you know that its I/O has ended.
+
+        `name` may be one incarnation.  Returns the incarnations.
+        """
+        path = f"agents/{quote(name, safe='')}/declare-dead"
+        return self.call("POST", path, DeclaredDead).incarnations

@@ -16,7 +16,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from segue import failpoints
-from segue.controller.changes import AgentKnown, FenceEnded, Returned
+from segue.controller.changes import AgentKnown, Returned
 from segue.controller.commits import TermEnded
 from segue.controller.peer import Fault, Peer, PeerLost, PeerState, SessionLost
 from segue.controller.ports import Link, LinkClosed
@@ -26,6 +26,7 @@ from segue.controller.procedures.attach import (
     open_export,
     quiesce_expired,
 )
+from segue.controller.procedures.declare_dead import end_incarnation
 from segue.controller.procedures.fault import answer_fault
 from segue.controller.procedures.flush_failed import container_failed
 from segue.controller.procedures.verbs import NAME
@@ -332,11 +333,12 @@ async def _grant_lease(c: Controller, peer: Peer, session: int, request: LeaseRe
 async def watch(c: Controller, peer: Peer) -> None:
     """Counts an incarnation lost when its lease has ended, ended when its fences say so.
 
-    Returns when it has ended.  An incarnation that is PRESENT is asked nothing; one that is away
-    is proven dead by its locks, where the containers have them, before its lease is over.
+    Returns when it has ended, here or because an operator said so.  An incarnation that is PRESENT
+    is asked nothing; one that is away is proven dead by its locks, where the containers have them,
+    before its lease is over.
     """
     pause_s = c.settings.fence_poll_s
-    while True:
+    while peer.state is not PeerState.ENDED:
         now = c.clock.now_ns()
         if not peer.gone and now >= peer.lease_until_ns and peer.lease_until_ns:
             log.warning("event=agent_lost agent=%s incarnation=%x", peer.name, peer.incarnation)
@@ -378,15 +380,7 @@ async def _proven_dead(c: Controller, peer: Peer) -> bool:
     containers |= c.table.quarantined_at(peer.incarnation)
     if not await c.fence_ended_everywhere(peer.incarnation, sorted(containers)):
         return False
-    if peer.link is not None or peer.attaching:
+    if peer.link is not None or peer.attaching or peer.ending:
         return False
-    if containers:
-        c.ended.add(peer.incarnation)
-        peer.ending = True
-        # Its attachments go in this commit: until then it is a holder, and somebody's peer.
-        await c.commit(FenceEnded(peer.incarnation))
-    del c.peers[peer.incarnation]
-    peer.close_session()
-    peer.become(PeerState.ENDED)
-    log.info("event=agent_ended agent=%s incarnation=%x", peer.name, peer.incarnation)
+    await end_incarnation(c, peer, durably=bool(containers))
     return True

@@ -96,6 +96,7 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ("POST", "/v1/containers"): (201, CONTAINER),
     ("GET", "/v1/agents"): (200, [AGENT]),
     ("GET", "/v1/status"): (200, STATUS),
+    ("POST", "/v1/agents/one/declare-dead"): (200, {"incarnations": ["ab"]}),
 }
 
 

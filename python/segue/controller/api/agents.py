@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from litestar import get
+from litestar import get, post
 
-from segue.api.agents import AgentInfo
+from segue.api.agents import AgentInfo, DeclaredDead
 from segue.controller.controller import Controller
 from segue.controller.peer import Peer
+from segue.controller.procedures.declare_dead import declare_dead
 
 SECOND_NS = 1_000_000_000
 
@@ -21,7 +22,11 @@ def agent_routes(c: Controller) -> list[Any]:
         peers = sorted(c.peers.values(), key=lambda peer: (peer.name, peer.incarnation))
         return [_agent_info(c, peer) for peer in peers]
 
-    return [list_agents]
+    @post("/agents/{name:str}/declare-dead", status_code=200)
+    async def declare_agent_dead(name: str) -> DeclaredDead:
+        return DeclaredDead([f"{ended:x}" for ended in await declare_dead(c, name)])
+
+    return [list_agents, declare_agent_dead]
 
 
 def _agent_info(c: Controller, peer: Peer) -> AgentInfo:

@@ -1,0 +1,88 @@
+"""An operator's word that a lost agent is dead (design, section 4, Fences).
+
+Where a container has no fence, nothing proves that a lost incarnation's last I/O has ended, and
+what it might still write stays in quarantine.  An operator who knows (the machine is off) says so.
+The word counts for lost incarnations only: one that is present, or whose lease still runs, may
+hold grants, and nobody's word ends those.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from segue.controller.changes import FenceEnded
+from segue.controller.peer import Peer, PeerState
+from segue.controller.procedures.verbs import Refusal
+
+if TYPE_CHECKING:
+    from segue.controller.controller import Controller
+
+log = logging.getLogger("segue.controller.declare_dead")
+
+
+async def declare_dead(c: Controller, name: str) -> list[int]:
+    """Ends, durably, all lost incarnations of the agent; returns them, ascending.
+
+    `name` may be an incarnation instead, in hexadecimal, as status shows one that an older term
+    has lost.  Raises `Refusal` if there is nothing lost by that name.
+    """
+    named = [peer for peer in c.peers.values() if name in (peer.name, f"{peer.incarnation:x}")]
+    lost = [peer for peer in named if _lost(peer)]
+    if lost:
+        for peer in lost:
+            await end_incarnation(c, peer, durably=True)
+        ended = sorted(peer.incarnation for peer in lost)
+    elif not named and (orphan := _orphan(c, name)):
+        await c.commit(FenceEnded(orphan))
+        ended = [orphan]
+    else:
+        raise _refusal(c, name, named)
+    for incarnation in ended:
+        log.warning("event=declared_dead agent=%s incarnation=%x", name, incarnation)
+    c.background.work_appeared()
+    return ended
+
+
+async def end_incarnation(c: Controller, peer: Peer, *, durably: bool) -> None:
+    """The incarnation has no I/O under way and never comes back as this one.
+
+    `durably`: the table names it, as attached or as somebody whom a quarantine waits for.
+    """
+    if durably:
+        c.ended.add(peer.incarnation)
+        peer.ending = True
+        # Its attachments go in this commit: until then it is a holder, and somebody's peer.
+        await c.commit(FenceEnded(peer.incarnation))
+    del c.peers[peer.incarnation]
+    peer.close_session()
+    peer.become(PeerState.ENDED)
+    log.info("event=agent_ended agent=%s incarnation=%x", peer.name, peer.incarnation)
+
+
+def _lost(peer: Peer) -> bool:
+    return (
+        peer.state is PeerState.LOST
+        and peer.link is None
+        and not peer.attaching
+        and not peer.ending
+    )
+
+
+def _orphan(c: Controller, name: str) -> int | None:
+    """The incarnation of that number that quarantines wait for and no disk is attached to."""
+    waited_for = {holder for holders in c.table.quarantine.values() for holder in holders}
+    orphans = waited_for - c.peers.keys() - c.table.fences.keys()
+    return next((holder for holder in orphans if f"{holder:x}" == name), None)
+
+
+def _refusal(c: Controller, name: str, named: list[Peer]) -> Refusal:
+    if not named:
+        known = any(row.name == name for row in c.table.agents.values())
+        why = f"agent {name} has ended already" if known else f"no agent is called {name}"
+        return Refusal(why, missing=not known)
+    peer = max(named, key=lambda peer: peer.lease_until_ns)
+    if peer.link is not None or peer.ending or peer.attaching:
+        return Refusal(f"agent {name} is {peer.state.value} and connected: it is not dead")
+    left_s = max(0.0, c.seconds(peer.lease_until_ns - c.clock.now_ns()))
+    return Refusal(f"the lease of agent {name} runs for another {left_s:.1f} s: wait for its end")
