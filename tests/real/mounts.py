@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from segue.installation import Installation, wait_until
 from segue.loop_devices import (
@@ -59,35 +59,57 @@ def drop_caches() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3\n")
 
 
-@contextlib.contextmanager
-def qemu_loop(installation: Installation, disk: str, agent: str, place: Path) -> Iterator[str]:
+class QemuLoop:
     """A loop device over QEMU's FUSE export of the disk: QEMU connects again and repeats.
 
     One request at a time: QEMU 7.2 reads the next into the buffer of a write that it has not sent
     whole (its own mistake, seen over nbdkit as well; 512 KiB writes at depth 16 show it).
     """
-    file, log = place / f"{disk}.qemu", place / f"{disk}.qemu.log"
-    file.touch()
-    server = f"server.type=unix,server.path={installation.socket(agent)},export={disk}"
-    node = f"driver=nbd,node-name=disk,{server},reconnect-delay={RECONNECT_S}"
-    export = f"type=fuse,id=fuse,node-name=disk,mountpoint={file},writable=on"
-    qemu = Tool("qemu-storage-daemon").start("--blockdev", node, "--export", export, log=log)
-    try:
-        wait_until("QEMU's export", lambda: file.stat().st_size > 0 or qemu.poll() is not None)
-        assert qemu.poll() is None, log.read_text()
-        one_at_a_time(file, place)
-        device = add_loop_device()
+
+    def __init__(self, installation: Installation, disk: str, agent: str, place: Path) -> None:
+        self._file = place / f"{disk}.qemu"
+        self._file.touch()
+        self._log = place / f"{disk}.qemu.log"
+        server = f"server.type=unix,server.path={installation.socket(agent)},export={disk}"
+        node = f"driver=nbd,node-name=disk,{server},reconnect-delay={RECONNECT_S}"
+        export = f"type=fuse,id=fuse,node-name=disk,mountpoint={self._file},writable=on"
+        tool = Tool("qemu-storage-daemon")
+        self._qemu = tool.start("--blockdev", node, "--export", export, log=self._log)
+        self.device = ""
         try:
-            set_up_loop_device(device, file)
-            yield device
-        finally:
-            Tool("losetup")("--detach", device, ok=False)
-            wait_until("the loop device to go", lambda: backing_file(device) != str(file))
-            remove_loop_device(device)
-    finally:
-        qemu.send_signal(signal.SIGTERM)
-        assert qemu.wait(60) == 0, log.read_text()
-        subprocess.run(["umount", "--lazy", file], capture_output=True, check=False)
+            wait_until("QEMU's export", self._serves)
+            one_at_a_time(self._file, place)
+            self.device = add_loop_device()
+            set_up_loop_device(self.device, self._file)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def kill(self) -> None:
+        """kill -9 of QEMU: to the filesystem, the disk is gone with what was not written."""
+        self._qemu.kill()
+        self._qemu.wait()
+
+    def close(self) -> None:
+        """Take the device away, then QEMU."""
+        if self.device:
+            Tool("losetup")("--detach", self.device, ok=False)
+            file = str(self._file)
+            wait_until("the loop device to go", lambda: backing_file(self.device) != file)
+            remove_loop_device(self.device)
+        self._qemu.terminate()
+        self._qemu.wait(60)
+        subprocess.run(["umount", "--lazy", self._file], capture_output=True, check=False)
+
+    def _serves(self) -> bool:
+        assert self._qemu.poll() is None, self._log.read_text()
+        return self._file.stat().st_size > 0
 
 
 def one_at_a_time(file: Path, place: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from segue.installation import Installation, wait_until
-from tests.real.mounts import FILESYSTEMS, Filesystem, Tree, drop_caches, mounted, qemu_loop
+from tests.real.mounts import FILESYSTEMS, Filesystem, QemuLoop, Tree, drop_caches, mounted
 from tests.tools.conftest import MIB, Tool, segue
 
 DISK_BYTES = 384 * MIB
@@ -42,9 +42,9 @@ def test_agent_and_controller_killed(segue_here: Installation, place: Path, fs: 
     disk = f"qemu-{fs.name}"
     segue_here.client.create_disk(disk, DISK_BYTES)
     tree = Tree(2)
-    with qemu_loop(segue_here, disk, "one", place) as device:
-        Tool(fs.make[0])(*fs.make[1:], device)
-        with mounted(device, place / disk) as folder, ThreadPoolExecutor(1) as thread:
+    with QemuLoop(segue_here, disk, "one", place) as loop:
+        Tool(fs.make[0])(*fs.make[1:], loop.device)
+        with mounted(loop.device, place / disk) as folder, ThreadPoolExecutor(1) as thread:
             killed = threading.Event()
 
             def enough() -> bool:
