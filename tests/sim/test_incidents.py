@@ -78,6 +78,35 @@ def test_agent_stopped_past_its_lease_with_a_write_under_way(stage: Build) -> No
     end(s)
 
 
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_disk_opened_elsewhere_waits_for_a_lost_agents_write(stage: Build, returns: bool) -> None:
+    """a1 is lost with a write in the device; its host goes to a2, and is not overtaken by it."""
+    s = stage()
+    one, two = through(s, 0), through(s, 1)
+    assert done(s, one, "write", 0, 8) == 0
+    old = one.do("write", 0, 8)
+    s.wait(lambda: writing(s, commanded=False), "the write has not started")
+    [request] = medium(s).under_way.values()
+    request.stuck_until_ns = s.world.now_ns + 8 * SECOND
+    process = s.agent(0).process
+    process.pause()
+    s.world.run_for(2 * SECOND)
+    new = two.do("write", 0, 8)
+    if not returns:
+        process.kill()  # what is in the device goes on, and with it the lock
+    s.world.run_for(4 * SECOND)
+    assert not new.done()
+    process.resume()
+    s.wait(new.done, "the disk is not opened elsewhere")
+    assert new.result() == 0
+    assert s.world.now_ns >= request.stuck_until_ns
+    if returns:
+        s.wait(old.done, "the old write is not answered")
+        assert s.checks.counts["lease expired"] >= 1
+    assert done(s, two, "read", 0, 8) == 0
+    end(s)
+
+
 def test_controller_killed_between_do_write_and_the_commit_of_its_bit(stage: Build) -> None:
     """The block is durable and no bit says so: the fault comes again, and the write is not lost."""
     s = stage(media=UNCLEAN)

@@ -196,6 +196,17 @@ class Peer:
         finally:
             self._changed.pop(turn, None)
 
+    async def either_changes(self, other: Peer) -> None:
+        """Returns at the next change of state of this one or the other."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changed[turn] = other._changed[turn] = None
+        try:
+            with self._waits.on("agent", other):
+                await turn
+        finally:
+            self._changed.pop(turn, None)
+            other._changed.pop(turn, None)
+
     def work_done(self, _: object) -> None:
         """A procedure that it has asked for is over."""
         self.work -= 1

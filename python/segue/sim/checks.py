@@ -1,6 +1,7 @@
 """The safety rules 3 to 12, checked after every event they can break in (design, section 6).
 
     rule  where it is looked at
+    1     a table that an agent gets: no other agent's write from before its attachment is under way
     3     entries of every live engine whose lease runs, against the replica of the durable table:
           after every call that may change entries, and after every commit
     4     the replica, after every commit (`Replica`); entries against it by rule 3
@@ -15,8 +16,8 @@
     11    every write that starts at a medium: the replica names its location and purpose
     12    every request that starts at a medium, against those under way there
 
-Rule 1 is the oracle's.  A check never changes the world: what it asks an engine, it asks when the
-engine has just been called at the same moment.
+The rest of rule 1 is the oracle's.  A check never changes the world: what it asks an engine, it
+asks when the engine has just been called at the same moment.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from segue import _native
 from segue.controller.changes import (
     Allocated,
     AnyChange,
+    Attached,
     Cleaned,
     Completed,
+    TableMade,
     Written,
 )
 from segue.controller.controller import Controller
@@ -81,6 +84,8 @@ class Checks:
         self._raised: dict[int, set[int]] = {}
         self._answered: dict[int, set[int]] = {}
         self._quiesced: set[int] = set()
+        self._before: dict[tuple[int, int], list[Request]] = {}
+        """(disk, incarnation) -> writes of others under way when it was attached."""
         self._lease_ended = False
         """In the present call of an engine."""
         self._clean_io: HostIo | None = None
@@ -187,6 +192,36 @@ class Checks:
             elif isinstance(change, Cleaned):
                 for location in change.locations:
                     self._check_zeroed(location, "marked clean")
+            elif isinstance(change, Attached):
+                key = change.disk, change.incarnation
+                self._before[key] = self._writes_of_others(*key)
+            elif isinstance(change, TableMade):
+                self._check_table_made(change)
+
+    def _writes_of_others(self, disk: int, incarnation: int) -> list[Request]:
+        requests = (r for m in self.media.values() for r in m.under_way.values())
+        return [
+            r
+            for r in requests
+            if r.kind == "write"
+            and isinstance(r.tag, Part)
+            and r.tag.io.disk == disk
+            and r.tag.plane.incarnation != incarnation
+        ]
+
+    def _check_table_made(self, change: TableMade) -> None:
+        """Rule 1: a host that comes to another agent is not overtaken by its own old writes."""
+        before = self._before.pop((change.disk, change.incarnation), [])
+        still = self._writes_of_others(change.disk, change.incarnation)
+        for request in before:
+            if any(request is other for other in still):
+                self.blame(
+                    1,
+                    f"disk {change.disk} is served by another agent with an old write of "
+                    f"{request.holder.name} under way",
+                )
+        if before:
+            self.count("attached beside a write")
 
     def _check_allocated(self, change: Allocated) -> None:
         self.count("allocated incomplete" if change.incomplete else "allocated clean")

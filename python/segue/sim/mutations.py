@@ -63,6 +63,12 @@ MUTATIONS: list[Mutation] = [
         "    holders: list[int] = []\n",
     ),
     Mutation(
+        "attached-beside-a-lost-agent",
+        PROCEDURES + "attach.py",
+        "    if other is not peer and (earlier or other.state is PeerState.LOST):\n",
+        "    if other is not peer and earlier:\n",
+    ),
+    Mutation(
         "fences-are-not-asked",
         CONTROLLER + "controller.py",
         "                if not await self.storage.fence_ended(number, holder):\n"

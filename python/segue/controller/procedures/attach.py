@@ -8,7 +8,8 @@ own; they hold the disk shared, so a delete waits for them or they find it gone.
 agent is attached the tables of the others are made invalid once (see `restrict.invalidate`): the
 answer to a fault that replaced their entry may have been lost.  A crash after the commit leaves an
 attachment without a table: the new term assumes it holds everything until the agent's hello lists
-its tables, and then ends it.
+its tables, and then ends it.  So does an attach that found a lost agent on its way and waits for it
+without the locks; that attachment holds nothing yet.
 """
 
 from __future__ import annotations
@@ -41,24 +42,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("segue.controller.attach")
 
 
+class StillOut(Exception):
+    """An incarnation that may have I/O under way on the disk has neither returned nor ended."""
+
+    def __init__(self, peer: Peer) -> None:
+        super().__init__()
+        self.peer = peer
+
+
 async def open_export(c: Controller, peer: Peer, session: int, request: OpenExport) -> None:
     """Answers `OpenExport`, in the session it came in."""
-    errno, disk = ENOENT, None
     try:
         # Before the lock: establishing a session may need it.
         await peer.present_in(session)
-    except SessionLost:
-        return
-    number = c.table.disk_names.get(request.name)
-    if number is not None:
-        async with (
-            c.locks.hold(("attach", number, peer.incarnation), exclusive=True),
-            c.locks.hold(("disk", number), exclusive=False),
-        ):
-            disk = c.table.disks.get(number)
-            if disk is not None:
-                with suppress(SessionLost, PeerLost):
-                    errno = await _attach(c, peer, session, disk)
+        errno, disk = await _open(c, peer, session, request.name)
+    except (SessionLost, PeerLost):
+        return  # the agent asks again
     if peer.session != session:
         return
     if errno or disk is None:
@@ -71,12 +70,36 @@ async def open_export(c: Controller, peer: Peer, session: int, request: OpenExpo
     )
 
 
+async def _open(c: Controller, peer: Peer, session: int, name: str) -> tuple[int, Disk | None]:
+    """Attaches the disk of that name: errno and disk.  Raises `SessionLost`, `PeerLost`."""
+    while True:
+        number = c.table.disk_names.get(name)
+        if number is None:
+            return ENOENT, None
+        try:
+            async with (
+                c.locks.hold(("attach", number, peer.incarnation), exclusive=True),
+                c.locks.hold(("disk", number), exclusive=False),
+            ):
+                disk = c.table.disks.get(number)
+                return (await _attach(c, peer, session, disk), disk) if disk else (ENOENT, None)
+        except StillOut as still:
+            # Without the locks: it may take as long as an operator takes.
+            log.warning(
+                "event=attach_waits agent=%s disk=%s for=%s", peer.name, name, still.peer.name
+            )
+            await peer.either_changes(still.peer)
+        await peer.present_in(session)
+
+
 async def _attach(c: Controller, peer: Peer, session: int, disk: Disk) -> int:
-    """Errno; raises `SessionLost`, `PeerLost`, after which the agent asks again."""
+    """Errno; raises `SessionLost`, `PeerLost`, after which the agent asks again; `StillOut`."""
     await peer.present_in(session)
     if disk.disk in peer.tables:
         return 0
     holders = c.table.attached.get(disk.disk, {})
+    for other in c.peers_of(disk.disk):
+        _must_be_over(other, peer)
     peer.attaching.add(disk.disk)
     try:
         async with c.locks.hold(("containers", disk.disk), exclusive=True):
@@ -88,25 +111,36 @@ async def _attach(c: Controller, peer: Peer, session: int, disk: Disk) -> int:
                 await c.commit(Attached(disk.disk, peer.agent, peer.incarnation))
         failpoints.hit("attach.committed")
         for other in c.peers_of(disk.disk):
-            if other is not peer:
-                await _forget_answers(c, other, peer, disk.disk)
+            await _forget_answers(c, other, peer, disk.disk)
         return await _new_table(c, peer, session, disk)
     finally:
         peer.attaching.discard(disk.disk)
 
 
+def _must_be_over(other: Peer, peer: Peer) -> None:
+    """Raises `StillOut` if a write of `other` may land when `peer` serves the disk already.
+
+    Hosts that have lost one agent come to another and send their writes again: an old attempt that
+    lands late would undo what was written since (rule 1).  They come to the same agent's next
+    incarnation at once, to another agent when the first is lost; one that is only away is waited
+    for where it is asked (docs/decisions/0007).
+    """
+    earlier = other.agent == peer.agent and other.state is not PeerState.ENDED
+    if other is not peer and (earlier or other.state is PeerState.LOST):
+        raise StillOut(other)
+
+
 async def _forget_answers(c: Controller, other: Peer, peer: Peer, disk: int) -> None:
     """Before `peer` gets its table: nothing that `other` holds or has under way may mislead.
 
-    An earlier incarnation of the same agent must have ended: its hosts send their writes again,
-    and an old attempt that lands late would undo what was written since (rule 1).
+    Raises `StillOut`.
     """
-    while other.agent == peer.agent and other.state is not PeerState.ENDED:
-        await other.changed()
-    while await other.present_or_gone():
+    _must_be_over(other, peer)
+    while other is not peer and await other.present_or_gone():
         with suppress(SessionLost, PeerLost):
             await invalidate_table(c, other, disk)
             return
+    _must_be_over(other, peer)
 
 
 async def _new_table(c: Controller, peer: Peer, session: int, disk: Disk) -> int:
