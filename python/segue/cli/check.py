@@ -1,8 +1,6 @@
-"""`segue check`: the durable table, read and verified whole."""
+"""`segue check`: the durable table, read and verified whole, and its containers' headers."""
 
 from __future__ import annotations
-
-import os
 
 import click
 
@@ -16,12 +14,11 @@ from segue.cli.output import print_json
 def check(as_json: bool) -> None:
     """Check the durable table, whether a controller runs or not; names all damage."""
     # The store's reader is not wanted by any other verb.
-    from segue.controller.config import STORE_NAME  # noqa: PLC0415
-    from segue.store.check import check as check_store  # noqa: PLC0415
+    from segue.check import check_installation  # noqa: PLC0415
     from segue.store.contract import StoreError  # noqa: PLC0415
 
     try:
-        problems = check_store(os.path.join(data_folder(), STORE_NAME))
+        problems = check_installation(data_folder())
     except StoreError as error:
         raise Failed(str(error)) from None
     if as_json:

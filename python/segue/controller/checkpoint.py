@@ -12,6 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from segue.controller.changes import AgentKnown, ContainerAdded
+from segue.controller.soundness import exists, problems
 from segue.controller.space import CLEANING, QUARANTINED, USED, Space
 from segue.controller.table import (
     MARKS_PER_WORD,
@@ -124,33 +125,45 @@ def encode_table(table: Table) -> tuple[bytes, dict[int, bytes], list[int]]:
 
 
 def load_table(loaded: Loaded) -> Table:
-    """The table of a store: its checkpoint and the log since.
+    """The table of a store, ready to be served.
 
     Raises `StoreCorrupt` for whatever is damaged or contradicts itself, `StoreTooNew`.
+    """
+    table = fold(loaded)
+    if found := problems(table):
+        raise StoreCorrupt("; ".join(found[:5]))
+    return table
+
+
+def fold(loaded: Loaded) -> Table:
+    """The table of a checkpoint and the log since, whatever it says.
+
+    Raises `StoreCorrupt` where no table can be made of them, `StoreTooNew`.
     """
     table = decode_table(loaded.root, loaded.read_page) if loaded.root else Table()
     table.number = loaded.checkpoint_number
     for record in loaded.log:
         try:
             table.replay(record.body)
-        except (msgspec.MsgspecError, KeyError, AssertionError) as error:
+        except (msgspec.MsgspecError, LookupError, AssertionError) as error:
             raise StoreCorrupt(f"commit {record.number} cannot be applied: {error!r}") from error
     table.derive_extents()
-    problems = table.problems()
-    if problems:
-        raise StoreCorrupt("; ".join(problems[:5]))
     return table
 
 
+def tree_roots(data: bytes) -> list[bytes]:
+    """The roots of all page trees that a checkpoint's root names; raises like `decode_table`."""
+    root = _decode_root(data)
+    marks = [container.marks for container in root.containers]
+    return [root.extents, *(disk.map for disk in root.disks), *marks]
+
+
 def decode_table(data: bytes, read_page: Callable[[int], bytes]) -> Table:
-    """The table of a checkpoint."""
-    try:
-        version = msgspec.msgpack.decode(data)[0]
-        if version != TABLE_VERSION:
-            raise StoreTooNew(f"table format {version}, this Segue knows {TABLE_VERSION}")
-        root = msgspec.msgpack.decode(data, type=Root)
-    except (msgspec.MsgspecError, IndexError, TypeError, KeyError) as error:
-        raise StoreCorrupt(f"root of the checkpoint: {error}") from error
+    """The table of a checkpoint.
+
+    A location that does not exist is left to `soundness.problems` to name.
+    """
+    root = _decode_root(data)
     table = Table(PageSpace(root.next_page))
     table.installation = root.installation
     table.last_disk = root.last_disk
@@ -177,10 +190,25 @@ def decode_table(data: bytes, read_page: Callable[[int], bytes]) -> Table:
     table.cleaning = root.cleaning
     for locations, state in ((root.quarantine, QUARANTINED), (root.cleaning, CLEANING)):
         for location in locations:
-            table.containers[container_of(location)].space.move(segment_of(location), state)
+            _occupy(table, location, state)
     for loaded in table.containers.values():
         loaded.space.queue_marked()
     return table
+
+
+def _decode_root(data: bytes) -> Root:
+    try:
+        version = msgspec.msgpack.decode(data)[0]
+        if version != TABLE_VERSION:
+            raise StoreTooNew(f"table format {version}, this Segue knows {TABLE_VERSION}")
+        return msgspec.msgpack.decode(data, type=Root)
+    except (msgspec.MsgspecError, IndexError, TypeError, KeyError) as error:
+        raise StoreCorrupt(f"root of the checkpoint: {error}") from error
+
+
+def _occupy(table: Table, location: int, state: int) -> None:
+    if exists(table, location):
+        table.containers[container_of(location)].space.move(segment_of(location), state)
 
 
 def _load_container(table: Table, stored: ContainerRow, read_page: Callable[[int], bytes]) -> None:
@@ -189,8 +217,9 @@ def _load_container(table: Table, stored: ContainerRow, read_page: Callable[[int
     marks = PageTree.load(table.pages, stored.marks, read_page)
     for word, bits in marks.items():
         for bit in range(MARKS_PER_WORD):
-            if bits >> bit & 1:
-                space.set_clean(word * MARKS_PER_WORD + bit, not row.clean)
+            segment = word * MARKS_PER_WORD + bit
+            if bits >> bit & 1 and segment < row.segments:
+                space.set_clean(segment, not row.clean)
     table.containers[row.container] = Container(row, space, marks, stored.leaving)
     table.last_container = max(table.last_container, row.container)
     table.container_names[row.name] = row.container
@@ -209,11 +238,8 @@ def _load_disk(table: Table, row: DiskRow, read_page: Callable[[int], bytes]) ->
     )
     table.disks[row.disk] = disk
     table.disk_names[row.name] = row.disk
-    for segment, extent, location in table.mapped_segments(disk):
-        container = table.containers.get(container_of(location))
-        if container is None or segment_of(location) >= container.row.segments:
-            raise StoreCorrupt(f"disk {row.name} segment {segment}: extent {extent} lies nowhere")
-        container.space.move(segment_of(location), USED)
+    for _, _, location in table.mapped_segments(disk):
+        _occupy(table, location, USED)
 
 
 def _bits(bitmap: int, blocks: int) -> bytes:

@@ -448,55 +448,6 @@ class Table:
         self._next_extent = max(used, default=0) + 1
         self._free_extents = [e for e in range(1, self._next_extent) if e not in used]
 
-    def problems(self) -> list[str]:
-        """Every contradiction in the table, named; empty for a sound one (`segue check`)."""
-        found: list[str] = []
-        owner: dict[int, str] = {}
-        for disk in self.disks.values():
-            for segment, extent, location in self.mapped_segments(disk):
-                found += self._entry_problems(disk, segment, extent, location, owner)
-        for location, holders in self.quarantine.items():
-            if location in owner:
-                found.append(f"{self.name_of(location)}: in quarantine, used by {owner[location]}")
-            if not holders:
-                found.append(f"{self.name_of(location)}: in quarantine for nobody")
-        for location in self.cleaning:
-            if location in owner:
-                found.append(f"{self.name_of(location)}: being cleaned, used by {owner[location]}")
-        mapped = {e for d in self.disks.values() for _, e in d.map.items()}
-        found += [
-            f"extent {e}: no disk refers to it" for e, _ in self.extents.items() if e not in mapped
-        ]
-        found += [
-            f"extent {e}: has a record, no disk refers to it"
-            for e in self.records
-            if e not in mapped
-        ]
-        return found
-
-    def _entry_problems(
-        self, disk: Disk, segment: int, extent: int, location: int, owner: dict[int, str]
-    ) -> list[str]:
-        where = f"disk {disk.name} segment {segment}"
-        if segment >= disk.segments:
-            return [f"{where}: beyond the end of the disk"]
-        if location == 0:
-            return [f"{where}: extent {extent} has no location"]
-        container = self.containers.get(container_of(location))
-        if container is None or segment_of(location) >= container.row.segments:
-            return [f"{where}: {self.name_of(location)} does not exist"]
-        found = []
-        if location in owner:
-            found.append(f"{where}: {self.name_of(location)} is also used by {owner[location]}")
-        owner[location] = where
-        if container_of(location) not in disk.containers:
-            found.append(f"{where}: {self.name_of(location)} is not in the disk's flush set")
-        if container.space.is_clean(segment_of(location)):
-            found.append(f"{where}: {self.name_of(location)} is in use and marked clean")
-        if container.space.state(segment_of(location)) != USED:
-            found.append(f"{where}: {self.name_of(location)} is in use and counted free")
-        return found
-
     def name_of(self, location: int) -> str:
         """A location for people."""
         container = self.containers.get(container_of(location))

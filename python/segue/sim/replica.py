@@ -12,6 +12,7 @@ from typing import Any
 
 from segue.controller.changes import AnyChange, decode_changes
 from segue.controller.checkpoint import load_table
+from segue.controller.soundness import problems
 from segue.controller.table import Table
 from segue.sim.loop import World
 from segue.sim.store import StoreDisk
@@ -64,7 +65,7 @@ class Replica:
                 if extent in table.records:
                     self.incomplete.add(location)
             self.allowed[disk.disk] = [table.word(disk, s) for s in range(disk.segments)]
-        for problem in table.problems():
+        for problem in problems(table):
             self.world.blame(f"rule 4: durable table: {problem}")
 
     def _check_checkpoint(self, loaded: Loaded) -> None:

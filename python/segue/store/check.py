@@ -2,7 +2,7 @@
 
 SQLite's own integrity_check sees the shape of its trees and misses flipped bits in values; the
 sums of records, pages and their parents see those.  What only the controller can know (that the
-table makes sense) is for the controller to check on top.
+table makes sense) it looks at through `Look`, in the same consistent read.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
-from .contract import StoreCorrupt, StoreError, StoreInUse
+from .contract import Loaded, StoreCorrupt, StoreError, StoreInUse
 from .page_format import decode_directory, decode_header
 from .pages import decode_root
 from .place import InstallationLock
@@ -31,17 +32,20 @@ from .sqlite_wal import damage_in
 
 TreeRoots = Callable[[bytes], Iterable[bytes]]
 """The roots of all page trees named in a checkpoint's root; raises `StoreCorrupt`."""
+Look = Callable[[Loaded], Iterable[str]]
+"""Problems in what a sound store holds; raises `StoreError`.  `Loaded.term` is the newest term."""
 
 _WAL_MODES = b"\2\2"
 _JOURNAL_MODES = b"\1\1"  # of a store whose creation was interrupted
 
 
-def check(path: str, tree_roots: TreeRoots | None = None) -> list[str]:
+def check(path: str, tree_roots: TreeRoots | None = None, look: Look | None = None) -> list[str]:
     """All damage found in the store at `path`, in words; empty if there is none.
 
     Changes nothing and may run beside a controller (the WAL is looked at only when none runs).
     With `tree_roots` every tree is walked and pages that no tree holds are named too; without, each
-    page is verified by itself.  Raises `StoreError` if there is no such file.
+    page is verified by itself.  `look` is called if no damage was found.  Raises `StoreError` if
+    there is no such file.
     """
     if not os.path.exists(path):
         raise StoreError(f"{path}: no such store")
@@ -55,6 +59,8 @@ def check(path: str, tree_roots: TreeRoots | None = None) -> list[str]:
         try:
             db.execute("begin")
             problems += _table_problems(db, tree_roots)
+            if look is not None and not problems:
+                problems += _looked_at(db, look)
         finally:
             db.close()
     except SQLITE_ERRORS as error:
@@ -112,6 +118,38 @@ def _table_problems(db: sqlite3.Connection, tree_roots: TreeRoots | None) -> Ite
         yield from _single_pages(db, sorted(live))
     else:
         yield from _trees(db, tree_roots, checkpoint.root, live)
+
+
+def _looked_at(db: sqlite3.Connection, look: Look) -> Iterator[str]:
+    if not read_version(db):
+        return
+    head, checkpoint = read_head(db), read_checkpoint(db)
+    log = read_log(db, head, checkpoint)
+    loaded = Loaded(
+        term=head.term,
+        number=head.number,
+        checkpoint_number=checkpoint.number,
+        root=checkpoint.root,
+        log=log,
+        read_page=partial(read_page, db),
+    )
+    try:
+        yield from look(loaded)
+    except StoreError as error:
+        yield _text(error)
+
+
+def newest_commit(path: str) -> tuple[int, int]:
+    """The newest (term, commit number) of the store at `path`; raises `StoreError`."""
+    try:
+        db = connect(path, read_only=True)
+        try:
+            head = read_head(db)
+        finally:
+            db.close()
+    except SQLITE_ERRORS as error:
+        raise store_error(error, path) from error
+    return head.term, head.number
 
 
 def _single_pages(db: sqlite3.Connection, ids: Iterable[int]) -> Iterator[str]:
