@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 VARIABLE = "SEGUE_FAILPOINTS"
 
@@ -27,7 +28,18 @@ POINTS: dict[str, str] = {
     "do_write.done": "the data is durable at the location, no bit says so",
     "do_write.committed": "the bit is durable, the host has no answer",
     "split_read.done": "the read is done, the host has no answer",
-    "complete.zeroed": "all blocks are zeroed or written, the record stands",
+    "do_write.closed": "no agent may read the source any more, no block is written",
+    "complete.source_flushed": "the source of a movement is durable, nothing is copied",
+    "complete.piece_copied": "a piece is at the new location, no bit of it is durable",
+    "complete.hints_flushed": "copied blocks are durable, their bits are not",
+    "complete.copied": "all blocks are durable at the extent's own location, the record stands",
+    "complete.restricted": "all agents are invalid, the record stands",
+    "complete.committed": "the extent is complete and its source free, no agent has its entry",
+    "complete.abandoned": "an extent under movement stays where it was, nobody was told",
+    "movement.restricted": "no agent may write at the old location, there is no record",
+    "movement.begun": "the record is durable, nothing is copied",
+    "flush_set.shrunk": "a container has left a disk's flush set, agents still flush it",
+    "job.ending": "a job has nothing left to do and is not ended",
     "clean.begun": "locations are named as being cleaned, nothing is zeroed",
     "clean.zeroed": "locations are zero and flushed, not marked clean",
     "attach.committed": "the attachment is durable, the agent has no table",
@@ -41,6 +53,8 @@ POINTS: dict[str, str] = {
 
 _armed: dict[str, int] = {}
 """Name -> how many more times the place is passed before it kills."""
+_watchers: list[Callable[[str], None]] = []
+"""Told of every place passed: the simulator's."""
 
 
 def arm(spec: str) -> None:
@@ -62,11 +76,23 @@ def arm_from(environment: Mapping[str, str]) -> None:
 
 def hit(name: str) -> None:
     """The process is at this place; costs one test when nothing is armed."""
-    if _armed:
+    if _armed or _watchers:
         _hit(name)
 
 
+@contextmanager
+def watched(watcher: Callable[[str], None]) -> Iterator[None]:
+    """Tells `watcher` of every place that is passed meanwhile."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
 def _hit(name: str) -> None:
+    for watcher in _watchers:
+        watcher(name)
     left = _armed.get(name)
     if left is None:
         return

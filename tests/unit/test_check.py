@@ -29,7 +29,8 @@ from segue.controller.changes import (
     encode_changes,
 )
 from segue.controller.checkpoint import encode_table
-from segue.controller.table import Record, Table, location_of
+from segue.controller.record import Record, location_of
+from segue.controller.table import Table
 from segue.store.page_format import LEAF_WORDS
 from segue.store.pages import PageTree
 from segue.store.records import Head, chain

@@ -219,6 +219,81 @@ class Returned(Change, tag=52, frozen=True):
     holder: int
 
 
+class ContainerDraining(Change, tag=80, frozen=True):
+    """New allocations avoid the container, or no longer do."""
+
+    container: int
+    draining: bool
+
+
+class MovementBegun(Change, tag=81, frozen=True):
+    """The extent's own location is another one from here on, with the old one as source.
+
+    Every agent has answered that it does not write there any more.  The copier, and agents by
+    `do_write`, may write at the new location (rule 11); `job` is what for.
+    """
+
+    extent: int
+    disk: int
+    segment: int
+    source: int
+    location: int
+    job: int
+
+
+class MovementEnded(Change, tag=82, frozen=True):
+    """All blocks are durable at the extent's own location; its source is free.
+
+    `holders` may still have I/O under way at the source (rule 5).
+    """
+
+    extent: int
+    holders: list[int]
+
+
+class MovementAbandoned(Change, tag=83, frozen=True):
+    """The extent lies at its source again: no host has written meanwhile.
+
+    Nobody has I/O under way at the location it was to have: it is free.
+    """
+
+    extent: int
+
+
+class JobMade(Change, tag=84, frozen=True):
+    """Work that goes on until `JobEnded`, over any crash.
+
+    `kind` is move, drain or rebalance; `disk` and the run of segments (count 0: to its end) are
+    those of a move, `container` where to (move) or from (drain).  `bandwidth` is in bytes a
+    second (0: no limit), `latency_us` the bound on hosts' p99 above which it slows down (0: none).
+    """
+
+    job: int
+    kind: str
+    disk: int
+    container: int
+    first: int
+    count: int
+    bandwidth: int
+    latency_us: int = 0
+
+
+class JobChanged(Change, tag=85, frozen=True):
+    """An operator has given the job another limit, or cancelled it: nothing new is started."""
+
+    job: int
+    bandwidth: int
+    cancelled: bool
+
+
+class JobEnded(Change, tag=86, frozen=True):
+    """The job is over: done, cancelled or failed; `reason` says why it failed."""
+
+    job: int
+    outcome: str
+    reason: str
+
+
 AnyChange = (
     InstallationMade
     | TermBegun
@@ -245,6 +320,13 @@ AnyChange = (
     | CleaningBegun
     | Cleaned
     | Returned
+    | ContainerDraining
+    | MovementBegun
+    | MovementEnded
+    | MovementAbandoned
+    | JobMade
+    | JobChanged
+    | JobEnded
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -11,22 +11,23 @@ from collections.abc import Callable
 
 import msgspec
 
-from segue.controller.changes import AgentKnown, ContainerAdded
+from segue.controller.changes import AgentKnown, ContainerAdded, JobMade
+from segue.controller.record import Record, container_of, is_location, segment_of
 from segue.controller.soundness import exists, problems
-from segue.controller.space import CLEANING, QUARANTINED, USED, Space
+from segue.controller.space import CLEANING, QUARANTINED, SOURCE, USED, Space
 from segue.controller.table import (
     MARKS_PER_WORD,
     Container,
     Disk,
-    Record,
+    Job,
     Table,
-    container_of,
-    segment_of,
 )
 from segue.store.contract import Loaded, StoreCorrupt, StoreTooNew
 from segue.store.pages import PageSpace, PageTree
 
-TABLE_VERSION = 1
+TABLE_VERSION = 2
+READABLE = (1, 2)
+"""Version 1 knew no movement: its rows lack the fields that have a default here."""
 
 
 class ContainerRow(msgspec.Struct, array_like=True):
@@ -35,6 +36,7 @@ class ContainerRow(msgspec.Struct, array_like=True):
     row: ContainerAdded
     marks: bytes
     leaving: bool = False
+    draining: bool = False
 
 
 class DiskRow(msgspec.Struct, array_like=True):
@@ -58,6 +60,17 @@ class RecordRow(msgspec.Struct, array_like=True):
     blocks: int
     written: bytes
     copied: bytes
+    job: int = 0
+
+
+class JobRow(msgspec.Struct, array_like=True):
+    """A job and how it stands."""
+
+    row: JobMade
+    outcome: str
+    reason: str
+    bandwidth: int
+    cancelled: bool
 
 
 class Root(msgspec.Struct, array_like=True):
@@ -78,13 +91,16 @@ class Root(msgspec.Struct, array_like=True):
     quarantine: dict[int, list[int]]
     cleaning: dict[int, int]
     last_container: int = 0
+    jobs: list[JobRow] = []
+    last_job: int = 0
 
 
 def encode_table(table: Table) -> tuple[bytes, dict[int, bytes], list[int]]:
     """The root, the pages that are new since the last checkpoint, and the ids of freed ones."""
     pages: dict[int, bytes] = {}
     containers = [
-        ContainerRow(c.row, c.marks.flush(pages), c.leaving) for c in table.containers.values()
+        ContainerRow(c.row, c.marks.flush(pages), c.leaving, c.draining)
+        for c in table.containers.values()
     ]
     disks = [
         DiskRow(
@@ -101,7 +117,14 @@ def encode_table(table: Table) -> tuple[bytes, dict[int, bytes], list[int]]:
     ]
     extents = table.extents.flush(pages)
     records = [
-        RecordRow(extent, r.source, r.blocks, _bits(r.written, r.blocks), _bits(r.copied, r.blocks))
+        RecordRow(
+            extent,
+            r.source,
+            r.blocks,
+            _bits(r.written, r.blocks),
+            _bits(r.copied, r.blocks),
+            r.job,
+        )
         for extent, r in table.records.items()
     ]
     root = Root(
@@ -120,6 +143,11 @@ def encode_table(table: Table) -> tuple[bytes, dict[int, bytes], list[int]]:
         quarantine=table.quarantine,
         cleaning=table.cleaning,
         last_container=table.last_container,
+        jobs=[
+            JobRow(job.row, job.outcome, job.reason, job.bandwidth, job.cancelled)
+            for job in table.jobs.values()
+        ],
+        last_job=table.last_job,
     )
     return msgspec.msgpack.encode(root), pages, table.pages.take_freed()
 
@@ -179,7 +207,10 @@ def decode_table(data: bytes, read_page: Callable[[int], bytes]) -> Table:
             record.blocks,
             int.from_bytes(record.written, "little"),
             int.from_bytes(record.copied, "little"),
+            record.job,
         )
+        if is_location(record.source):
+            _occupy(table, record.source, SOURCE)
     for row in root.disks:
         _load_disk(table, row, read_page)
     table.agents = {row.agent: row for row in root.agents}
@@ -188,6 +219,11 @@ def decode_table(data: bytes, read_page: Callable[[int], bytes]) -> Table:
     table.fences = root.fences
     table.quarantine = root.quarantine
     table.cleaning = root.cleaning
+    for job in root.jobs:
+        table.jobs[job.row.job] = Job(
+            job.row, job.outcome, job.reason, job.bandwidth, job.cancelled
+        )
+    table.last_job = root.last_job
     for locations, state in ((root.quarantine, QUARANTINED), (root.cleaning, CLEANING)):
         for location in locations:
             _occupy(table, location, state)
@@ -199,7 +235,7 @@ def decode_table(data: bytes, read_page: Callable[[int], bytes]) -> Table:
 def _decode_root(data: bytes) -> Root:
     try:
         version = msgspec.msgpack.decode(data)[0]
-        if version != TABLE_VERSION:
+        if version not in READABLE:
             raise StoreTooNew(f"table format {version}, this Segue knows {TABLE_VERSION}")
         return msgspec.msgpack.decode(data, type=Root)
     except (msgspec.MsgspecError, IndexError, TypeError, KeyError) as error:
@@ -220,7 +256,7 @@ def _load_container(table: Table, stored: ContainerRow, read_page: Callable[[int
             segment = word * MARKS_PER_WORD + bit
             if bits >> bit & 1 and segment < row.segments:
                 space.set_clean(segment, not row.clean)
-    table.containers[row.container] = Container(row, space, marks, stored.leaving)
+    table.containers[row.container] = Container(row, space, marks, stored.leaving, stored.draining)
     table.last_container = max(table.last_container, row.container)
     table.container_names[row.name] = row.container
 

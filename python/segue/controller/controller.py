@@ -28,12 +28,15 @@ from segue.controller.changes import (
 )
 from segue.controller.checkpoint import encode_table, load_table
 from segue.controller.commits import Commits, TermEnded
+from segue.controller.copier import Copier
+from segue.controller.jobs import Jobs
 from segue.controller.locks import BlockRanges, Locks
+from segue.controller.pacing import Pacing
 from segue.controller.peer import Peer
-from segue.controller.ports import Clock, Link, Stamp, Storage
+from segue.controller.ports import Clock, HostLatency, Link, Stamp, Storage, Unfelt
 from segue.controller.procedures import verbs
 from segue.controller.procedures.background import Background
-from segue.controller.procedures.flush_failed import last_flush
+from segue.controller.procedures.flush_failed import CopierFlushes, last_flush
 from segue.controller.procedures.remove_container import remove_container
 from segue.controller.procedures.resize import resize_disk
 from segue.controller.settings import SECOND_NS, Settings
@@ -82,6 +85,11 @@ class Controller:
         self.inherited: set[int] = set()
         """Incomplete extents of older terms; nobody writes there before `inherited_clear`."""
         self.background = Background(self)
+        self.jobs = Jobs(self)
+        self.copier = Copier(self)
+        self.pacing = Pacing(self)
+        self.flushes = CopierFlushes(self)
+        self.felt: HostLatency = Unfelt()
         self.copier_failures: dict[int, int] = {}
         """Container -> how many flushes of the copier have failed there."""
         self.open_containers: set[int] = set()
@@ -274,8 +282,9 @@ class Controller:
         return [self.peers[incarnation] for incarnation in sorted(holders)] if holders else []
 
     def may_allocate(self, container: int) -> bool:
-        """Whether new extents may lie there."""
-        return container not in self.leaving and not self.table.containers[container].leaving
+        """Whether new extents may lie there: it neither leaves nor is being drained."""
+        row = self.table.containers[container]
+        return container not in self.leaving and not row.leaving and not row.draining
 
     def specs(self, disk: Disk) -> list[ContainerSpec]:
         """The flush set of a disk as its agents must open it, with what is being added to it."""

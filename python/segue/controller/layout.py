@@ -15,7 +15,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from segue.controller.table import Disk, Table, container_of, segment_of
+from segue.controller.record import container_of, segment_of
+from segue.controller.table import Disk, Table
 from segue.store.page_format import LEAF_WORDS
 from segue.store.pages import PageTree
 

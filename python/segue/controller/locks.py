@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Hashable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 from segue.controller.waits import Waits, note_held, note_released
@@ -105,17 +105,21 @@ class Locks:
             del self._locks[key]
 
     @asynccontextmanager
-    async def hold(self, *keys: Hashable, exclusive: bool) -> AsyncIterator[None]:
-        """Holds several locks, taken in the order given."""
-        taken: list[Hashable] = []
+    async def hold_each(self, *locks: tuple[Hashable, bool]) -> AsyncIterator[None]:
+        """Holds several locks, (key, exclusive), taken in the order given."""
+        taken: list[tuple[Hashable, bool]] = []
         try:
-            for key in keys:
+            for key, exclusive in locks:
                 await self.acquire(key, exclusive)
-                taken.append(key)
+                taken.append((key, exclusive))
             yield
         finally:
-            for key in reversed(taken):
+            for key, exclusive in reversed(taken):
                 self.release(key, exclusive)
+
+    def hold(self, *keys: Hashable, exclusive: bool) -> AbstractAsyncContextManager[None]:
+        """Holds several locks in the same mode, taken in the order given."""
+        return self.hold_each(*((key, exclusive) for key in keys))
 
     def held(self) -> Iterator[tuple[Hashable, str]]:
         """Every lock that exists, and how it stands (`segue status`, the simulator)."""
@@ -136,35 +140,43 @@ class _Range:
 
 
 class BlockRanges:
-    """Blocks of incomplete extents, held shared or exclusive (rule 12).
+    """Blocks at locations of incomplete extents, held shared or exclusive (rule 12).
 
-    A faulted write takes its blocks exclusively, a split read shared, the copier exclusively only
-    what nobody has.  Fair: a range waits for every earlier one that it conflicts with, held or
-    waiting.
+    Exclusively where something is written, shared where something is read: a copy holds a range at
+    either end.  The range at an extent's own location guards its bits as well, so a faulted I/O
+    holds all its blocks there and then, shared, those that it reads from the source; whoever holds
+    both takes them in that order.  The copier takes only what nobody has at the location it writes.
+    Fair: a range waits for every earlier one that it conflicts with, held or waiting.
     """
 
     def __init__(self, waits: Waits | None = None) -> None:
         self._waits = waits or Waits()
         self._ranges: dict[int, list[_Range]] = {}
 
-    def taken(self, extent: int) -> int:
-        """Bitmap of all blocks that are held or wanted."""
+    def taken(self, location: int) -> int:
+        """Bitmap of all blocks that are held or wanted there."""
         bits = 0
-        for other in self._ranges.get(extent, ()):
+        for other in self._ranges.get(location, ()):
             bits |= other.bits
         return bits
 
     @asynccontextmanager
-    async def hold(self, extent: int, bits: int, exclusive: bool) -> AsyncIterator[None]:
-        """Holds the blocks of a bitmap, after all earlier conflicting holders have let go."""
-        mine = _Range(extent, bits, exclusive)
-        queue = self._ranges.setdefault(extent, [])
+    async def hold(self, location: int, bits: int, exclusive: bool) -> AsyncIterator[None]:
+        """Holds the blocks of a bitmap, after all earlier conflicting holders have let go.
+
+        At location 0, zeroes, there is nothing to hold.
+        """
+        if not location or not bits:
+            yield
+            return
+        mine = _Range(location, bits, exclusive)
+        queue = self._ranges.setdefault(location, [])
         blocked = any(other.conflicts(mine) for other in queue)
         queue.append(mine)
         try:
             if blocked:
                 mine.turn = asyncio.get_running_loop().create_future()
-                with self._waits.on("blocks", extent):
+                with self._waits.on("blocks", location):
                     await mine.turn
             yield
         finally:
@@ -182,6 +194,6 @@ class BlockRanges:
             del self._ranges[mine.key]
 
     def held(self) -> Iterator[tuple[int, int]]:
-        """(extent, bitmap) of everything held or wanted."""
-        for extent in self._ranges:
-            yield extent, self.taken(extent)
+        """(location, bitmap) of everything held or wanted."""
+        for location in self._ranges:
+            yield location, self.taken(location)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("segue.controller.restrict")
 
 INVALID: int = _native.STATE_INVALID
+NO_WRITE: int = _native.STATE_NO_WRITE
 
 
 async def invalidate(
@@ -42,17 +43,41 @@ async def invalidate(
     peers = c.peers_of(disk)
     if not peers or peers == [spare]:
         return []
+    return await _restrict(c, peers, disk, first, count, INVALID)
+
+
+async def forbid_writes(c: Controller, disk: int, first: int, count: int) -> list[int]:
+    """Sets no_write over a run of segments, blocking, at every agent of the disk.
+
+    No write that was started under an older entry is under way any more but those of the holders
+    returned, ascending.
+    """
+    return await _restrict(c, c.peers_of(disk), disk, first, count, NO_WRITE)
+
+
+async def agents_reached(c: Controller, disk: int) -> None:
+    """Returns when every agent of the disk can be commanded, or its lease has ended.
+
+    For work that can wait: what it holds while it restricts, others are kept from.
+    """
+    for peer in c.peers_of(disk):
+        await peer.present_or_gone()
+
+
+async def _restrict(
+    c: Controller, peers: list[Peer], disk: int, first: int, count: int, states: int
+) -> list[int]:
     if len(peers) == 1:
-        holders = [await _invalidate_at(c, peers[0], disk, first, count)]
+        holders = [await _restrict_at(c, peers[0], disk, first, count, states)]
     else:
         holders = await asyncio.gather(
-            *(_invalidate_at(c, peer, disk, first, count) for peer in peers)
+            *(_restrict_at(c, peer, disk, first, count, states) for peer in peers)
         )
     return sorted(holder for holder in holders if holder is not None)
 
 
-async def _invalidate_at(
-    c: Controller, peer: Peer, disk: int, first: int, count: int
+async def _restrict_at(
+    c: Controller, peer: Peer, disk: int, first: int, count: int, states: int
 ) -> int | None:
     grants = peer.grants(disk)
     while grants.any(first, count):
@@ -69,7 +94,7 @@ async def _invalidate_at(
             disk=disk,
             first=first,
             count=count,
-            flags=INVALID,
+            flags=states,
             clear_no_write=False,
             whole_table=False,
             blocking=True,
@@ -79,7 +104,8 @@ async def _invalidate_at(
         except (SessionLost, PeerLost):
             continue
         if answer.outcome == Outcome.DONE or answer.errno == ENOENT:
-            grants.clear(first, count)
+            if states & INVALID or answer.errno == ENOENT:
+                grants.clear(first, count)
             return None
         c.refused(peer, message, answer)
     return None

@@ -22,7 +22,13 @@ class Settings(msgspec.Struct, frozen=True):
     prefetch_segments: int = 32
     """Neighbours sent with the answer to a first touch."""
     copy_piece_bytes: int = 1 << 20
-    """The copier's and the zeroing's unit: what a faulted write waits for at most."""
+    """The most the copier reads and writes at once: a faulted write waits for one such piece."""
+    copy_pieces_at_once: int = 4
+    """Pieces of different extents that the copier has under way."""
+    copy_hint_bytes: int = 16 << 20
+    """What is copied of an extent before the copier notes, durably, how far it has come."""
+    extents_at_once: int = 8
+    """Extents that a job moves at once."""
     clean_batch: int = 64
     """Freed segments zeroed under one durable record (rule 11)."""
     clean_ahead_segments: int = 256

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from segue.controller.space import CLEANING, FREE, QUARANTINED, RESERVED, USED
-from segue.controller.table import MARKS_PER_WORD, Disk, Table, container_of, segment_of
+from segue.controller.record import Record, container_of, is_location, segment_of
+from segue.controller.space import CLEANING, FREE, QUARANTINED, RESERVED, SOURCE, USED
+from segue.controller.table import MARKS_PER_WORD, Disk, Table
 
 _STATES = {
     FREE: "free",
@@ -18,6 +19,7 @@ _STATES = {
     RESERVED: "reserved",
     QUARANTINED: "in quarantine",
     CLEANING: "being cleaned",
+    SOURCE: "a source",
 }
 
 
@@ -32,7 +34,8 @@ def problems(table: Table) -> list[str]:
             found += _entry(table, disk, segment, extent, location, owners)
     found += _marks(table)
     found += _extents(table)
-    found += _records(table)
+    found += _records(table, owners)
+    found += _jobs(table)
     found += _unused(table, "in quarantine", table.quarantine, owners)
     found += _unused(table, "being cleaned", table.cleaning, owners)
     found += _holders(table)
@@ -114,8 +117,10 @@ def _extents(table: Table) -> Iterator[str]:
             yield f"extent {extent}: has a record, no disk refers to it"
 
 
-def _records(table: Table) -> Iterator[str]:
+def _records(table: Table, owners: dict[int, str]) -> Iterator[str]:
     for extent, record in table.records.items():
+        if record.source:
+            yield from _source(table, extent, record, owners)
         if (record.written | record.copied) & ~record.all:
             yield f"extent {extent}: its record has bits beyond its {record.blocks} blocks"
         disk = table.disks.get(record.disk)
@@ -127,6 +132,36 @@ def _records(table: Table) -> Iterator[str]:
                 f"extent {extent}: its record has {record.blocks} blocks, "
                 f"disk {disk.name} segment {record.segment} has {blocks}"
             )
+
+
+def _source(table: Table, extent: int, record: Record, owners: dict[int, str]) -> Iterator[str]:
+    """A location that is a source is nobody's own and no other record's source (rule 4)."""
+    where = f"extent {extent}"
+    if not is_location(record.source):
+        yield f"{where}: its record's source, extent {record.source}, is of no known kind"
+        return
+    name = table.name_of(record.source)
+    if not exists(table, record.source):
+        yield f"{where}: its source, {name}, does not exist"
+        return
+    if record.source in owners:
+        yield f"{where}: its source, {name}, is also used by {owners[record.source]}"
+    owners[record.source] = f"the record of extent {extent}"
+    disk = table.disks.get(record.disk)
+    if disk is not None and container_of(record.source) not in disk.containers:
+        yield f"{where}: its source, {name}, is not in the flush set of disk {disk.name}"
+    space = table.containers[container_of(record.source)].space
+    if space.is_clean(segment_of(record.source)):
+        yield f"{where}: its source, {name}, is marked clean"
+    state = space.state(segment_of(record.source))
+    if state != SOURCE:
+        yield f"{where}: its source, {name}, is counted {_STATES[state]}"
+
+
+def _jobs(table: Table) -> Iterator[str]:
+    for number in table.jobs:
+        if number > table.last_job:
+            yield f"job {number}: its number was never given"
 
 
 def _unused(

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-FREE, USED, RESERVED, QUARANTINED, CLEANING = range(5)
+FREE, USED, RESERVED, QUARANTINED, CLEANING, SOURCE = range(6)
+"""`SOURCE`: the old location of an extent under movement; an extent's own location is `USED`."""
 
 
 class Space:
@@ -34,7 +35,7 @@ class Space:
         self.free_clean = segments if default_clean else 0
 
     def state(self, segment: int) -> int:
-        """One of FREE, USED, RESERVED, QUARANTINED, CLEANING."""
+        """One of FREE, USED, RESERVED, QUARANTINED, CLEANING, SOURCE."""
         return self._state[segment]
 
     def is_clean(self, segment: int) -> bool:

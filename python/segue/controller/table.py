@@ -23,6 +23,7 @@ from segue.controller.changes import (
     CleaningBegun,
     Completed,
     ContainerAdded,
+    ContainerDraining,
     ContainerGone,
     ContainerLeaving,
     Copied,
@@ -37,36 +38,27 @@ from segue.controller.changes import (
     FlushCleared,
     FlushFailed,
     InstallationMade,
+    JobChanged,
+    JobEnded,
+    JobMade,
+    MovementAbandoned,
+    MovementBegun,
+    MovementEnded,
     Returned,
     TableMade,
     TermBegun,
     Written,
     decode_changes,
 )
-from segue.controller.space import CLEANING, FREE, QUARANTINED, USED, Space
+from segue.controller.record import Record, container_of, is_location, run_bits, segment_of
+from segue.controller.space import CLEANING, FREE, QUARANTINED, SOURCE, USED, Space
 from segue.store.pages import PageSpace, PageTree
 from segue.wire.messages import ContainerSpec
 
-VALID: int = _native.ENTRY_VALID
 ZERO_WORD: int = _native.ENTRY_VALID | _native.ENTRY_ZERO
-CONTAINER_SHIFT: int = _native.ENTRY_CONTAINER_SHIFT
-SEGMENT_MASK: int = _native.ENTRY_SEGMENT_MASK
 MARKS_PER_WORD = 64
-
-
-def location_of(container: int, segment: int) -> int:
-    """The word of a location: VALID, container, segment; also the entry of state "none"."""
-    return VALID | container << CONTAINER_SHIFT | segment
-
-
-def container_of(location: int) -> int:
-    """The container a location word names."""
-    return location >> CONTAINER_SHIFT & 0xFFFF
-
-
-def segment_of(location: int) -> int:
-    """The segment number within its container that a location word names."""
-    return location & SEGMENT_MASK
+ENDED_JOBS = 64
+"""So many ended jobs are remembered."""
 
 
 @dataclass(slots=True)
@@ -79,6 +71,21 @@ class Container:
     """Durable marks, 64 segments a word: bit set where `Space` holds a mark."""
     leaving: bool = False
     """Empty, out of use, to be given back."""
+    draining: bool = False
+    """Nothing new is put here."""
+
+
+@dataclass(slots=True)
+class Job:
+    """Long work that goes on after any crash: as it was asked for, and how it ended."""
+
+    row: JobMade
+    outcome: str = ""
+    """Empty while it is not over; else done, cancelled or failed."""
+    reason: str = ""
+    """Why it failed."""
+    bandwidth: int = 0
+    cancelled: bool = False
 
 
 @dataclass(slots=True)
@@ -118,43 +125,6 @@ class Disk:
         return -(-length // self.block_bytes)
 
 
-@dataclass(slots=True)
-class Record:
-    """What is known of an incomplete extent; bitmaps are ints, bit n = block n.
-
-    `source` is 0 for zeroes (other sources come with movement).  `disk` and `segment` say where
-    it is mapped: derived, as every extent has one entry so far.  `zeroed` is of this term only
-    and stored nowhere: blocks its copier has zeroed and not yet flushed.
-    """
-
-    source: int
-    disk: int
-    segment: int
-    blocks: int
-    written: int = 0
-    copied: int = 0
-    zeroed: int = 0
-
-    @property
-    def here(self) -> int:
-        """Bitmap of the blocks that read from the extent's own location."""
-        return self.written | self.copied | self.zeroed
-
-    @property
-    def all(self) -> int:
-        """Bitmap of all blocks."""
-        return run_bits(0, self.blocks)
-
-    def resize(self, blocks: int) -> None:
-        """The segment is shorter, or longer by blocks that are durably zero at its location."""
-        if blocks > self.blocks:
-            self.copied |= run_bits(self.blocks, blocks - self.blocks)
-        self.blocks = blocks
-        self.written &= self.all
-        self.copied &= self.all
-        self.zeroed &= self.all
-
-
 def container_spec(row: ContainerAdded, failed: bool = False) -> ContainerSpec:
     """A container as an agent or the copier must open it."""
     return ContainerSpec(
@@ -167,11 +137,6 @@ def container_spec(row: ContainerAdded, failed: bool = False) -> ContainerSpec:
         write_unit_bytes=row.write_unit_bytes,
         failed=failed,
     )
-
-
-def run_bits(first_block: int, count_blocks: int) -> int:
-    """A bitmap with that run set."""
-    return ((1 << count_blocks) - 1) << first_block
 
 
 class Table:
@@ -198,6 +163,11 @@ class Table:
         """Location -> holders that may have I/O under way there (rule 5)."""
         self.cleaning: dict[int, int] = {}
         """Location -> fence of the copier that zeroes it (rule 11)."""
+        self.jobs: dict[int, Job] = {}
+        """All that are not over, and the newest `ENDED_JOBS` of those that are."""
+        self.last_job = 0
+        self.lying: dict[tuple[int, int], int] = {}
+        """(disk, container) -> how many locations there are the disk's, sources included."""
         self.last_disk = 0
         self.last_container = 0
         """Ids are not used twice: an agent may still know an old one."""
@@ -209,14 +179,13 @@ class Table:
     def word(self, disk: Disk, segment: int) -> int:
         """The most an agent may hold for this segment now (rule 3): its entry word.
 
-        Incomplete extents give invalid (0): their I/O goes through `do_*`.
+        Incomplete extents give what their record says; invalid (0): I/O goes through `do_*`.
         """
         extent = disk.map.get(segment)
         if extent == 0:
             return ZERO_WORD
-        if extent in self.records:
-            return 0
-        return self.extents.get(extent)
+        record = self.records.get(extent)
+        return self.extents.get(extent) if record is None else record.word
 
     def disks_of(self, incarnation: int) -> list[int]:
         """The disks this incarnation may hold tables of, ascending."""
@@ -376,6 +345,7 @@ class Table:
         assert disk.map.get(change.segment) == 0, "allocated over a mapped segment"
         disk.map.set(change.segment, change.extent)
         self.extents.set(change.extent, change.location)
+        self._count(change.disk, change.location, 1)
         segment = segment_of(change.location)
         self._space(change.location).move(segment, USED)
         self._mark(change.location, clean=False)
@@ -392,14 +362,25 @@ class Table:
                 self._unmap(disk, segment, extent, change.holders)
 
     def _unmap(self, disk: Disk, segment: int, extent: int, holders: list[int]) -> None:
-        location = self.extents.get(extent)
+        self._free(disk.disk, self.extents.get(extent), holders)
         disk.map.set(segment, 0)
         self.extents.set(extent, 0)
-        self.records.pop(extent, None)
+        record = self.records.pop(extent, None)
+        if record is not None and is_location(record.source):
+            self._free(disk.disk, record.source, holders)
         self._free_extents.append(extent)
+
+    def _free(self, disk: int, location: int, holders: list[int]) -> None:
+        self._count(disk, location, -1)
         if holders:
             self.quarantine[location] = list(holders)
         self._space(location).move(segment_of(location), QUARANTINED if holders else FREE)
+
+    def _count(self, disk: int, location: int, change: int) -> None:
+        key = (disk, container_of(location))
+        self.lying[key] = self.lying.get(key, 0) + change
+        if not self.lying[key]:
+            del self.lying[key]
 
     def _written(self, change: Written) -> None:
         record = self.records[change.extent]
@@ -407,10 +388,61 @@ class Table:
 
     def _copied(self, change: Copied) -> None:
         record = self.records[change.extent]
-        record.copied |= run_bits(change.first_block, change.count_blocks)
+        bits = run_bits(change.first_block, change.count_blocks)
+        record.copied |= bits
+        record.fresh &= ~bits
 
     def _completed(self, change: Completed) -> None:
         del self.records[change.extent]
+
+    def _movement_begun(self, change: MovementBegun) -> None:
+        disk = self.disks[change.disk]
+        assert disk.map.get(change.segment) == change.extent, "moves an extent that is elsewhere"
+        assert self.extents.get(change.extent) == change.source, "moves from where it is not"
+        assert change.extent not in self.records, "moves an incomplete extent"
+        self.extents.set(change.extent, change.location)
+        self._count(change.disk, change.location, 1)
+        self._space(change.source).move(segment_of(change.source), SOURCE)
+        self._space(change.location).move(segment_of(change.location), USED)
+        self._mark(change.location, clean=False)
+        self.records[change.extent] = Record(
+            change.source,
+            change.disk,
+            change.segment,
+            disk.blocks_of(change.segment),
+            job=change.job,
+        )
+
+    def _movement_ended(self, change: MovementEnded) -> None:
+        record = self.records.pop(change.extent)
+        assert is_location(record.source), "ends a movement that has no source"
+        self._free(record.disk, record.source, change.holders)
+
+    def _movement_abandoned(self, change: MovementAbandoned) -> None:
+        record = self.records.pop(change.extent)
+        assert is_location(record.source), "abandons a movement that has no source"
+        assert not record.written, "abandons what hosts wrote"
+        self._free(record.disk, self.extents.get(change.extent), [])
+        self.extents.set(change.extent, record.source)
+        self._space(record.source).move(segment_of(record.source), USED)
+
+    def _container_draining(self, change: ContainerDraining) -> None:
+        self.containers[change.container].draining = change.draining
+
+    def _job_made(self, change: JobMade) -> None:
+        self.jobs[change.job] = Job(change, bandwidth=change.bandwidth)
+        self.last_job = max(self.last_job, change.job)
+
+    def _job_changed(self, change: JobChanged) -> None:
+        job = self.jobs[change.job]
+        job.bandwidth, job.cancelled = change.bandwidth, change.cancelled
+
+    def _job_ended(self, change: JobEnded) -> None:
+        job = self.jobs[change.job]
+        job.outcome, job.reason = change.outcome, change.reason
+        ended = [number for number, job in self.jobs.items() if job.outcome]
+        for number in ended[:-ENDED_JOBS]:
+            del self.jobs[number]
 
     def _cleaning_begun(self, change: CleaningBegun) -> None:
         for location in change.locations:
@@ -437,14 +469,22 @@ class Table:
     # Checking -----------------------------------------------------------------------------------
 
     def derive_extents(self) -> None:
-        """After a load: finds the free extent ids and where incomplete extents are mapped."""
+        """After a load: what is stored nowhere.
+
+        The free extent ids, where incomplete extents are mapped, and how many locations each disk
+        has in each container.
+        """
         used = set()
+        self.lying = {}
         for disk in self.disks.values():
-            for segment, extent in disk.map.items():
+            for segment, extent, location in self.mapped_segments(disk):
                 used.add(extent)
+                self._count(disk.disk, location, 1)
                 record = self.records.get(extent)
                 if record is not None:
                     record.disk, record.segment = disk.disk, segment
+                    if is_location(record.source):
+                        self._count(disk.disk, record.source, 1)
         self._next_extent = max(used, default=0) + 1
         self._free_extents = [e for e in range(1, self._next_extent) if e not in used]
 
@@ -481,4 +521,11 @@ _APPLY: dict[type, Callable[[Table, Any], None]] = {
     CleaningBegun: Table._cleaning_begun,
     Cleaned: Table._cleaned,
     Returned: Table._returned,
+    ContainerDraining: Table._container_draining,
+    MovementBegun: Table._movement_begun,
+    MovementEnded: Table._movement_ended,
+    MovementAbandoned: Table._movement_abandoned,
+    JobMade: Table._job_made,
+    JobChanged: Table._job_changed,
+    JobEnded: Table._job_ended,
 }

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from segue.sim.faults import AGENT_POINTS, CONTROLLER_POINTS, KINDS, LINK_POINTS
+from segue.sim.faults import AGENT_POINTS, CONTROLLER_POINTS, FAILPOINTS, KINDS, LINK_POINTS
 from segue.sim.scenario import Outcome, run_seed
 
 BATCH = 50
@@ -23,6 +23,7 @@ BATCH = 50
 REQUIRED = (
     *(f"fault {kind}" for kind in KINDS if not kind.startswith("ambush")),
     *(f"crash point controller: {point}" for point in CONTROLLER_POINTS),
+    *(f"crash point failpoint {point}" for point in FAILPOINTS),
     *(f"crash point agent: {point}" for point in AGENT_POINTS),
     *(f"crash point link: {point}" for point in LINK_POINTS),
     "crash point stuck write",
@@ -43,6 +44,14 @@ REQUIRED = (
     "allocated incomplete",
     "do_write committed",
     "completed",
+    "movement begun",
+    "movement ended",
+    "movement ended after writes",
+    "movement abandoned",
+    "copied hints",
+    "jobs done",
+    "jobs cancelled",
+    "jobs failed",
     "read-merge-write",
     "container_failed",
     "listed waiting",

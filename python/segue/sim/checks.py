@@ -36,10 +36,11 @@ from segue.controller.changes import (
 )
 from segue.controller.controller import Controller
 from segue.controller.peer import PeerState
-from segue.controller.table import container_of, location_of, segment_of
+from segue.controller.record import container_of, location_of, segment_of
 from segue.sim.agent import Agent
 from segue.sim.containers import SECTOR_BYTES, Medium, Request
 from segue.sim.loop import World
+from segue.sim.movement_checks import MovementChecks
 from segue.sim.network import End, Network
 from segue.sim.plane import NO_HOLE, HostIo, Part, Plane
 from segue.sim.replica import Replica
@@ -79,6 +80,7 @@ class Checks:
         self.controllers: list[Controller] = []
         """Of live processes."""
         self.counts: dict[str, int] = {}
+        self.movements = MovementChecks(self)
         self._words: dict[int, dict[int, list[int]]] = {}
         """Incarnation -> disk -> entries."""
         self._raised: dict[int, set[int]] = {}
@@ -171,7 +173,7 @@ class Checks:
         """
         if not word & ZERO or not most or most & (ZERO | ERROR):
             return False
-        medium, sectors = self._place(most)
+        medium, sectors = self.place(most)
         if any(medium.seen[sectors.start : sectors.stop]):
             return False
         writes = (r for r in medium.under_way.values() if r.kind == "write")
@@ -182,6 +184,7 @@ class Checks:
     def _committed(self, changes: list[AnyChange]) -> None:
         for incarnation in self.agents:
             self._check_entries(incarnation)
+        self.movements.committed(changes)
         for change in changes:
             if isinstance(change, Allocated):
                 self._check_allocated(change)
@@ -225,7 +228,7 @@ class Checks:
 
     def _check_allocated(self, change: Allocated) -> None:
         self.count("allocated incomplete" if change.incomplete else "allocated clean")
-        medium, sectors = self._place(change.location)
+        medium, sectors = self.place(change.location)
         for request in medium.under_way.values():
             if request.kind != "flush" and request.overlaps(sectors.start, len(sectors)):
                 self.blame(
@@ -237,7 +240,7 @@ class Checks:
             self._check_zeroed(change.location, "allocated as clean")
 
     def _check_zeroed(self, location: int, why: str) -> None:
-        medium, sectors = self._place(location)
+        medium, sectors = self.place(location)
         span = slice(sectors.start, sectors.stop)
         if any(medium.seen[span]) or any(medium.durable[span]) or medium.is_dirty(sectors):
             self.blame(11, f"{self._name(location)} {why}, and is not durably zero")
@@ -246,7 +249,7 @@ class Checks:
         """Rule 6: data durable, then commit."""
         location = self.replica.table.extents.get(change.extent)
         disk = self.replica.table.disks[self.replica.owner[location][0]]
-        medium, sectors = self._place(location)
+        medium, sectors = self.place(location)
         unit = disk.block_bytes // SECTOR_BYTES
         first = sectors.start + change.first_block * unit
         last = min(first + change.count_blocks * unit, sectors.stop)
@@ -258,12 +261,13 @@ class Checks:
         location = self.replica.table.extents.get(change.extent)
         if location == 0:
             return
-        medium, sectors = self._place(location)
+        medium, sectors = self.place(location)
         if medium.is_dirty(sectors):
             self.blame(6, f"{self._name(location)}: record ended before its data was durable")
         self.count("completed")
 
-    def _place(self, location: int) -> tuple[Medium, range]:
+    def place(self, location: int) -> tuple[Medium, range]:
+        """Where a location lies: medium and sectors."""
         row = self.replica.table.containers[container_of(location)].row
         medium = self.media[row.uri]
         start = segment_of(location) * medium.segment_sectors
@@ -280,6 +284,9 @@ class Checks:
         medium = request.medium
         location = self._location(medium, request.sector)
         owner = self.replica.owner.get(location)
+        if owner is None and request.kind == "read":
+            owner = self.replica.sources.get(location)
+        self.movements.request_starts(request, location)
         tag = request.tag
         if isinstance(tag, Part):
             if owner != (tag.io.disk, tag.segment):

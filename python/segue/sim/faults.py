@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from segue import failpoints
 from segue.controller.peer import PeerState
 from segue.sim.agent import Machine
 from segue.sim.checks import PROBE
 from segue.sim.loop import MS, SECOND, Process
+from segue.sim.operator import Operator
 from segue.sim.plane import Part
 from segue.sim.stage import Stage
 from segue.wire.messages import (
@@ -34,8 +36,13 @@ CONTROLLER_POINTS = (
     "do_write",
     "blocking",
     "zeroing",
+    "copying",
+    "moving",
     "split_read",
 )
+COPIER_TAGS = {"zeroing": "zero", "copying": "copy"}
+"""Crash points of the controller -> tag of the copier's requests."""
+FAILPOINTS = tuple(name for name in failpoints.POINTS if not name.startswith("agent."))
 LINK_POINTS = ("do_write", "split_read", "blocking")
 AGENT_POINTS = ("host write", "do_write", "read-merge-write", "parked", "flush", "opening")
 
@@ -59,6 +66,9 @@ class Faults:
         self.on = False
         self.mean_ns = SECOND
         self.kinds: list[str] = []
+        self.operator = Operator(stage)
+        self._failpoint = ""
+        """The place at which the controller that comes there next is to die."""
         self._ambush: tuple[str, Callable[[], bool], Callable[[], None]] | None = None
         self._probes = PROBE + (1 << 60)
 
@@ -73,6 +83,16 @@ class Faults:
         """Nothing more goes wrong."""
         self.on = False
         self._ambush = None
+        self._failpoint = ""
+
+    def passed(self, failpoint: str) -> None:
+        """Some process has come to that place: kills it there if that is set."""
+        process = self.world.current
+        if failpoint == self._failpoint and process is not None:
+            self._failpoint = ""
+            self.checks.count(f"crash point failpoint {failpoint}")
+            # What it does before its next await is done by a process that is being killed.
+            process.kill()
 
     def look(self) -> None:
         """After every event: springs the ambush that is set."""
@@ -336,6 +356,10 @@ class Faults:
 
         self._set(f"controller: {point}", there, strike)
 
+    def ambush_failpoint(self) -> None:
+        """Kills the controller at a failpoint, the next time it comes there."""
+        self._failpoint = self.rng.choice(FAILPOINTS)
+
     def ambush_agent(self) -> None:
         """Kills an agent at a crash point."""
         point = self.rng.choice(AGENT_POINTS)
@@ -418,10 +442,14 @@ class Faults:
         controller = self.office.serving
         if controller is None:
             return False
-        if point == "zeroing":
+        if point in COPIER_TAGS:
             return any(
-                r.tag == ("zero",) for m in self.media.values() for r in m.under_way.values()
+                r.tag == (COPIER_TAGS[point],)
+                for m in self.media.values()
+                for r in m.under_way.values()
             )
+        if point == "moving":
+            return bool(self.checks.replica.sources)
         peers = controller.peers.values()
         if point == "blocking":
             return any(peer.state is PeerState.PRESENT and peer._commands for peer in peers)
@@ -457,6 +485,28 @@ class Faults:
             for r in m.under_way.values()
         )
 
+    # Operators ------------------------------------------------------------------------------------
+
+    def move_disk(self) -> None:
+        """A disk is moved."""
+        self._count("move_disk")
+        self.operator.move()
+
+    def drain_container(self) -> None:
+        """A container is drained."""
+        self._count("drain_container")
+        self.operator.drain()
+
+    def rebalance(self) -> None:
+        """Containers are levelled."""
+        self._count("rebalance")
+        self.operator.rebalance()
+
+    def change_job(self) -> None:
+        """A job is cancelled, or gets another bandwidth."""
+        self._count("change_job")
+        self.operator.change_job()
+
 
 KINDS: dict[str, Callable[[Faults], None]] = {
     "crash_agent": Faults.crash_agent,
@@ -477,8 +527,13 @@ KINDS: dict[str, Callable[[Faults], None]] = {
     "failing_store": Faults.failing_store,
     "power_loss": Faults.power_loss,
     "ambush_controller": Faults.ambush_controller,
+    "ambush_failpoint": Faults.ambush_failpoint,
     "ambush_agent": Faults.ambush_agent,
     "ambush_link": Faults.ambush_link,
     "ambush_failure": Faults.ambush_failure,
     "ambush_power": Faults.ambush_power,
+    "move_disk": Faults.move_disk,
+    "drain_container": Faults.drain_container,
+    "rebalance": Faults.rebalance,
+    "change_job": Faults.change_job,
 }

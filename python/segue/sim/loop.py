@@ -322,6 +322,8 @@ class World:
         self.now_ns = 0
         self.steps = 0
         self.runnable: list[Process] = []
+        self.current: Process | None = None
+        """The one whose handle runs."""
         self.graveyard: list[object] = []
         """What dead processes leave: kept to the end, so that nothing is finalized early."""
         self.lines: list[tuple[Any, ...]] = []
@@ -414,6 +416,7 @@ class World:
             args = handle.args
             handle.callback = None
             events._set_running_loop(process.loop)
+            self.current = process
             try:
                 if handle.context is None:
                     callback(*args)
@@ -425,6 +428,7 @@ class World:
                 self.blame(f"{process.name}: {callback!r} raised", error)
             finally:
                 events._set_running_loop(None)
+                self.current = None
             if self.countdowns:
                 self._count_down(process)
         chance = self._random()

@@ -42,10 +42,10 @@ MUTATIONS: list[Mutation] = [
         CONTROLLER + "commits.py",
         "                await self._append(changes)\n"
         "                for done in waiting:\n"
-        "                    done.set_result(None)\n",
+        "                    done.set_result(self._table.number)\n",
         "                self._table.apply(changes)\n"
         "                for done in waiting:\n"
-        "                    done.set_result(None)\n"
+        "                    done.set_result(self._table.number)\n"
         "                body = encode_changes(changes)\n"
         "                await self._store.append(self._term, self._table.number, body)\n",
     ),
@@ -92,7 +92,7 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "do-write-holds-no-blocks",
         PROCEDURES + "do_write.py",
-        "        await held.enter_async_context(c.blocks.hold(extent, bits, exclusive=True))\n",
+        "        await held.enter_async_context(c.blocks.hold(location, bits, exclusive=True))\n",
         "",
     ),
     Mutation(
@@ -103,15 +103,15 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "rest-of-a-block-from-rubbish",
-        PROCEDURES + "do_write.py",
-        "    return location if record.here >> block & 1 else 0\n",
-        "    return location\n",
+        CONTROLLER + "record.py",
+        "        return location if self.here >> block & 1 else self.source\n",
+        "        return location\n",
     ),
     Mutation(
         "record-ends-before-the-flush",
         PROCEDURES + "complete.py",
-        "                await copier_flush(c, number, failures)\n",
-        "                pass\n",
+        "            await run.harden()\n",
+        "            pass\n",
     ),
     Mutation(
         "clean-before-the-flush",
@@ -125,6 +125,119 @@ MUTATIONS: list[Mutation] = [
         '    async with c.locks.hold(*(("extent", e) for e in extents), exclusive=True):\n'
         "        yield\n",
         "    yield\n",
+    ),
+    # Controller: movement (rules 4, 5, 6, 12) ----------------------------------------------------
+    Mutation(
+        "movement-forbids-no-writes",
+        PROCEDURES + "movement.py",
+        "        lost = await forbid_writes(c, disk.disk, segment, 1)\n",
+        "        lost: list[int] = []\n",
+    ),
+    Mutation(
+        "no-write-not-awaited-at-one-agent",
+        CONTROLLER + "restrict.py",
+        "    return await _restrict(c, c.peers_of(disk), disk, first, count, NO_WRITE)\n",
+        "    return await _restrict(c, c.peers_of(disk)[:1], disk, first, count, NO_WRITE)\n",
+    ),
+    Mutation(
+        "movement-begins-under-a-lost-writer",
+        PROCEDURES + "movement.py",
+        "    if c.still_holders(lost):\n",
+        "    if c.still_holders([]):\n",
+    ),
+    Mutation(
+        "copied-before-the-source-is-flushed",
+        PROCEDURES + "complete.py",
+        "            await copier_flush(c, number, c.copier_failures.get(number, 0))\n",
+        "",
+    ),
+    Mutation(
+        "source-is-not-closed-before-a-write",
+        PROCEDURES + "do_write.py",
+        "            await invalidate(c, disk.disk, segment, 1)\n",
+        "",
+    ),
+    Mutation(
+        "source-stays-granted-after-it-is-closed",
+        CONTROLLER + "record.py",
+        "        return 0 if self.closed else self.word\n",
+        "        return self.word\n",
+    ),
+    Mutation(
+        "source-is-free-before-agents-are-invalid",
+        PROCEDURES + "complete.py",
+        "            lost = await invalidate(c, record.disk, record.segment, 1)\n",
+        "            lost: list[int] = []\n",
+    ),
+    Mutation(
+        "source-is-free-while-a-lost-agent-reads",
+        PROCEDURES + "complete.py",
+        "            await c.commit(MovementEnded(self.extent, c.still_holders(lost)))\n",
+        "            await c.commit(MovementEnded(self.extent, []))\n",
+    ),
+    Mutation(
+        "copier-overwrites-what-hosts-wrote",
+        PROCEDURES + "complete.py",
+        "            free = run_bits(first, count) & record.all & ~record.here & ~taken\n",
+        "            free = run_bits(first, count) & record.all & ~record.copied & ~record.fresh\n",
+    ),
+    Mutation(
+        "copier-takes-what-is-being-written",
+        PROCEDURES + "complete.py",
+        "                    c.blocks.hold(self.location, bits, exclusive=True),\n"
+        "                    c.blocks.hold(record.source",
+        "                    c.blocks.hold(0, bits, exclusive=True),\n"
+        "                    c.blocks.hold(record.source",
+    ),
+    Mutation(
+        "head-from-the-wrong-side",
+        CONTROLLER + "record.py",
+        "        return location if self.here >> block & 1 else self.source\n",
+        "        return self.source if self.here >> block & 1 else location\n",
+    ),
+    Mutation(
+        "split-read-from-the-wrong-side",
+        PROCEDURES + "do_split_read.py",
+        "location if at_home else record.source",
+        "location if at_home and not record.written else record.source",
+    ),
+    Mutation(
+        "hints-before-their-flush",
+        PROCEDURES + "complete.py",
+        "        try:\n            await copier_flush(c, self.container, self.failures)\n",
+        "        try:\n            if record.here == record.all:\n"
+        "                await copier_flush(c, self.container, self.failures)\n",
+    ),
+    Mutation(
+        "fresh-bits-outlive-a-failed-flush",
+        PROCEDURES + "complete.py",
+        "            record.fresh = 0\n",
+        "",
+    ),
+    Mutation(
+        "abandons-what-hosts-wrote",
+        PROCEDURES + "complete.py",
+        "            if not self.over and not record.written:\n",
+        "            if not self.over:\n",
+    ),
+    Mutation(
+        "discard-forgets-the-source",
+        CONTROLLER + "table.py",
+        "        if record is not None and is_location(record.source):\n"
+        "            self._free(disk.disk, record.source, holders)\n",
+        "",
+    ),
+    Mutation(
+        "flush-set-shrinks-too-early",
+        PROCEDURES + "flush_set.py",
+        "    return (disk.disk, container) not in c.table.lying\n",
+        "    return True\n",
+    ),
+    Mutation(
+        "takeover-copies-at-once",
+        PROCEDURES + "background.py",
+        "            await self._fence_ended(fence)\n",
+        "",
     ),
     # Store and checkpoint ------------------------------------------------------------------------
     Mutation(
@@ -142,8 +255,8 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "checkpoint-keeps-unflushed-zeroes",
         CONTROLLER + "checkpoint.py",
-        "_bits(r.copied, r.blocks))",
-        "_bits(r.copied | r.zeroed, r.blocks))",
+        "_bits(r.copied, r.blocks),",
+        "_bits(r.copied | r.fresh, r.blocks),",
     ),
     Mutation(
         "page-tree-writes-shared-leaves",

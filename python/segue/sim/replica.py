@@ -8,10 +8,12 @@ checkpoints, so it can tell whether a checkpoint says the same as all the commit
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 from segue.controller.changes import AnyChange, decode_changes
 from segue.controller.checkpoint import load_table
+from segue.controller.record import Record, is_location
 from segue.controller.soundness import problems
 from segue.controller.table import Table
 from segue.sim.loop import World
@@ -35,6 +37,10 @@ class Replica:
         """Disk -> the most an agent may hold of each segment."""
         self.incomplete: set[int] = set()
         """Locations of incomplete extents."""
+        self.sources: dict[int, tuple[int, int]] = {}
+        """Old location of an extent under movement -> (disk, segment)."""
+        self.before: dict[int, tuple[Record, int]] = {}
+        """Records before the newest commit, with their extents' locations."""
         disk.watchers.append(self._took_effect)
         disk.watch_checkpoint = self._check_checkpoint
 
@@ -46,6 +52,8 @@ class Replica:
             self._derive()
             return
         changes = decode_changes(record.body)
+        get = self.table.extents.get
+        self.before = {e: (copy(r), get(e)) for e, r in self.table.records.items()}
         try:
             self.table.apply(changes)
         except (AssertionError, KeyError) as error:
@@ -59,14 +67,22 @@ class Replica:
         self.owner = {}
         self.allowed = {}
         self.incomplete = set()
+        self.sources = {}
         for disk in table.disks.values():
             for segment, extent, location in table.mapped_segments(disk):
                 self.owner[location] = (disk.disk, segment)
-                if extent in table.records:
+                record = table.records.get(extent)
+                if record is not None:
                     self.incomplete.add(location)
+                    if is_location(record.source):
+                        self.sources[record.source] = (disk.disk, segment)
             self.allowed[disk.disk] = [table.word(disk, s) for s in range(disk.segments)]
         for problem in problems(table):
             self.world.blame(f"rule 4: durable table: {problem}")
+
+    def name(self, location: int) -> str:
+        """A location for people."""
+        return self.table.name_of(location)
 
     def _check_checkpoint(self, loaded: Loaded) -> None:
         """Checkpoint and log must make the table that all commits make (promise P7)."""
@@ -107,11 +123,12 @@ def facts(table: Table) -> dict[str, Any]:
                 [container.space.is_clean(s) for s in range(container.row.segments)],
                 [container.space.state(s) for s in range(container.row.segments)],
                 container.leaving,
+                container.draining,
             )
             for number, container in table.containers.items()
         },
         "records": {
-            extent: (record.source, record.blocks, record.written, record.copied)
+            extent: (record.source, record.blocks, record.written, record.copied, record.job)
             for extent, record in table.records.items()
         },
         "agents": table.agents,
@@ -120,4 +137,7 @@ def facts(table: Table) -> dict[str, Any]:
         "fences": table.fences,
         "quarantine": table.quarantine,
         "cleaning": table.cleaning,
+        "jobs": table.jobs,
+        "last job": table.last_job,
+        "lying": table.lying,
     }

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from segue import failpoints
 from segue.controller.settings import Settings
 from segue.sim.faults import KINDS, Faults
 from segue.sim.loop import MS, SECOND, Blame, World, trace_line
@@ -49,6 +50,7 @@ THEMES = (
             "zombie_controller",
             "pause_controller",
             "ambush_controller",
+            "ambush_failpoint",
             "ambush_link",
             "burst",
             "slow_container",
@@ -62,6 +64,8 @@ THEMES = (
         {"flush": 30},
     ),
 )
+MOVEMENT = ("move_disk", "move_disk", "drain_container", "rebalance", "change_job")
+"""What an operator does beside whatever else goes wrong."""
 MOST_POWER_LOSSES = 4
 
 
@@ -95,7 +99,7 @@ def draw_plan(rng: random.Random) -> Plan:
     segments = sum(-(-disk.sectors // SEGMENT_SECTORS) for disk in disks)
     tight = rng.random() < 0.25
     room = int(segments * (rng.uniform(0.7, 1.0) if tight else rng.uniform(1.2, 2.0))) + 1
-    count = rng.choice((1, 2, 2, 3))
+    count = rng.choice((1, 2, 2, 2, 3, 3))
     media = [
         MediumPlan(-(-room // count), rng.random() < 0.4, rng.choice((1, 1, 512, 4096)))
         for _ in range(count)
@@ -120,6 +124,9 @@ def draw_settings(rng: random.Random) -> Settings:
         segment_bytes=SEGMENT_BYTES,
         prefetch_segments=rng.choice((0, 2, 8)),
         copy_piece_bytes=rng.choice((4096, 8192, 65536)),
+        copy_hint_bytes=rng.choice((8192, 16384, 1 << 20)),
+        copy_pieces_at_once=rng.choice((1, 4)),
+        extents_at_once=rng.choice((1, 3, 8)),
         clean_batch=rng.choice((1, 3)),
         clean_ahead_segments=rng.choice((0, 2, 256)),
         checkpoint_log_bytes=rng.choice((250, 700, 1 << 20)),
@@ -171,6 +178,8 @@ class Scenario(Stage):
             kinds = list(theme.kinds) + ["ambush_power"] * (rng.random() < 0.3)
             for host in self.hosts:
                 host.weights.update(theme.weights)
+        if rng.random() < 0.7:
+            kinds += list(MOVEMENT) * rng.choice((1, 3))
         if kinds and rng.random() < 0.95:
             self.faults.start(kinds, rng.choice((80, 200, 600)) * MS)
         limit_ns = rng.randint(4, 20) * SECOND
@@ -206,7 +215,8 @@ def run_seed(seed: int, echo: Callable[[str], None] | None = None) -> Outcome:
     try:
         scenario = Scenario(seed, echo)
         try:
-            scenario.run()
+            with failpoints.watched(scenario.faults.passed):
+                scenario.run()
         except Blame as blame:
             cause = f" ({blame.__cause__!r})" if blame.__cause__ is not None else ""
             outcome.failure = f"{blame}{cause}"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from segue.controller.controller import Controller
+from segue.controller.procedures.movement import Begun
 from segue.controller.procedures.verbs import add_container, create_disk
 from segue.controller.settings import Settings
 from segue.sim.agent import Agent, Machine
@@ -262,7 +263,13 @@ class Stage:
         if table.cleaning and not self.plan.errors_allowed:
             found.append(f"cleaning {table.cleaning}")
         found += [f"lock {key}: {how}" for key, how in controller.locks.held()]
-        found += [f"blocks of extent {key}: {bits:#x}" for key, bits in controller.blocks.held()]
+        found += [f"blocks at {key:#x}: {bits:#x}" for key, bits in controller.blocks.held()]
+        # One that waits for space waits for an operator.
+        found += [
+            f"job {number} ({run.row.kind}): {run.waits_for or 'runs'}"
+            for number, run in controller.jobs.running.items()
+            if run.waits_for != Begun.FULL.value
+        ]
         for peer in controller.peers.values():
             if peer.faults:
                 found.append(f"{peer.name}: unanswered faults {list(peer.faults)}")

@@ -11,7 +11,9 @@ import pytest
 from segue.controller import layout
 from segue.controller.changes import Allocated, ContainerAdded, DiskMade
 from segue.controller.layout import Run, Steps
-from segue.controller.table import Disk, Table, container_of, location_of, segment_of
+from segue.controller.record import container_of, location_of, segment_of
+from segue.controller.soundness import problems
+from segue.controller.table import Disk, Table
 
 SEGMENT = 1 << 16
 SEGMENTS = 3000
@@ -150,4 +152,4 @@ def test_what_is_changed_meanwhile_is_not_seen(monkeypatch: pytest.MonkeyPatch) 
     free = next(run.segment for run in expected if run.container == 0)
     table.apply([Allocated(1, free, 9999, location_of(1, 4999), False)])
     assert finish(steps)[0] == expected
-    assert table.problems() == []
+    assert problems(table) == []

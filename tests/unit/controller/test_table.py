@@ -24,9 +24,10 @@ from segue.controller.changes import (
     encode_changes,
 )
 from segue.controller.checkpoint import encode_table, load_table
+from segue.controller.record import location_of, run_bits
 from segue.controller.soundness import problems
 from segue.controller.space import FREE, QUARANTINED
-from segue.controller.table import ZERO_WORD, Table, location_of, run_bits
+from segue.controller.table import ZERO_WORD, Table
 from segue.store.contract import Loaded, LogRecord, StoreCorrupt
 
 SEGMENT = 1 << 16

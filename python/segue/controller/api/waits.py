@@ -15,7 +15,7 @@ from segue.api.status import (
 )
 from segue.controller.controller import Controller
 from segue.controller.peer import Asked, Fault, Peer
-from segue.controller.table import container_of
+from segue.controller.record import container_of
 from segue.controller.waits import Wait, Work
 
 SECOND_NS = 1_000_000_000
@@ -74,7 +74,8 @@ def waited_for(c: Controller, wait: Wait) -> str:
     if wait.kind == "lock":
         return f"a lock ({lock_name(c, what)})"
     if wait.kind == "blocks":
-        return f"blocks of extent {what} that others hold"
+        assert isinstance(what, int)
+        return f"blocks at {c.table.name_of(what)} that others hold"
     if wait.kind == "commit":
         return "a commit to the store"
     return str(what)

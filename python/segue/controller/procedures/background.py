@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from segue.controller.changes import FenceEnded
 from segue.controller.peer import Peer, PeerState
 from segue.controller.procedures.clean import clean_batch
-from segue.controller.procedures.complete import complete_zero
+from segue.controller.procedures.complete import complete
 from segue.controller.procedures.remove_container import go_on_leaving
 from segue.controller.space import Space
 
@@ -39,14 +39,18 @@ class Background:
         self._cleaned = asyncio.Event()
         self.cleaning = False
         """A batch of freed locations is being zeroed: space is about to appear."""
-        self._incomplete: set[int] = set()
+        self._incomplete: dict[int, asyncio.Task[None]] = {}
         """Extents whose completion is under way."""
+        self.trouble: dict[int, str] = {}
+        """Incomplete extent -> what its copy failed with; being tried again."""
+        self._space = asyncio.Event()
         self._dirty = asyncio.Event()
 
     def start(self, old_fences: list[int]) -> None:
         """Begins; `old_fences` are those of older terms' copiers."""
         c = self._c
         c.spawn(self._take_over(old_fences, list(c.peers.values())), "taking over")
+        c.jobs.start()
         c.spawn(self._clean())
         c.spawn(self._stamp_now_and_then())
         c.spawn(self._notice_newer_terms())
@@ -60,11 +64,13 @@ class Background:
         with self._c.waits.on("takeover", "older terms' I/O to have ended"):
             await self._inherited.wait()
 
-    def complete_later(self, extent: int) -> None:
-        """The extent is incomplete: its rest is to be zeroed."""
-        if extent not in self._incomplete:
-            self._incomplete.add(extent)
-            self._c.spawn(self._complete(extent), f"completing extent {extent}")
+    def complete_later(self, extent: int) -> asyncio.Task[None]:
+        """The extent is incomplete: its rest is to be zeroed or copied; the task that does it."""
+        task = self._incomplete.get(extent)
+        if task is None:
+            task = self._c.spawn(self._complete(extent), f"completing extent {extent}")
+            self._incomplete[extent] = task
+        return task
 
     def clean_ahead(self, space: Space) -> None:
         """A segment of a device was taken: more are zeroed when few zeroed ones are left."""
@@ -72,8 +78,14 @@ class Background:
             self._work.set()
 
     def work_appeared(self) -> None:
-        """Locations were freed."""
+        """Locations were freed, or have appeared."""
         self._work.set()
+        self._space.set()
+        self._space.clear()
+
+    async def space_changed(self) -> None:
+        """Returns when locations were freed, or have appeared."""
+        await self._space.wait()
 
     async def batch_cleaned(self) -> None:
         """Returns when the batch being zeroed is clean, or has failed."""
@@ -135,8 +147,8 @@ class Background:
                     pause_s = min(1.0, pause_s * 2)
 
     async def _complete(self, extent: int) -> None:
-        await complete_zero(self._c, extent)
-        self._incomplete.discard(extent)
+        await complete(self._c, extent)
+        del self._incomplete[extent]
 
     async def _clean(self) -> None:
         await self._fences_past.wait()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from segue import failpoints
 from segue.controller.changes import Cleaned, CleaningBegun
 from segue.controller.procedures.flush_failed import copier_flush
-from segue.controller.table import container_of, location_of, segment_of
+from segue.controller.record import container_of, location_of, segment_of
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller

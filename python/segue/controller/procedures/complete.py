@@ -1,20 +1,35 @@
-"""Completing an incomplete extent whose source is zero (rules 6, 11, 12).
+"""Completing an incomplete extent, whatever its source (rules 5, 6, 11, 12).
 
-1. Piece by piece, zero the blocks that no bit is set for and nobody holds: the extent shared, the
-   piece's blocks exclusively, from before the zeroing until the bits are set in memory.
-2. When every block is set: flush the container once, without error.
-3. Take disk shared, segment and extent exclusively, and commit that the record ends.
+1. Where the source is a location: flush its container without error, once in this term.  The
+   record was committed after every agent had answered no_write, so whatever is there is durable
+   now, or its loss was told; before that no copy counts.
+2. Piece by piece, copy (or zero) the blocks that no bit is set for and nobody holds: the extent
+   shared, the piece's blocks exclusively at the extent's own location and shared at the source,
+   from before the read until the write has ended and the bits are set in memory.
+3. Every so often, flush the extent's own container without error and commit the bits that it
+   covers: hints, from which a next term resumes.
+4. When every block is here: flush, as in 3.
+5. Take disk shared, segment and extent exclusively.  Where the source is a location: make the
+   segment invalid, blocking, at every agent, for they may read the source.
+6. Commit that the record ends.  Only now is the source free, or in quarantine while a lost agent
+   may still have I/O under way there (rule 5).  Nothing is granted: the next fault does that.
 
-The record named location and purpose before anything was written (rule 11).  Zeroed bits decide
-reads at once: the zeroes they stand for are what the source reads, so a lost bit only repeats work.
-They are stored nowhere, for nothing has flushed those zeroes: after a loss of power the location
-may hold what it held before.
+The record named location and purpose before anything was written (rule 11).  Bits that no flush
+has covered (`fresh`) decide reads at once, for they stand for what the source reads; they are
+stored nowhere, and a failed flush takes them all back, since a kernel may have dropped what it was
+for.
 
-Interleavings.  A faulted write that finds its blocks taken waits for one piece at most; the piece
+Who holds what.  A faulted write that finds its blocks taken waits for one piece at most; the piece
 skips blocks that are set or taken, so a write under way makes another round necessary, not a wait.
-While the record stands every agent's entry is invalid, so step 3 needs no restriction, and it
-grants nothing: the next fault does.  A discard that comes first removes the record under the
-segment's exclusive lock; the completion then finds it gone and stops.
+No lock is held while a flush runs or the job's bandwidth is used up.  A discard or delete removes
+the record under exclusive locks; the completion then finds it gone and stops.
+
+A crash in 1 to 4 loses the fresh bits: those blocks are copied again, over what is there.  Before
+6 the record stands with all it knew, and agents that were made invalid are told the source again
+if no host has written meanwhile; after 6 the extent lies at its own location alone.
+
+A piece that cannot be read or written leaves its blocks where they are, and is tried again after a
+pause, for as long as the record stands; `trouble` says so.
 """
 
 from __future__ import annotations
@@ -22,12 +37,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 from segue import failpoints
-from segue.controller.changes import Completed
+from segue.controller.changes import AnyChange, Completed, Copied, MovementAbandoned, MovementEnded
 from segue.controller.procedures.flush_failed import copier_flush
-from segue.controller.table import Disk, Record, container_of, run_bits, segment_of
+from segue.controller.record import Record, container_of, is_location, run_bits
+from segue.controller.restrict import agents_reached, invalidate
+from segue.controller.table import Disk
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
@@ -35,77 +53,171 @@ if TYPE_CHECKING:
 log = logging.getLogger("segue.controller.complete")
 
 RETRY_S = 1.0
-"""Pause before work that failed at a container is tried again."""
+"""First pause before work that failed at a container is tried again; doubles."""
+LONGEST_RETRY_S = 8.0
 
 
-async def complete_zero(c: Controller, extent: int) -> None:
-    """Completes the extent, or finds it gone; tries again for as long as its container fails."""
-    known: Record | None = None
+async def complete(c: Controller, extent: int) -> None:
+    """Completes the extent, or finds it gone; tries again for as long as a container fails."""
+    run: _Run | None = None
+    pause_s = RETRY_S
     while (record := c.table.records.get(extent)) is not None:
-        disk = c.table.disks[record.disk]
-        # The extent may have become free and another's since: everything is asked anew.
-        number = container_of(c.table.extents.get(extent))
-        if record is not known:
-            known, failures = record, c.copier_failures.get(number, 0)
+        if run is None or run.record is not record:
+            # The extent may have become free and another's since: everything is asked anew.
+            run, pause_s = _Run(c, extent, record), RETRY_S
         try:
-            if await _zero_rest(c, extent, record, disk):
-                await copier_flush(c, number, failures)
-            else:
+            if not await run.copy_rest():
                 continue
+            await run.harden()
         except OSError as error:
-            log.warning("event=zeroing_failed extent=%d disk=%s error=%s", extent, disk.name, error)
-            # A kernel may have dropped what a failed flush was for: none of it counts.
-            record.zeroed = 0
-            failures = c.copier_failures.get(number, 0)
-            await asyncio.sleep(RETRY_S)
+            log.warning("event=copy_failed extent=%d disk=%d error=%s", extent, record.disk, error)
+            c.background.trouble[extent] = str(error)
+            if c.jobs.given_up(record.job) and is_location(record.source) and not record.written:
+                await run.abandon()
+                continue
+            await asyncio.sleep(pause_s)
+            pause_s = min(LONGEST_RETRY_S, pause_s * 2)
             continue
-        failpoints.hit("complete.zeroed")
-        await _end_record(c, extent, record)
+        c.background.trouble.pop(extent, None)
+        failpoints.hit("complete.copied")
+        await run.end()
+    c.background.trouble.pop(extent, None)
 
 
-async def _zero_rest(c: Controller, extent: int, record: Record, disk: Disk) -> bool:
-    """One round over the blocks not yet here; True when all are."""
-    piece_blocks = max(1, c.settings.copy_piece_bytes // disk.block_bytes)
-    row = c.table.containers[container_of(c.table.extents.get(extent))].row
-    unit = disk.unit_blocks(row.write_unit_bytes)
-    for first, count in runs_of(record.all & ~record.here, piece_blocks):
-        async with c.locks.hold(("extent", extent), exclusive=False):
-            if c.table.records.get(extent) is not record:
+class _Run:
+    """One term's work on one record."""
+
+    def __init__(self, c: Controller, extent: int, record: Record) -> None:
+        self.c = c
+        self.extent = extent
+        self.record = record
+        self.disk: Disk = c.table.disks[record.disk]
+        self.location = c.table.extents.get(extent)
+        self.container = container_of(self.location)
+        self.failures = c.copier_failures.get(self.container, 0)
+        self.source_flushed = not is_location(record.source)
+
+    @property
+    def over(self) -> bool:
+        """The record is gone, whatever became of the extent."""
+        return self.c.table.records.get(self.extent) is not self.record
+
+    async def copy_rest(self) -> bool:
+        """Steps 1 to 3, one round over the blocks not yet here; True when all are.
+
+        Raises the last `OSError` if what is missing could not be copied.
+        """
+        c, record = self.c, self.record
+        if not self.source_flushed:
+            number = container_of(record.source)
+            await copier_flush(c, number, c.copier_failures.get(number, 0))
+            self.source_flushed = True
+            failpoints.hit("complete.source_flushed")
+        failed: OSError | None = None
+        left = record.all & ~record.here
+        while left:
+            longest = c.copier.piece_blocks(self.location, record, self.disk)
+            first, count = next(runs_of(left, longest))
+            left &= ~run_bits(first, count)
+            await c.pacing.take(record.job, count * self.disk.block_bytes)
+            if self.over:
                 return False
-            taken = outward(c.blocks.taken(extent), unit)
-            bits = run_bits(first, count) & record.all & ~record.here & ~taken
-            for piece_first, piece_count in runs_of(bits, piece_blocks):
-                await _zero_piece(c, extent, record, disk, piece_first, piece_count)
-    if record.here != record.all:
-        # What is missing is held by writes under way: wait for them.
-        async with c.blocks.hold(extent, record.all & ~record.here, exclusive=True):
-            pass
-    return record.here == record.all
+            try:
+                await self._piece(first, count)
+            except OSError as error:
+                failed = error
+            if record.fresh.bit_count() * self.disk.block_bytes >= c.settings.copy_hint_bytes:
+                await self.harden()
+        if not self.over and record.here != record.all:
+            # What is missing is held by writes under way (wait for them), or has failed.
+            missing = record.all & ~record.here
+            async with c.blocks.hold(self.location, missing, exclusive=True):
+                pass
+            if failed is not None:
+                raise failed
+        return not self.over and record.here == record.all
 
+    async def _piece(self, first: int, count: int) -> None:
+        """What of the run is neither here nor taken, so that nobody waits for it but new faults."""
+        c, record = self.c, self.record
+        unit = self.disk.unit_blocks(c.table.containers[self.container].row.write_unit_bytes)
+        async with (
+            c.locks.hold(("extent", self.extent), exclusive=False),
+            c.copier.slots,
+        ):
+            if self.over:
+                return
+            taken = outward(c.blocks.taken(self.location), unit)
+            free = run_bits(first, count) & record.all & ~record.here & ~taken
+            for piece_first, piece_count in runs_of(free, count):
+                bits = run_bits(piece_first, piece_count)
+                async with (
+                    c.blocks.hold(self.location, bits, exclusive=True),
+                    c.blocks.hold(record.source, bits, exclusive=False),
+                ):
+                    if not bits & record.here:
+                        await c.copier.piece(
+                            self.location, record, self.disk, piece_first, piece_count
+                        )
+                        record.fresh |= bits
+                        failpoints.hit("complete.piece_copied")
 
-async def _zero_piece(
-    c: Controller, extent: int, record: Record, disk: Disk, first: int, count: int
-) -> None:
-    bits = run_bits(first, count)
-    async with c.blocks.hold(extent, bits, exclusive=True):
-        if bits & record.here:
-            return
-        location = c.table.extents.get(extent)
-        start = segment_of(location) * disk.segment_bytes + first * disk.block_bytes
-        await c.copier_may_write()
-        with c.waits.on("storage", c.name_of_container(container_of(location))):
-            await c.storage.zero(container_of(location), start, count * disk.block_bytes)
-        record.zeroed |= bits
+    async def harden(self) -> None:
+        """Flushes the extent's container and commits the bits that this covers."""
+        c, record = self.c, self.record
+        covered = record.fresh
+        try:
+            await copier_flush(c, self.container, self.failures)
+        except OSError:
+            # A kernel may have dropped what a failed flush was for: none of it counts.
+            record.fresh = 0
+            self.failures = c.copier_failures.get(self.container, 0)
+            raise
+        async with c.locks.hold(("extent", self.extent), exclusive=False):
+            if not self.over and covered & record.all and record.here != record.all:
+                failpoints.hit("complete.hints_flushed")
+                hints: list[AnyChange] = [
+                    Copied(self.extent, first, count)
+                    for first, count in runs_of(covered & record.all, record.blocks)
+                ]
+                await c.commit(*hints)
 
+    async def end(self) -> None:
+        """Steps 5 and 6."""
+        c, record = self.c, self.record
+        await agents_reached(c, record.disk)
+        async with self._alone():
+            if self.over or record.here != record.all:
+                return
+            if not is_location(record.source):
+                await c.commit(Completed(self.extent))
+                return
+            lost = await invalidate(c, record.disk, record.segment, 1)
+            record.closed = True
+            failpoints.hit("complete.restricted")
+            await c.commit(MovementEnded(self.extent, c.still_holders(lost)))
+            failpoints.hit("complete.committed")
+        c.background.work_appeared()
 
-async def _end_record(c: Controller, extent: int, record: Record) -> None:
-    async with (
-        c.locks.hold(("disk", record.disk), exclusive=False),
-        c.locks.hold((record.disk, record.segment), exclusive=True),
-        c.locks.hold(("extent", extent), exclusive=True),
-    ):
-        if c.table.records.get(extent) is record:
-            await c.commit(Completed(extent))
+    async def abandon(self) -> None:
+        """Gives up a movement that no host has written through: the extent stays at its source.
+
+        Holding it exclusively, no `do_*`, lost ones included, and no piece is under way.
+        """
+        c, record = self.c, self.record
+        async with self._alone():
+            if not self.over and not record.written:
+                await c.commit(MovementAbandoned(self.extent))
+                failpoints.hit("complete.abandoned")
+        c.background.work_appeared()
+
+    def _alone(self) -> AbstractAsyncContextManager[None]:
+        """Holds what changing the entry takes."""
+        return self.c.locks.hold_each(
+            (("disk", self.record.disk), False),
+            ((self.record.disk, self.record.segment), True),
+            (("extent", self.extent), True),
+        )
 
 
 def outward(bits: int, unit: int) -> int:

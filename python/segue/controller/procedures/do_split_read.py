@@ -1,9 +1,15 @@
 """A read of an incomplete extent, by `do_split_read` (Fig. 6B, steps 750-790; rule 12).
 
-The caller holds disk and segment shared.  The blocks are held shared from the decision until the
-agent has answered: nothing overwrites or copies over what this read was told to read.  Bits decide
-reads as soon as they are in the table; copied ones earlier, when the copier has written the block
-(rule 6): they are in the record's `copied` either way.
+The caller holds disk and segment shared.
+
+1. Take the extent shared, and the I/O's blocks shared at the extent's own location: their bits
+   stand still.  Then, shared, the blocks that are not there yet at the source.
+2. Command `do_split_read`, with where each run of blocks lies.
+3. Answer complete_to_host.
+
+Nothing overwrites, copies over or frees what this read was told to read before the agent has
+answered.  Bits decide reads as soon as they are in the table; copied ones earlier, when the copier
+has written the block (rule 6).  A crash anywhere leaves nothing: the fault comes again.
 """
 
 from __future__ import annotations
@@ -14,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from segue import failpoints
 from segue.controller.peer import Fault, Peer, PeerLost, SessionLost
-from segue.controller.table import Disk, Record, run_bits
+from segue.controller.record import Record, run_bits
+from segue.controller.table import Disk
 from segue.wire.messages import BlockRun, CompleteToHost, DoSplitRead, Failure, Outcome
 
 if TYPE_CHECKING:
@@ -26,13 +33,15 @@ async def do_split_read(c: Controller, fault: Fault, disk: Disk, extent: int) ->
     message = fault.message
     count = min(message.count_blocks, disk.blocks_of(message.segment) - message.first_block)
     bits = run_bits(message.first_block, count)
+    location, record = c.table.extents.get(extent), c.table.records[extent]
     async with AsyncExitStack() as held:
         await held.enter_async_context(c.locks.hold(("extent", extent), exclusive=False))
-        await held.enter_async_context(c.blocks.hold(extent, bits, exclusive=False))
+        await held.enter_async_context(c.blocks.hold(location, bits, exclusive=False))
+        elsewhere = bits & ~record.here
+        await held.enter_async_context(c.blocks.hold(record.source, elsewhere, exclusive=False))
         if not fault.current:
             return
-        location = c.table.extents.get(extent)
-        runs = split(c.table.records[extent], location, message.first_block, count)
+        runs = split(record, location, message.first_block, count)
         command = c.next_command()
         try:
             answer = await fault.peer.do(command, DoSplitRead(command, message.request, runs))
@@ -69,5 +78,5 @@ def split(record: Record, location: int, first_block: int, count_blocks: int) ->
         start, at_home = block, here >> block & 1
         while block < end and here >> block & 1 == at_home:
             block += 1
-        runs.append(BlockRun(start, block - start, location if at_home else 0))
+        runs.append(BlockRun(start, block - start, location if at_home else record.source))
     return runs

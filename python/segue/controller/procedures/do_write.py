@@ -1,18 +1,28 @@
-"""A write to an incomplete extent, by `do_write` (Fig. 6B, steps 740-745; rules 6, 12).
+"""A write to an incomplete extent, by `do_write` (Fig. 6B, steps 720-745; rules 3, 6, 12).
 
-The caller holds disk and segment shared.
+The caller holds disk and segment shared, and agents hold no entry for the segment: for a source
+that they may still read, `close_source` comes first.
 
-1. Take the extent shared, and the I/O's blocks exclusively: the copier is not writing them.
+1. Take the extent shared, and the I/O's blocks exclusively at the extent's own location: the copier
+   is not writing them, their bits stand still.  Then, shared at the source, those of a first and
+   last block that is partly written and still reads from there.
 2. Command `do_write` at the extent's own location, with where the rest of a partly written first
    or last block reads from; the agent answers done only when all of it is durable.
 3. Commit the written bits.
 4. Answer complete_to_host.
 
-Interleavings.  A crash after 2 leaves bytes at the location that no bit speaks of: reads take the
-source, the host has no answer, and the fault comes again.  If the session is cut, the agent's list
-says whether the command is running or done (then this procedure goes on) or never came (then it
-gives up: the fault is listed and starts anew).  If the agent is lost, its write may still land:
-the blocks stay held until it has provably ended (rule 12).
+`close_source` (step 730): the old location holds no usable version of a block once a write of it is
+acknowledged.  With the segment and the extent held exclusively it makes the segment invalid,
+blocking, at every agent, and notes in the record, for this term, that the source is closed; the
+first written bit says so durably.
+
+Interleavings.  A crash between `close_source` and 3 leaves a record without written bits: the next
+term lets agents read the old location again, which is right, for no write was acknowledged.  A
+crash after 2 leaves bytes at the location that no bit speaks of: reads take the source, the host
+has no answer, and the fault comes again.  If the session is cut, the agent's list says whether the
+command is running or done (then this procedure goes on) or never came (then it gives up: the fault
+is listed and starts anew).  If the agent is lost, its write may still land: the blocks stay held
+until it has provably ended (rule 12).
 """
 
 from __future__ import annotations
@@ -25,15 +35,34 @@ from segue import failpoints
 from segue.controller.changes import Written
 from segue.controller.peer import Fault, PeerLost, SessionLost
 from segue.controller.procedures.do_split_read import keep_until_drained
-from segue.controller.table import Disk, Record, container_of, run_bits
+from segue.controller.record import container_of, run_bits
+from segue.controller.restrict import invalidate
+from segue.controller.table import Disk
 from segue.wire.messages import CompleteToHost, DoWrite, Failure, MapFault, Outcome
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
 
 
+async def close_source(c: Controller, fault: Fault, disk: Disk) -> None:
+    """Takes the right to read the old location from every agent; the caller holds the disk shared.
+
+    Does nothing if that has become needless meanwhile: the caller decides again.
+    """
+    segment = fault.message.segment
+    async with c.locks.hold((disk.disk, segment), exclusive=True):
+        extent = disk.map.get(segment)
+        async with c.locks.hold(("extent", extent), exclusive=True):
+            record = c.table.records.get(extent)
+            if record is None or not record.granted or not fault.current or extent in c.inherited:
+                return
+            await invalidate(c, disk.disk, segment, 1)
+            failpoints.hit("do_write.closed")
+            record.closed = True
+
+
 async def do_write(c: Controller, fault: Fault, disk: Disk, extent: int) -> None:
-    """Carries out the faulted write; `extent` has a record."""
+    """Carries out the faulted write; `extent` has a record whose source agents cannot read."""
     message = fault.message
     location = c.table.extents.get(extent)
     record = c.table.records[extent]
@@ -41,7 +70,9 @@ async def do_write(c: Controller, fault: Fault, disk: Disk, extent: int) -> None
     bits = run_bits(first, count)
     async with AsyncExitStack() as held:
         await held.enter_async_context(c.locks.hold(("extent", extent), exclusive=False))
-        await held.enter_async_context(c.blocks.hold(extent, bits, exclusive=True))
+        await held.enter_async_context(c.blocks.hold(location, bits, exclusive=True))
+        elsewhere = bits & ~record.here
+        await held.enter_async_context(c.blocks.hold(record.source, elsewhere, exclusive=False))
         if not fault.current:
             return
         command = c.next_command()
@@ -49,8 +80,8 @@ async def do_write(c: Controller, fault: Fault, disk: Disk, extent: int) -> None
             command=command,
             request=message.request,
             location=location,
-            head=_reads_from(record, location, first),
-            tail=_reads_from(record, location, first + count - 1),
+            head=record.reads_from(first, location),
+            tail=record.reads_from(first + count - 1, location),
         )
         try:
             answer = await fault.peer.do(command, order)
@@ -81,8 +112,3 @@ def whole_units(c: Controller, disk: Disk, extent: int, message: MapFault) -> tu
     first = message.first_block // unit * unit
     end = -(-(message.first_block + message.count_blocks) // unit) * unit
     return first, min(end, record.blocks) - first
-
-
-def _reads_from(record: Record, location: int, block: int) -> int:
-    """Where a block reads from: the extent's own location, or 0 for its source, zeroes."""
-    return location if record.here >> block & 1 else 0

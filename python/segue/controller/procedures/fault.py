@@ -3,8 +3,10 @@
     entry in the durable table    read           write            discard (whole segments)
     zero                          first touch    first write      first touch
     complete extent               first touch    first touch      discard
+    incomplete, source open       first touch    close source     discard
     incomplete extent             split read     do_write         discard
 
+A source is open while agents may read the old location: no host has written since it became one.
 Shared holders of disk and segment look and answer; whatever changes an entry holds the segment
 exclusively.  A first write finds out only under the shared lock that it needs the exclusive one:
 it lets go and looks again, since the locks cannot be upgraded.  A fault on an incomplete extent
@@ -13,6 +15,7 @@ holds disk, segment and extent shared, and its blocks, from its decision to the 
 An extent that an older term left incomplete is touched only after every agent it had attached has
 said what it has under way, or is lost (section 4, Terms); a `do_*` of that older term that is still
 running holds its blocks here from before that moment until its answer, and is then done again.
+Reads of an open source need not wait for that.
 """
 
 from __future__ import annotations
@@ -26,10 +29,11 @@ from typing import TYPE_CHECKING
 from segue.controller.peer import Fault, PeerLost, SessionLost
 from segue.controller.procedures.discard import discard
 from segue.controller.procedures.do_split_read import do_split_read
-from segue.controller.procedures.do_write import do_write, whole_units
+from segue.controller.procedures.do_write import close_source, do_write, whole_units
 from segue.controller.procedures.first_touch import first_touch
 from segue.controller.procedures.first_write import first_write
-from segue.controller.table import Disk, run_bits
+from segue.controller.record import run_bits
+from segue.controller.table import Disk
 from segue.controller.waits import current_work
 from segue.wire.messages import Answer, Failure, Operation
 
@@ -113,23 +117,44 @@ async def _decide(c: Controller, fault: Fault, disk: Disk) -> None:
         return
     while fault.current:
         extent = disk.map.get(message.segment)
-        if extent in c.inherited:
+        if _untouchable(c, extent, message.operation):
             await c.background.inherited_changed()
             continue
         if extent == 0 and message.operation == Operation.WRITE:
             await first_write(c, fault, disk)
             continue
         async with c.locks.hold((disk.disk, message.segment), exclusive=False):
-            extent = disk.map.get(message.segment)
-            if extent in c.inherited or (extent == 0 and message.operation == Operation.WRITE):
-                continue
-            if extent not in c.table.records:
-                first_touch(c, fault, disk)
-            elif message.operation == Operation.READ:
-                await do_split_read(c, fault, disk, extent)
-            else:
-                await do_write(c, fault, disk, extent)
-            return
+            if await _answer_shared(c, fault, disk):
+                return
+        # What it takes to go on needs the segment exclusively, or is decided again.
+        await close_source(c, fault, disk)
+
+
+def _untouchable(c: Controller, extent: int, operation: Operation) -> bool:
+    """Whether an older term's I/O may be under way there, and this operation minds."""
+    if extent not in c.inherited:
+        return False
+    record = c.table.records.get(extent)
+    return operation != Operation.READ or record is None or not record.granted
+
+
+async def _answer_shared(c: Controller, fault: Fault, disk: Disk) -> bool:
+    """What can be done with the segment held shared; False if it must be decided again."""
+    message = fault.message
+    extent = disk.map.get(message.segment)
+    reads = message.operation == Operation.READ
+    if _untouchable(c, extent, message.operation) or (extent == 0 and not reads):
+        return False
+    record = c.table.records.get(extent)
+    if record is None or (reads and record.granted):
+        first_touch(c, fault, disk)
+    elif reads:
+        await do_split_read(c, fault, disk, extent)
+    elif record.granted:
+        return False
+    else:
+        await do_write(c, fault, disk, extent)
+    return True
 
 
 async def _hold_while_running(
@@ -142,9 +167,11 @@ async def _hold_while_running(
         first = message.first_block
         count = min(message.count_blocks, disk.blocks_of(message.segment) - first)
         write = message.operation == Operation.WRITE
-        if write and extent in c.table.records:
+        location, record = c.table.extents.get(extent), c.table.records.get(extent)
+        if write and record is not None:
             first, count = whole_units(c, disk, extent, message)
-        async with c.blocks.hold(extent, run_bits(first, count), write):
+        bits, source = run_bits(first, count), record.source if record is not None else 0
+        async with c.blocks.hold(location, bits, write), c.blocks.hold(source, bits, False):
             try:
                 with suppress(SessionLost):
                     await running

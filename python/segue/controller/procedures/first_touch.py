@@ -1,9 +1,10 @@
 """First touch: the agent does not have the entry, the table does (design, section 5).
 
 Answers at once, with the entry and the neighbours likely next.  The caller holds disk and segment
-shared; neighbours that somebody holds exclusively are about to change and are skipped, as are
-incomplete ones, whose entry is invalid.  The answer is built from the table and queued on the link
-with no await between, and what it grants is noted in the same breath.
+shared; neighbours that somebody holds exclusively are about to change and are skipped, as are those
+whose entry is invalid: incomplete ones, unless their source is still open to reads.  The answer is
+built from the table and queued on the link with no await between, and what it grants is noted in
+the same breath.
 """
 
 from __future__ import annotations
@@ -41,9 +42,13 @@ def entry_runs(
     start = length = word = step = 0
     for at, extent in enumerate(extents):
         segment = first + at
-        if extent in records or (at >= own and held((disk.disk, segment))):
+        if at >= own and held((disk.disk, segment)):
             continue
-        entry = location(extent) if extent else ZERO_WORD
+        record = records.get(extent)
+        if record is None:
+            entry = location(extent) if extent else ZERO_WORD
+        elif not (entry := record.granted):
+            continue
         if length and segment == start + length:
             if length == 1 and entry - word in (0, 1):
                 step = entry - word

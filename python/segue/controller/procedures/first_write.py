@@ -25,9 +25,10 @@ from segue import failpoints
 from segue.controller.changes import Allocated, DiskContainers
 from segue.controller.peer import Fault
 from segue.controller.procedures.first_touch import entry_runs
+from segue.controller.record import container_of, location_of, segment_of
 from segue.controller.restrict import extend_containers, invalidate
 from segue.controller.space import FREE, RESERVED
-from segue.controller.table import Disk, container_of, location_of, segment_of
+from segue.controller.table import Disk
 from segue.wire.messages import Failure, Retry
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ async def first_write(c: Controller, fault: Fault, disk: Disk) -> None:
     try:
         if disk.map.get(message.segment) != 0 or not fault.current:
             return
-        found = take_location(c, disk)
+        found = take_location(c, disk, message.segment)
         if found is None:
             if c.background.cleaning:
                 await c.background.batch_cleaned()
@@ -79,11 +80,12 @@ async def first_write(c: Controller, fault: Fault, disk: Disk) -> None:
 async def _prepare(c: Controller, fault: Fault, disk: Disk, location: int, clean: bool) -> None:
     container = container_of(location)
     if container not in disk.containers:
-        await _extend_set(c, disk, container)
+        await extend_set(c, disk, container)
     await invalidate(c, disk.disk, fault.message.segment, 1, spare=fault.peer if clean else None)
 
 
-async def _extend_set(c: Controller, disk: Disk, container: int) -> None:
+async def extend_set(c: Controller, disk: Disk, container: int) -> None:
+    """Takes the container into the disk's flush set; raises `NoPlace`."""
     async with c.locks.hold(("containers", disk.disk), exclusive=True):
         if container in disk.containers:
             return
@@ -107,27 +109,26 @@ def may_share(c: Controller, disk: Disk, container: int) -> bool:
     return c.table.containers[container].row.write_unit_bytes <= disk.block_bytes
 
 
-def take_location(c: Controller, disk: Disk) -> tuple[int, bool, bool] | None:
+def may_hold(c: Controller, disk: Disk, number: int) -> bool:
+    """Whether new segments of the disk may be put into that container."""
+    container = c.table.containers[number]
+    if not c.may_allocate(number) or container.row.segment_bytes != disk.segment_bytes:
+        return False
+    return (
+        number in disk.containers or len(c.peers_of(disk.disk)) <= 1 or may_share(c, disk, number)
+    )
+
+
+def take_location(c: Controller, disk: Disk, segment: int) -> tuple[int, bool, bool] | None:
     """Reserves a location for the disk: (location, clean, used before), None if the pool is full.
 
-    In the disk's own containers before others, in a clean segment before an unclean one, in the
-    emptiest container first (decision 0007).
+    Where a job moves the segment to, then in the disk's own containers, then in others; in a clean
+    segment before an unclean one, in the emptiest container first (decision 0007).
     """
-    own = [n for n in disk.containers if c.may_allocate(n)]
-    return _take(c, own) or _take(c, _others(c, disk))
-
-
-def _others(c: Controller, disk: Disk) -> list[int]:
-    """The containers of the pool that the disk does not lie on, and may."""
-    alone = len(c.peers_of(disk.disk)) <= 1
-    return [
-        number
-        for number, container in c.table.containers.items()
-        if number not in disk.containers
-        and container.row.segment_bytes == disk.segment_bytes
-        and c.may_allocate(number)
-        and (alone or may_share(c, disk, number))
-    ]
+    aim = [n for n in c.jobs.targets(disk.disk, segment) if may_hold(c, disk, n)]
+    own = [n for n in disk.containers if may_hold(c, disk, n)]
+    others = [n for n in c.table.containers if n not in disk.containers and may_hold(c, disk, n)]
+    return _take(c, aim) or _take(c, own) or _take(c, others)
 
 
 def _take(c: Controller, numbers: list[int]) -> tuple[int, bool, bool] | None:

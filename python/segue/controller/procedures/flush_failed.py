@@ -7,10 +7,12 @@ is an error of the disk until an operator clears it.
 
 from __future__ import annotations
 
+import asyncio
 from errno import EIO
 from typing import TYPE_CHECKING
 
 from segue.controller.changes import FlushFailed
+from segue.controller.commits import TermEnded
 from segue.controller.peer import Peer, PeerLost, SessionLost
 from segue.controller.restrict import extend_containers, set_containers
 from segue.wire.messages import ContainerFailed, Failure
@@ -53,14 +55,7 @@ async def copier_flush(c: Controller, number: int, failures: int) -> None:
     Its pages and the hosts' are of one file, and a kernel tells of a lost page once: an agent that
     opens the container later would hear nothing, so a failure here counts as one of theirs.
     """
-    try:
-        with c.waits.on("storage", c.name_of_container(number)):
-            await c.storage.flush(number)
-    except OSError as error:
-        c.copier_failures[number] = c.copier_failures.get(number, 0) + 1
-        for disk in await _mark(c, number, error.errno or EIO):
-            await extend_containers(c, disk)
-        raise
+    await c.flushes.flush(number)
     if c.copier_failures.get(number, 0) != failures:
         raise OSError(EIO, "another flush of the container failed meanwhile")
 
@@ -74,6 +69,51 @@ async def last_flush(c: Controller) -> None:
             await c.storage.flush(number)
         except OSError as error:
             await _mark(c, number, error.errno or EIO)
+
+
+class CopierFlushes:
+    """One flush of a container at a time: who asks meanwhile shares the next one."""
+
+    def __init__(self, c: Controller) -> None:
+        self._c = c
+        self._waiting: dict[int, list[asyncio.Future[None]]] = {}
+        self._running: set[int] = set()
+
+    async def flush(self, number: int) -> None:
+        """Returns when a flush begun after this call has succeeded; raises its `OSError`."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(number, []).append(turn)
+        if number not in self._running:
+            self._running.add(number)
+            self._c.spawn(self._run(number))
+        await turn
+
+    async def _run(self, number: int) -> None:
+        while waiting := self._waiting.pop(number, []):
+            error: OSError | TermEnded | None = None
+            try:
+                await self._flush(number)
+            except (OSError, TermEnded) as failure:
+                error = failure
+            for turn in waiting:
+                if turn.done():
+                    continue
+                if error is None:
+                    turn.set_result(None)
+                else:
+                    turn.set_exception(error)
+        self._running.discard(number)
+
+    async def _flush(self, number: int) -> None:
+        c = self._c
+        try:
+            with c.waits.on("storage", c.name_of_container(number)):
+                await c.storage.flush(number)
+        except OSError as error:
+            c.copier_failures[number] = c.copier_failures.get(number, 0) + 1
+            for disk in await _mark(c, number, error.errno or EIO):
+                c.spawn(extend_containers(c, disk))
+            raise
 
 
 async def _mark(c: Controller, number: int, errno: int) -> list[int]:

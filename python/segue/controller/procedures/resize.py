@@ -34,8 +34,9 @@ from segue.controller.changes import DiskResized
 from segue.controller.procedures.discard import incomplete_held
 from segue.controller.procedures.flush_failed import copier_flush
 from segue.controller.procedures.verbs import Refusal, check_disk_size, disk_called
+from segue.controller.record import container_of, segment_of
 from segue.controller.restrict import invalidate, resize_tables
-from segue.controller.table import Disk, container_of, segment_of
+from segue.controller.table import Disk
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller

@@ -1,0 +1,148 @@
+"""Jobs: long work that goes on after any crash (design, section 5, Movement; section 10).
+
+A job is a goal, not a list: "this run of a disk lies in that container", "nothing lies in this
+one".  What is left to do is read from the table, so after a crash the next term simply goes on.
+`procedures/run_job.py` does the work; here is what is known of it while it runs, and how it begins
+and ends.  What a term knows beyond the durable row (progress, what it waits for) is counted from
+the start of that term.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from segue.controller.changes import AnyChange, ContainerDraining, JobChanged, JobEnded, JobMade
+from segue.controller.procedures.movement import Begun
+from segue.controller.procedures.run_job import run_job
+
+if TYPE_CHECKING:
+    from segue.controller.controller import Controller
+
+MOVE, DRAIN, REBALANCE = "move", "drain", "rebalance"
+DONE, CANCELLED, FAILED = "done", "cancelled", "failed"
+WHOLE = 1 << 62
+"""The run of segments that ends with the disk, whatever its size."""
+
+
+@dataclass(slots=True, eq=False)
+class JobRun:
+    """One job as this term knows it."""
+
+    row: JobMade
+    begun_ns: int
+    bandwidth: int
+    cancelled: bool
+    moved: int = 0
+    """Segments whose movement has ended in this term."""
+    moved_bytes: int = 0
+    left: int = 0
+    """Segments still to be moved when it last looked, without those under way."""
+    under_way: dict[asyncio.Task[None], None] = field(default_factory=dict)
+    """Its tasks, one for each extent being moved or begun."""
+    beginning: int = 0
+    """How many of them have not begun yet."""
+    extents: set[int] = field(default_factory=set)
+    """The others' extents."""
+    pending: Counter[int] = field(default_factory=Counter)
+    """Container -> segments it is about to gain (or lose), not yet in its space."""
+    begun: int = 0
+    passed: set[Begun] = field(default_factory=set)
+    """What this round began, and why it passed others over."""
+    waits_for: str = ""
+    """Why nothing can be begun now; empty while something can."""
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it should look again."""
+
+    @property
+    def segments(self) -> tuple[int, int]:
+        """The run it moves: (first, end)."""
+        return self.row.first, self.row.first + (self.row.count or WHOLE)
+
+
+class Jobs:
+    """All jobs of this term that are not over."""
+
+    def __init__(self, c: Controller) -> None:
+        self._c = c
+        self.running: dict[int, JobRun] = {}
+
+    def start(self) -> None:
+        """Goes on with what older terms left."""
+        for job in self._c.table.jobs.values():
+            if not job.outcome:
+                self._run(JobRun(job.row, self._c.clock.now_ns(), job.bandwidth, job.cancelled))
+
+    def _run(self, run: JobRun) -> None:
+        self.running[run.row.job] = run
+        self._c.spawn(run_job(self._c, run))
+
+    async def make(
+        self,
+        kind: str,
+        *,
+        disk: int = 0,
+        container: int = 0,
+        first: int = 0,
+        count: int = 0,
+        bandwidth: int = 0,
+        latency_us: int = 0,
+    ) -> JobRun:
+        """Makes a job durable and begins it; a drain marks its container in the same commit.
+
+        The caller holds ``("jobs",)`` exclusively, since before it looked at the other jobs.
+        """
+        c = self._c
+        number = c.table.last_job + 1
+        row = JobMade(number, kind, disk, container, first, count, bandwidth, latency_us)
+        changes: list[AnyChange] = [row]
+        if kind == DRAIN:
+            changes.append(ContainerDraining(container, True))
+        await c.commit(*changes)
+        run = JobRun(row, c.clock.now_ns(), bandwidth, False)
+        self._run(run)
+        return run
+
+    async def cancel(self, number: int) -> None:
+        """Nothing new is begun; what is under way is finished, and then the job ends."""
+        run = self.running.get(number)
+        if run is None or run.cancelled:
+            return
+        await self._c.commit(JobChanged(number, run.bandwidth, True))
+        run.cancelled = True
+        run.wake.set()
+
+    async def limit(self, number: int, bandwidth: int) -> None:
+        """Gives a running job another bandwidth, in bytes a second; 0: no limit."""
+        run = self.running.get(number)
+        if run is not None:
+            await self._c.commit(JobChanged(number, bandwidth, run.cancelled))
+            run.bandwidth = bandwidth
+
+    async def end(self, run: JobRun, outcome: str, reason: str = "") -> None:
+        """The job is over, durably.  A drain that was not done lets its container be used again."""
+        changes: list[AnyChange] = [JobEnded(run.row.job, outcome, reason)]
+        if (
+            run.row.kind == DRAIN
+            and outcome != DONE
+            and run.row.container in self._c.table.containers
+        ):
+            changes.append(ContainerDraining(run.row.container, False))
+        await self._c.commit(*changes)
+        self.running.pop(run.row.job, None)
+
+    def given_up(self, number: int) -> bool:
+        """Whether what the job began and cannot be finished may go back to where it was."""
+        run = self.running.get(number)
+        return run is None or run.cancelled
+
+    def targets(self, disk: int, segment: int) -> Iterator[int]:
+        """Where jobs move that segment to: what is allocated there now need not be moved later."""
+        for run in self.running.values():
+            if run.row.kind == MOVE and run.row.disk == disk and not run.cancelled:
+                first, end = run.segments
+                if first <= segment < end:
+                    yield run.row.container

@@ -1,0 +1,56 @@
+"""Taking a container out of a disk's flush set, once nothing of the disk is there (section 3).
+
+1. Nothing of the disk lies there, neither an extent nor a source: so no agent holds an entry for it
+   (whatever took the last of them away has made it invalid, blocking), and nobody writes there.
+2. Flush the container without error: whatever hosts once wrote there and was not told as lost.
+3. Take the disk exclusively, if nobody has it: no fault is about to put something there.
+4. Commit the smaller set, then tell the agents: one that flushes more than it must does no harm.
+
+A crash after the commit leaves agents with the larger set, which the next hello mends.  A container
+whose flush has failed stays until the error is cleared (promise P5).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from segue import failpoints
+from segue.controller.changes import DiskContainers
+from segue.controller.procedures.flush_failed import copier_flush
+from segue.controller.restrict import extend_containers
+from segue.controller.table import Disk
+
+if TYPE_CHECKING:
+    from segue.controller.controller import Controller
+
+
+async def shrink_set(c: Controller, number: int, container: int) -> bool:
+    """Takes the container out of the disk's flush set; False if that cannot be done now.
+
+    Raises `OSError` if its flush fails.
+    """
+    disk = c.table.disks.get(number)
+    if disk is None or container not in disk.containers:
+        return True
+    if not _may_leave(c, disk, container):
+        return False
+    await copier_flush(c, container, c.copier_failures.get(container, 0))
+    key = ("disk", number)
+    if not c.locks.try_acquire(key, exclusive=True):
+        return False
+    try:
+        if c.table.disks.get(number) is not disk or not _may_leave(c, disk, container):
+            return False
+        await c.commit(DiskContainers(number, [n for n in disk.containers if n != container]))
+        failpoints.hit("flush_set.shrunk")
+    finally:
+        c.locks.release(key, exclusive=True)
+    await extend_containers(c, number)
+    return True
+
+
+def _may_leave(c: Controller, disk: Disk, container: int) -> bool:
+    """Whether nothing of the disk is there, nothing has failed there, and it has another one."""
+    if container in disk.failed or disk.containers == [container] or disk.disk in c.extending:
+        return False
+    return (disk.disk, container) not in c.table.lying
