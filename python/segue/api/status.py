@@ -87,4 +87,4 @@ class Status(msgspec.Struct, frozen=True):
     faults_answered: int
     problems: list[str]
     """What an operator should look at; empty: all is well."""
-    waits: Waits = Waits([], 0, [], 0, [], [])
+    waits: Waits = msgspec.field(default_factory=lambda: Waits([], 0, [], 0, [], []))

@@ -6,7 +6,7 @@ import click
 
 from segue.api.agents import AgentInfo
 from segue.cli.daemons import agent
-from segue.cli.options import Failed, client, data_option, json_option
+from segue.cli.options import AGENT, Failed, client, data_option, json_option
 from segue.cli.output import Columns, print_fields, print_json, print_rows
 
 __all__ = ["agent"]
@@ -31,7 +31,7 @@ def agent_list(as_json: bool) -> None:
 
 
 @agent.command("show")
-@click.argument("name")
+@click.argument("name", type=AGENT)
 @data_option
 @json_option
 def agent_show(name: str, as_json: bool) -> None:
@@ -47,7 +47,7 @@ def agent_show(name: str, as_json: bool) -> None:
 
 
 @agent.command("declare-dead")
-@click.argument("name")
+@click.argument("name", type=AGENT)
 @data_option
 @json_option
 def agent_declare_dead(name: str, as_json: bool) -> None:

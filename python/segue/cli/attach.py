@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from segue.block_devices import AttachError, BlockDevices
-from segue.cli.options import Failed, client, data_folder, data_option
+from segue.cli.options import AGENT, DISK, Failed, client, data_folder, data_option
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=DISK)
 @click.option("--read-only", is_flag=True, help="Refuse writes.")
-@click.option("--agent", "agent_name", metavar="NAME", help="Through this agent [any].")
+@click.option("--agent", "agent_name", type=AGENT, metavar="NAME", help="Through this agent [any].")
 @data_option
 def attach(name: str, read_only: bool, agent_name: str | None) -> None:
     """Make a block device of the disk NAME and print its path.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from segue.api.containers import ContainerInfo
-from segue.cli.options import Size, client, data_option, json_option
+from segue.cli.options import CONTAINER, Size, client, data_option, json_option
 from segue.cli.output import Columns, print_fields, print_json, print_rows
 from segue.cli.sizes import format_size
 
@@ -37,9 +37,13 @@ def container() -> None:
     help="page: every agent is on this machine; direct: past the page cache.",
 )
 @data_option
-def container_add(name: str, uri: str, size: int, cache: str) -> None:
+@json_option
+def container_add(name: str, uri: str, size: int, cache: str, as_json: bool) -> None:
     """Make storage at URI (file:///PATH) into a container called NAME."""
     info = client().add_container(name, uri, size, cache)
+    if as_json:
+        print_json(info)
+        return
     click.echo(f"container {info.name}: {info.segments} segments, {format_size(info.size_bytes)}")
 
 
@@ -53,7 +57,7 @@ def container_list(as_json: bool) -> None:
 
 
 @container.command("show")
-@click.argument("name")
+@click.argument("name", type=CONTAINER)
 @data_option
 @json_option
 def container_show(name: str, as_json: bool) -> None:

@@ -7,7 +7,7 @@ import sys
 import click
 
 from segue.api.disks import DiskInfo
-from segue.cli.options import Size, client, data_option, json_option
+from segue.cli.options import AGENT, DISK, Size, client, data_option, json_option
 from segue.cli.output import Columns, print_fields, print_json, print_rows
 from segue.cli.sizes import format_size
 
@@ -31,10 +31,11 @@ def disk() -> None:
 @click.argument("size", type=Size())
 @click.option("--block-size", type=click.Choice(["512", "4096"]), default="4096", show_default=True)
 @data_option
-def disk_create(name: str, size: int, block_size: str) -> None:
+@json_option
+def disk_create(name: str, size: int, block_size: str, as_json: bool) -> None:
     """Make a thin disk, all zero."""
     info = client().create_disk(name, size, int(block_size))
-    click.echo(f"disk {info.name}: {format_size(info.size_bytes)}")
+    print_json(info) if as_json else click.echo(f"disk {info.name}: {format_size(info.size_bytes)}")
 
 
 @disk.command("list")
@@ -47,7 +48,7 @@ def disk_list(as_json: bool) -> None:
 
 
 @disk.command("show")
-@click.argument("name")
+@click.argument("name", type=DISK)
 @data_option
 @json_option
 def disk_show(name: str, as_json: bool) -> None:
@@ -57,25 +58,27 @@ def disk_show(name: str, as_json: bool) -> None:
 
 
 @disk.command("delete")
-@click.argument("name")
+@click.argument("name", type=DISK)
 @data_option
-def disk_delete(name: str) -> None:
+@json_option
+def disk_delete(name: str, as_json: bool) -> None:
     """Delete a disk and what is on it; hosts that use it get ESHUTDOWN."""
     client().delete_disk(name)
-    click.echo(f"disk {name} deleted")
+    print_json({"deleted": name}) if as_json else click.echo(f"disk {name} deleted")
 
 
 @disk.command("clear-error")
-@click.argument("name")
+@click.argument("name", type=DISK)
 @data_option
-def disk_clear_error(name: str) -> None:
+@json_option
+def disk_clear_error(name: str, as_json: bool) -> None:
     """End a disk's flush errors: you have taken note that unflushed data may be lost."""
-    client().clear_error(name)
-    click.echo(f"disk {name}: flush errors ended")
+    info = client().clear_error(name)
+    print_json(info) if as_json else click.echo(f"disk {name}: flush errors ended")
 
 
 @disk.command("map")
-@click.argument("name")
+@click.argument("name", type=DISK)
 @click.option("--first", type=int, default=0, metavar="SEGMENT", help="With --json: from here on.")
 @click.option("--runs", type=int, default=1000, metavar="N", help="With --json: so many at most.")
 @data_option
@@ -91,9 +94,14 @@ def disk_map(name: str, first: int, runs: int, as_json: bool) -> None:
 
 
 @disk.command("uri")
-@click.argument("name")
-@click.option("--agent", "agent_name", metavar="NAME", help="At this agent only.")
+@click.argument("name", type=DISK)
+@click.option("--agent", "agent_name", type=AGENT, metavar="NAME", help="At this agent only.")
 @data_option
-def disk_uri(name: str, agent_name: str | None) -> None:
-    """Print the disk's NBD URI, for qemu-img, nbdcopy, nbdinfo, fio, nbd-client."""
-    click.echo(client().disk_uris(name, agent_name)[0])
+@json_option
+def disk_uri(name: str, agent_name: str | None, as_json: bool) -> None:
+    """Print the disk's NBD URI, for qemu-img, nbdcopy, nbdinfo, fio, nbd-client.
+
+    With --json all of them: an agent can listen in several places.
+    """
+    uris = client().disk_uris(name, agent_name)
+    print_json(uris) if as_json else click.echo(uris[0])

@@ -11,6 +11,7 @@ import segue
 from segue.cli.agent import agent
 from segue.cli.attach import attach, detach
 from segue.cli.check import check
+from segue.cli.completion import completion
 from segue.cli.container import container
 from segue.cli.daemons import controller
 from segue.cli.disk import disk
@@ -78,5 +79,6 @@ for command in (
     check,
     attach,
     detach,
+    completion,
 ):
     main.add_command(command)

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from segue.cli.sizes import parse_size
-from segue.client import Client
+from segue.client import ApiError, Client
 
 F = TypeVar("F", bound=Callable[..., Any])
 _DATA = "segue.data"
@@ -42,6 +43,31 @@ class Size(click.ParamType[int]):
             return parse_size(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class Name(click.ParamType[str]):
+    """The name of something that exists: a shell completes it from the API."""
+
+    name = "name"
+
+    def __init__(self, names: Callable[[Client], list[str]]) -> None:
+        self._names = names
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Those that begin so; none if the controller is not there."""
+        folder = data_of(ctx)
+        try:
+            names = self._names(Client(folder)) if folder else []
+        except ApiError:
+            return []
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+DISK = Name(lambda client: [disk.name for disk in client.disks()])
+CONTAINER = Name(lambda client: [container.name for container in client.containers()])
+AGENT = Name(lambda client: sorted({agent.name for agent in client.agents()}))
 
 
 def _keep_data(ctx: click.Context, param: click.Parameter, value: str | None) -> None:

@@ -17,7 +17,7 @@ import segue
 from segue.controller.api.agents import agent_routes
 from segue.controller.api.containers import container_routes
 from segue.controller.api.disks import disk_routes
-from segue.controller.api.errors import EXCEPTION_HANDLERS
+from segue.controller.api.errors import EXCEPTION_HANDLERS, error_responses
 from segue.controller.api.status import status_routes
 from segue.controller.controller import Controller
 
@@ -44,12 +44,18 @@ def _in_work(c: Controller) -> Callable[[ASGIApp], ASGIApp]:
 
 def make_api(c: Controller) -> Litestar:
     """The ASGI application over one controller."""
+    handlers = [handler for routes in ROUTES for handler in routes(c)]
+    for handler in handlers:
+        handler.responses = error_responses(handler)
     return Litestar(
-        route_handlers=[
-            Router("/v1", route_handlers=[handler for routes in ROUTES for handler in routes(c)])
-        ],
+        route_handlers=[Router("/v1", route_handlers=handlers)],
         exception_handlers=EXCEPTION_HANDLERS,
-        middleware=[_in_work(c)],
-        openapi_config=OpenAPIConfig(title="Segue", version=segue.__version__, path="/v1/schema"),
+        openapi_config=OpenAPIConfig(
+            title="Segue",
+            version=segue.__version__,
+            path="/v1/schema",
+            use_handler_docstrings=True,
+            operation_id_creator=lambda handler, _method, _path: handler.handler_name,
+        ),
         logging_config=None,
     )

@@ -19,11 +19,13 @@ def agent_routes(c: Controller) -> list[Any]:
 
     @get("/agents")
     async def list_agents() -> list[AgentInfo]:
+        """All incarnations that live or are not known to have ended."""
         peers = sorted(c.peers.values(), key=lambda peer: (peer.name, peer.incarnation))
         return [_agent_info(c, peer) for peer in peers]
 
     @post("/agents/{name:str}/declare-dead", status_code=200)
     async def declare_agent_dead(name: str) -> DeclaredDead:
+        """Take the lost incarnations of an agent (or one, in hexadecimal) for dead."""
         return DeclaredDead([f"{ended:x}" for ended in await declare_dead(c, name)])
 
     return [list_agents, declare_agent_dead]

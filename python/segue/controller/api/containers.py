@@ -18,10 +18,12 @@ def container_routes(c: Controller) -> list[Any]:
 
     @get("/containers")
     async def list_containers() -> list[ContainerInfo]:
+        """All containers, by number."""
         return [_container_info(c.table.containers[n]) for n in sorted(c.table.containers)]
 
     @get("/containers/{name:str}")
     async def show_container(name: str) -> ContainerInfo:
+        """The container of that name."""
         number = c.table.container_names.get(name)
         if number is None:
             raise Refusal(f"no container is called {name}", missing=True)
@@ -29,6 +31,7 @@ def container_routes(c: Controller) -> list[Any]:
 
     @post("/containers")
     async def add_container(data: AddContainer) -> ContainerInfo:
+        """Make storage at a URI into a container."""
         row = await verbs.add_container(c, data.name, data.uri, data.size_bytes, data.cache)
         return _container_info(c.table.containers[row.container])
 

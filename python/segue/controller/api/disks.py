@@ -24,23 +24,28 @@ def disk_routes(c: Controller) -> list[Any]:
 
     @get("/disks")
     async def list_disks() -> list[DiskInfo]:
+        """All disks, by number."""
         return [_disk_info(c, c.table.disks[n]) for n in sorted(c.table.disks)]
 
     @get("/disks/{name:str}")
     async def show_disk(name: str) -> DiskInfo:
+        """The disk of that name."""
         return _disk_info(c, verbs.disk_called(c, name))
 
     @post("/disks")
     async def create_disk(data: CreateDisk) -> DiskInfo:
+        """Make a thin disk, all zero."""
         disk = await verbs.create_disk(c, data.name, data.size_bytes, data.block_bytes)
         return _disk_info(c, disk)
 
     @delete("/disks/{name:str}")
     async def delete_disk(name: str) -> None:
+        """Delete a disk and what is on it; hosts that use it get ESHUTDOWN."""
         await verbs.delete_disk(c, name)
 
-    @post("/disks/{name:str}/clear-error")
+    @post("/disks/{name:str}/clear-error", status_code=200)
     async def clear_error(name: str) -> DiskInfo:
+        """Take note of the disk's flush errors, and end them."""
         await verbs.clear_error(c, name)
         return _disk_info(c, verbs.disk_called(c, name))
 
@@ -50,12 +55,14 @@ def disk_routes(c: Controller) -> list[Any]:
         first_segment: Annotated[int, Parameter(ge=0)] = 0,
         max_runs: Annotated[int, Parameter(ge=1, le=MAX_RUNS)] = 1000,
     ) -> DiskMap:
+        """Where the disk's segments lie, from one on, a bounded number of runs."""
         return await _disk_map(c, verbs.disk_called(c, name), first_segment, max_runs)
 
     @get("/disks/{name:str}/drawing")
     async def draw_disk(
         name: str, cells: Annotated[int, Parameter(ge=1, le=MAX_CELLS)] = 1000
     ) -> DiskDrawing:
+        """Where the disk's segments lie, summed up in equal cells."""
         return await _disk_drawing(c, verbs.disk_called(c, name), cells)
 
     return [map_disk, draw_disk, list_disks, show_disk, create_disk, delete_disk, clear_error]

@@ -7,6 +7,8 @@ from typing import Any
 
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
 
 from segue.api.errors import ErrorBody
 from segue.controller.commits import TermEnded
@@ -61,3 +63,24 @@ EXCEPTION_HANDLERS: dict[int | type[Exception], Any] = {
     RecursionError: _too_deep,
     Exception: _unexpected,
 }
+
+_MEANINGS = {
+    400: "The request is malformed",
+    404: "There is nothing of that name",
+    409: "Refused: nothing was changed",
+    500: "The controller failed at this",
+    503: "The term has ended; whether it was done is unknown",
+}
+
+
+def error_responses(handler: HTTPRouteHandler) -> dict[int, ResponseSpec]:
+    """What the OpenAPI document says of a route's errors."""
+    statuses = {500}
+    if any("{" in path for path in handler.paths):
+        statuses |= {400, 404}
+    if handler.http_methods != {"GET"}:
+        statuses |= {400, 409, 503}
+    return {
+        status: ResponseSpec(ErrorBody, generate_examples=False, description=_MEANINGS[status])
+        for status in sorted(statuses)
+    }

@@ -21,6 +21,7 @@ def status_routes(c: Controller) -> list[Any]:
 
     @get("/status")
     async def status() -> Status:
+        """The installation at a glance, and what waits for what."""
         return Status(
             version=segue.__version__,
             installation=c.table.installation.hex(),
