@@ -266,8 +266,17 @@ class StorageHandle:
     def flush(self) -> None:
         """Makes all that was written durable."""
 
-    def fence_ended(self, incarnation: int) -> bool:
-        """Whether no I/O of that holder can be under way."""
+    def fence_ended(self, incarnation: int, ending: int = 0) -> bool:
+        """Whether no I/O of that holder can be under way, or begin.
+
+        `ending`: 0 asks only, 1 ends its sessions at a server (its lease is over), 2 for ever.
+        """
+
+    def away_s(self) -> float | None:
+        """For how long its server has been away, in seconds."""
+
+    def has_fence(self) -> bool:
+        """Whether I/O of others here can be proven to have ended."""
 
     def stamp(self, term: int, commit: int) -> None:
         """Writes the newest (term, commit) into the header, durably."""

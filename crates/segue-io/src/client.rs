@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 use segue_nbd::client::{ClientConn, Command, Config, Event, Failure, Goal, Request, Wants};
 use segue_nbd::client::{ListedExport, Negotiated, OptionRefused, RequestError};
@@ -87,13 +89,39 @@ impl ClientError {
     }
 }
 
+/// A blocking socket to a server.
 #[derive(Debug)]
-enum Stream {
+pub(crate) enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
 }
 
 impl Stream {
+    pub(crate) fn unix(path: &Path) -> io::Result<Stream> {
+        Ok(Stream::Unix(UnixStream::connect(path)?))
+    }
+
+    pub(crate) fn tcp(host: &str, port: u16, limit: Duration) -> io::Result<Stream> {
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for address in (host, port).to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, limit) {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    return Ok(Stream::Tcp(stream));
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    pub(crate) fn set_timeout(&self, limit: Duration) -> io::Result<()> {
+        match self {
+            Stream::Unix(stream) => stream.set_read_timeout(Some(limit)),
+            Stream::Tcp(stream) => stream.set_read_timeout(Some(limit)),
+        }
+    }
+
     /// `/path`, `nbd+unix:///...?socket=/path` or `nbd://host[:port][/...]`.
     fn connect(address: &str) -> Result<Stream, ClientError> {
         if let Some((_, path)) = address.split_once("?socket=") {
@@ -120,14 +148,14 @@ impl Stream {
         Ok(Stream::Tcp(stream))
     }
 
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Stream::Unix(stream) => stream.read(buffer),
             Stream::Tcp(stream) => stream.read(buffer),
         }
     }
 
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Stream::Unix(stream) => stream.write_all(bytes),
             Stream::Tcp(stream) => stream.write_all(bytes),
@@ -160,6 +188,7 @@ impl Client {
             export: export.into(),
             structured: true,
             block_status: true,
+            hold: None,
         };
         let mut client = Client::open(address, config)?;
         loop {
@@ -181,6 +210,7 @@ impl Client {
             export: String::new(),
             structured: false,
             block_status: false,
+            hold: None,
         };
         let mut client = Client::open(address, config)?;
         loop {

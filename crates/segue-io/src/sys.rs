@@ -363,3 +363,124 @@ pub fn keep_alive(socket: &impl AsRawFd) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Begins a TCP connection: a non-blocking, close-on-exec socket, writable when it is decided.
+///
+/// # Errors
+/// Those of socket(2) and connect(2).
+pub fn connect_begin(address: &std::net::SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: no memory is passed; the result is a descriptor of ours alone.
+    let fd = checked(unsafe { libc::socket(family, kind, 0) as isize })?;
+    // SAFETY: just made.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    let done = match address {
+        std::net::SocketAddr::V4(v4) => {
+            // SAFETY: all-zero is a valid sockaddr_in.
+            let mut raw: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+            raw.sin_family = libc::AF_INET as u16;
+            raw.sin_port = v4.port().to_be();
+            raw.sin_addr.s_addr = u32::from_ne_bytes(v4.ip().octets());
+            connect(&fd, &raw)
+        }
+        std::net::SocketAddr::V6(v6) => {
+            // SAFETY: all-zero is a valid sockaddr_in6.
+            let mut raw: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
+            raw.sin6_family = libc::AF_INET6 as u16;
+            raw.sin6_port = v6.port().to_be();
+            raw.sin6_addr.s6_addr = v6.ip().octets();
+            raw.sin6_scope_id = v6.scope_id();
+            connect(&fd, &raw)
+        }
+    };
+    match done {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(fd),
+    }
+}
+
+fn connect<T>(fd: &OwnedFd, address: &T) -> io::Result<()> {
+    let size = size_of::<T>() as libc::socklen_t;
+    // SAFETY: `address` is a socket address of that size, and only read.
+    checked(unsafe {
+        libc::connect(fd.as_raw_fd(), std::ptr::from_ref(address).cast(), size) as isize
+    })
+    .map(drop)
+}
+
+/// How a connection begun by [`connect_begin`] was decided; sets what one to a server needs.
+///
+/// # Errors
+/// Those of connect(2) and setsockopt(2).
+pub fn connect_end(fd: RawFd) -> io::Result<()> {
+    let mut error: libc::c_int = 0;
+    let mut size = size_of_val(&error) as libc::socklen_t;
+    // SAFETY: `error` is of the size named.
+    checked(unsafe {
+        libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_ERROR,
+            (&raw mut error).cast(),
+            &raw mut size,
+        ) as isize
+    })?;
+    if error != 0 {
+        return Err(os_error(error));
+    }
+    let one: libc::c_int = 1;
+    let size = size_of_val(&one) as libc::socklen_t;
+    // SAFETY: `one` is of the size named, and only read.
+    checked(unsafe {
+        libc::setsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_NODELAY,
+            (&raw const one).cast(),
+            size,
+        ) as isize
+    })?;
+    // SAFETY: the caller's descriptor is open while it calls.
+    keep_alive(&unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) })
+}
+
+/// One sendmsg(2) of several pieces on a socket, never waiting; gives the bytes taken.
+///
+/// # Errors
+/// Those of the call; EINTR is retried.
+pub fn send_pieces(socket: RawFd, pieces: &[&[u8]]) -> io::Result<usize> {
+    let mut iovs: Vec<libc::iovec> = pieces
+        .iter()
+        .map(|bytes| libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        })
+        .collect();
+    // SAFETY: all-zero is a valid msghdr.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = iovs.as_mut_ptr();
+    message.msg_iovlen = iovs.len();
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    loop {
+        // SAFETY: the iovecs name live bytes that the kernel only reads.
+        match checked(unsafe { libc::sendmsg(socket, &message, flags) }) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+/// One recv(2), never waiting; 0: the end of the stream.
+///
+/// # Errors
+/// Those of the call.
+pub fn receive(socket: RawFd, into: &mut [u8]) -> io::Result<usize> {
+    let (memory, length) = (into.as_mut_ptr().cast(), into.len());
+    // SAFETY: `into` is live and exclusive.
+    checked(unsafe { libc::recv(socket, memory, length, libc::MSG_DONTWAIT) })
+}

@@ -5,7 +5,9 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::process::Command;
 
-use segue_io::container::{Cache, Container, DATA_AT_BYTES, ZeroHow, create, inspect, remove};
+use segue_io::container::{
+    Cache, Container, DATA_AT_BYTES, Ending, ZeroHow, create, inspect, remove,
+};
 
 const MIB: u64 = 1 << 20;
 const ME: [u8; 16] = [7; 16];
@@ -89,10 +91,10 @@ fn processes_of_one_machine_share_a_device_and_its_fences() {
     device.make(ME, HOUSE).unwrap();
     let open = |fence| Container::open(&device.uri(), Cache::Direct, ME, Some(HOUSE), fence);
     let (agent, controller) = (open(3).unwrap(), open(4).unwrap());
-    assert!(!controller.fence_ended(3).unwrap());
+    assert!(!controller.fence_ended(3, Ending::Ask).unwrap());
     assert_eq!(open(3).unwrap_err().errno, libc::EBUSY);
     drop(agent);
-    assert!(controller.fence_ended(3).unwrap());
+    assert!(controller.fence_ended(3, Ending::Ask).unwrap());
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Containers: header, identity, fence, and the ways of reading and writing them.
 
 use segue_io::container::{
-    Cache, Container, ContainerUri, DATA_AT_BYTES, Header, Slot, ZeroHow, create, inspect, remove,
+    Cache, Container, ContainerUri, DATA_AT_BYTES, Ending, Header, Slot, ZeroHow, create, inspect,
+    remove,
 };
 use std::os::unix::fs::FileExt;
 
@@ -241,15 +242,15 @@ fn a_fence_ends_with_its_description() {
     let open = |fence| Container::open(&uri, Cache::Page, ME, None, fence);
     let big = (1 << 61) - 4;
     let (agent, controller) = (open(big).unwrap(), open(4).unwrap());
-    assert!(!controller.fence_ended(big).unwrap());
+    assert!(!controller.fence_ended(big, Ending::Ask).unwrap());
     assert!(
-        controller.fence_ended(big - 1).unwrap(),
+        controller.fence_ended(big - 1, Ending::Ask).unwrap(),
         "fences are told apart"
     );
     assert_eq!(open(big).unwrap_err().errno, libc::EBUSY);
     assert_eq!(open(1 << 61).unwrap_err().errno, libc::EINVAL);
     drop(agent);
-    assert!(controller.fence_ended(big).unwrap());
+    assert!(controller.fence_ended(big, Ending::Ask).unwrap());
     open(big).unwrap();
 }
 
@@ -331,7 +332,11 @@ fn uris_are_taken_apart() {
     for bad in [
         "/plain",
         "file://host/x",
-        "nbd://x",
+        "faulty+nbd://x",
+        "nbd:///x",
+        "nbd://x:port/",
+        "nbd+unix:///x",
+        "nbd://x/?on-loss=sleep",
         "odd+file:///x",
         "file:///%zz",
         "file:///%00",

@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc;
 
 use rig::{DISK, IDENTITY, Policy, Rig, new_table};
-use segue_io::container::{Cache, Container};
+use segue_io::container::{Cache, Container, Ending};
 use segue_io::plane::PlaneEvent;
 use segue_io::sys::boottime_ns;
 use segue_map::{Control, Entry, EntryRun, Event, Operation, Outcome};
@@ -82,7 +82,7 @@ fn after_the_end_of_a_lease_all_is_asked_anew_and_the_fence_stays() {
         (*event == PlaneEvent::Engine(Event::LeaseEnded)).then_some(())
     });
     // Nothing proves that no I/O is under way while this incarnation lives.
-    assert!(!watcher(&rig).fence_ended(0x1234_5678).unwrap());
+    assert!(!watcher(&rig).fence_ended(0x1234_5678, Ending::Ask).unwrap());
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let mut back = [0; 4096];
@@ -159,7 +159,7 @@ fn a_container_that_is_not_the_one_meant_is_refused() {
         assert_eq!(told, (Outcome::Failed, errno), "{spec:?}");
     }
     assert!(
-        watcher(&rig).fence_ended(0x1234_5678).unwrap(),
+        watcher(&rig).fence_ended(0x1234_5678, Ending::Ask).unwrap(),
         "what is refused is closed"
     );
     assert_eq!(rig.ask(rig.new_table(DISK)), (Outcome::Done, 0));
@@ -170,7 +170,7 @@ fn a_container_that_is_not_the_one_meant_is_refused() {
         (Outcome::Failed, libc::EEXIST)
     );
     for disk in [DISK, DISK + 1] {
-        assert!(!watcher(&rig).fence_ended(0x1234_5678).unwrap());
+        assert!(!watcher(&rig).fence_ended(0x1234_5678, Ending::Ask).unwrap());
         let told = rig.ask(Control::DeleteTable {
             command: rig.command(),
             disk,
@@ -178,7 +178,7 @@ fn a_container_that_is_not_the_one_meant_is_refused() {
         assert_eq!(told, (Outcome::Done, 0));
     }
     eventually("unused containers are closed", || {
-        watcher(&rig).fence_ended(0x1234_5678).unwrap()
+        watcher(&rig).fence_ended(0x1234_5678, Ending::Ask).unwrap()
     });
 }
 

@@ -165,4 +165,16 @@ impl Control {
             | Control::DoSplitRead { command, .. } => Some(command),
         }
     }
+
+    /// Whether its answer waits for I/O under way.
+    #[must_use]
+    pub fn is_blocking(&self) -> bool {
+        match *self {
+            Control::SetEntry { blocking, .. }
+            | Control::SetEntryState { blocking, .. }
+            | Control::ResizeTable { blocking, .. } => blocking,
+            Control::DeleteTable { .. } | Control::Quiesce { .. } => true,
+            _ => false,
+        }
+    }
 }

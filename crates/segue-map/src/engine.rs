@@ -13,7 +13,7 @@ use crate::blocking::Blocker;
 use crate::control::Control;
 use crate::disk::Disk;
 use crate::errno::{EINVAL, ENOSPC, EPERM, ESHUTDOWN, Errno};
-use crate::in_flight::{Fault, Host, Life, NONE, Piece};
+use crate::in_flight::{Fault, Host, Life, NONE, Piece, State};
 use crate::output::{Effect, Event, PieceId};
 use crate::slab::Slab;
 use crate::start::End;
@@ -308,12 +308,33 @@ impl Engine {
         self.end_piece(now, piece, End::NotBegun);
     }
 
+    /// The driver cannot say when this piece will end: its host gets EIO now, as at its time limit,
+    /// and nothing more of its I/O is begun. The piece stays under way until it is given back.
+    ///
+    /// Panics like [`Engine::piece_done`].
+    pub fn piece_late(&mut self, now: u64, piece: PieceId) {
+        self.pass_time(now);
+        let host = self.pieces[self.under_way(piece)].host;
+        self.leave_host(host, Life::TimedOut);
+        self.go_on();
+    }
+
+    /// Whether the piece is part of a `do_*`: what is not begun of it fails, and is not decided
+    /// again. Panics like [`Engine::piece_done`].
+    #[must_use]
+    pub fn is_commanded(&self, piece: PieceId) -> bool {
+        matches!(self.pieces[self.under_way(piece)].state, State::PartOf(_))
+    }
+
+    fn under_way(&self, piece: PieceId) -> u32 {
+        self.pieces
+            .find(piece)
+            .expect("a piece that is not under way was named")
+    }
+
     fn end_piece(&mut self, now: u64, piece: PieceId, end: End) {
         self.pass_time(now);
-        let piece = self
-            .pieces
-            .find(piece)
-            .expect("a piece that is not under way was finished");
+        let piece = self.under_way(piece);
         if end == End::Done(0) && self.end_clean(piece) {
             return;
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
-use segue_io::container::{self, Cache, Container, ContainerError, Header, Identity};
+use segue_io::container::{self, Cache, Container, ContainerError, Ending, Header, Identity};
 use segue_io::sys::{errno_of, words_of};
 
 /// Adds this file's classes and functions.
@@ -213,9 +213,30 @@ impl StorageHandle {
         self.call(py, Container::flush)
     }
 
-    /// Whether no I/O under the fence of `incarnation` can be under way: its lock is gone.
-    fn fence_ended(&self, py: Python<'_>, incarnation: u64) -> PyResult<bool> {
-        self.call(py, |container| container.fence_ended(incarnation))
+    /// Whether no I/O under the fence of `incarnation` can be under way, or begin: its lock is
+    /// gone, or the server has ended its sessions.  `ending` says what may be done to find out: 0
+    /// nothing, 1 end its sessions (its lease is over), 2 let it make no more either (it is
+    /// replaced).
+    #[pyo3(signature = (incarnation, ending = 0))]
+    fn fence_ended(&self, py: Python<'_>, incarnation: u64, ending: u8) -> PyResult<bool> {
+        let ending = match ending {
+            0 => Ending::Ask,
+            1 => Ending::Sessions,
+            2 => Ending::Forever,
+            _ => return Err(PyValueError::new_err("an ending is 0, 1 or 2")),
+        };
+        self.call(py, |container| container.fence_ended(incarnation, ending))
+    }
+
+    /// For how long its server has been away, in seconds; None: it is not, or there is none.
+    fn away_s(&self) -> PyResult<Option<f64>> {
+        let away_ns = self.open()?.port().and_then(|port| port.away_ns());
+        Ok(away_ns.map(|ns| ns as f64 / 1e9))
+    }
+
+    /// Whether I/O of others here can be proven to have ended: by locks, or by its server.
+    fn has_fence(&self) -> PyResult<bool> {
+        Ok(self.open()?.port().is_none_or(|port| port.limits().fenced))
     }
 
     /// Write the newest (term, commit number) into the header, durably; ESTALE if it has seen a

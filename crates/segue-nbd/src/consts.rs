@@ -1,7 +1,7 @@
 //! Numbers of the protocol, named as in the document ("Values"), without the `NBD_` prefix.
 //!
-//! Only values that are written in the document stand here; limits of this implementation
-//! stand beside what they limit.
+//! Only values that are written in the document stand here, and those of Segue's fence; limits of
+//! this implementation stand beside what they limit.
 
 /// First word of a server's greeting, "NBDMAGIC".
 pub const INIT_MAGIC: u64 = 0x4e42_444d_4147_4943;
@@ -70,6 +70,13 @@ pub const OPT_LIST_META_CONTEXT: u32 = 9;
 pub const OPT_SET_META_CONTEXT: u32 = 10;
 /// Option: use extended headers.
 pub const OPT_EXTENDED_HEADERS: u32 = 11;
+
+/// Option of Segue's: this connection acts for a holder (`docs/protocol.md`, "The fence").
+pub const OPT_SEGUE_HOLD: u32 = 0x5345_4701;
+/// Option of Segue's: end a holder's sessions.
+pub const OPT_SEGUE_REVOKE: u32 = 0x5345_4702;
+/// Option reply of Segue's: the session that [`OPT_SEGUE_HOLD`] made.
+pub const REP_SEGUE_SESSION: u32 = 0x5345_4701;
 
 /// Option reply: done.
 pub const REP_ACK: u32 = 1;

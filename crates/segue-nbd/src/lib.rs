@@ -20,6 +20,7 @@ pub mod client;
 pub mod consts;
 mod error;
 mod export;
+pub mod fence;
 pub mod reply;
 pub mod server;
 mod wire;

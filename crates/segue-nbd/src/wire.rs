@@ -60,6 +60,10 @@ impl<'a> Reader<'a> {
         self.take(4).map(|bytes| u32_at(bytes, 0))
     }
 
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        self.take(8).map(|bytes| u64_at(bytes, 0))
+    }
+
     /// What has not been taken yet.
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.rest

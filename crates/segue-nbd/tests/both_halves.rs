@@ -17,6 +17,7 @@ fn config(structured: bool, block_status: bool) -> Config {
         export: "disk".into(),
         structured,
         block_status,
+        hold: None,
     }
 }
 

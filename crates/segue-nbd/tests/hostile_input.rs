@@ -10,6 +10,7 @@ use std::cell::Cell;
 
 use segue_nbd::client::{self, ClientConn, Config, Goal};
 use segue_nbd::consts as c;
+use segue_nbd::fence::Session;
 use segue_nbd::server::{Event, OPTION_DATA_BYTES_MAX, Refusal, RefusalKind, ServerConn, Wants};
 use support::{Random, export, info_data, meta_data, option, option_reply, request};
 
@@ -107,6 +108,11 @@ fn act(conn: &mut ServerConn, event: Event, random: &mut Random) -> bool {
         }
         Event::WantExport { .. } => return conn.export_answer(Ok(export(1 << 20))).is_ok(),
         Event::WantList => conn.list_answer(Ok([("disk", "a disk")])),
+        Event::WantHold(hold) => conn.hold_answer(Ok(Session {
+            server: 1,
+            number: hold.ended.len() as u64,
+        })),
+        Event::WantRevoke(_) => conn.revoke_answer(Ok(())),
         Event::Answer(answer) => {
             conn.answer_reply(&answer, &mut head);
         }
@@ -138,7 +144,7 @@ fn client_message(random: &mut Random, transmission: bool) -> Vec<u8> {
         return bytes;
     }
     let name = ["disk", "", "other"][random.below(3) as usize];
-    match random.below(8) {
+    match random.below(10) {
         0 => option(c::OPT_LIST, &[]),
         1 => option(c::OPT_STRUCTURED_REPLY, &[]),
         2 => option(c::OPT_INFO, &info_data(name, &[0, 1, 2, 3])),
@@ -149,6 +155,8 @@ fn client_message(random: &mut Random, transmission: bool) -> Vec<u8> {
             &meta_data(name, &["base:allocation"]),
         ),
         6 => option(random.below(20) as u32, &random.bytes(40)),
+        7 => option(c::OPT_SEGUE_HOLD, &vec![0; random.below(40) as usize]),
+        8 => option(c::OPT_SEGUE_REVOKE, &[0; 12]),
         _ => option(c::OPT_INFO, &vec![0; 70_000]),
     }
 }
@@ -185,7 +193,7 @@ fn a_server_bears_damaged_conversations() {
         }
         damage(&mut bytes, &mut random);
         let most = most_held(|| {
-            let mut conn = ServerConn::new();
+            let mut conn = ServerConn::fenced();
             survived += u64::from(drive_server(&mut conn, &bytes, &mut random));
         });
         // The option's buffer grows by doubling; a short answer is held beside it.
@@ -209,7 +217,7 @@ fn a_server_bears_noise() {
         if random.below(2) == 0 {
             bytes.splice(0..0, [0, 0, 0, 3]);
         }
-        drive_server(&mut ServerConn::new(), &bytes, &mut random);
+        drive_server(&mut ServerConn::fenced(), &bytes, &mut random);
     }
 }
 
@@ -273,6 +281,7 @@ fn waiting_client() -> (ClientConn, Vec<u64>) {
         export,
         structured: true,
         block_status: true,
+        hold: None,
     };
     let mut conn = ClientConn::new(config);
     let mut bytes = c::INIT_MAGIC.to_be_bytes().to_vec();
@@ -402,6 +411,7 @@ fn a_client_bears_noise() {
             export,
             structured: true,
             block_status: true,
+            hold: None,
         };
         let mut bytes = greeting.concat();
         let kind = [1, 2, 3, 4, c::REP_ERR_UNSUP][random.below(5) as usize];

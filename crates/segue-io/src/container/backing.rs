@@ -2,6 +2,25 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use super::header::Identity;
+use super::nbd::Port;
+use crate::sys::os_error;
+
+/// Asked right before I/O is begun: whether it may be.
+pub type Gate = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// What may be done to find out that a holder's I/O has ended, where asking alone is no proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Nothing: its lease may still run.
+    Ask,
+    /// End its sessions: its lease is over, so it begins nothing on one that it makes after that.
+    Sessions,
+    /// End its sessions and let it make no more: it has been replaced.
+    Forever,
+}
 
 /// How a range is made to read as zeroes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,6 +97,33 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// See [`Backing::size_bytes`]: then nothing is known.
     fn is_locked_elsewhere(&self, fence: u64) -> io::Result<bool>;
+
+    /// From now on only that container is meant, wherever the storage is found again.
+    fn expect(&self, _container: Identity, _installation: Option<Identity>) {}
+
+    /// [`Backing::write`], if `may_begin` says so right before it is begun; ECANCELED if not.
+    ///
+    /// # Errors
+    /// See [`Backing::write`].
+    fn write_if(&self, offset: u64, data: &[u8], fua: bool, may_begin: &Gate) -> io::Result<()> {
+        match may_begin() {
+            true => self.write(offset, data, fua),
+            false => Err(os_error(libc::ECANCELED)),
+        }
+    }
+
+    /// Where jobs are handed in, for storage across the network.
+    fn port(&self) -> Option<&Port> {
+        None
+    }
+
+    /// Whether no I/O of the holder of `fence` can be under way, or begin, here: see [`Ending`].
+    ///
+    /// # Errors
+    /// See [`Backing::size_bytes`]: then nothing is known, and it counts as under way.
+    fn fence_ended(&self, fence: u64, _ending: Ending) -> io::Result<bool> {
+        Ok(!self.is_locked_elsewhere(fence)?)
+    }
 
     /// [`Backing::read`] if that cannot block; `None`: it can, nothing is known of the buffer.
     #[inline]

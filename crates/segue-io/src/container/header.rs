@@ -166,9 +166,17 @@ impl Header {
         // SAFETY: `buffer` is this function's own.
         let bytes = unsafe { buffer.part_mut(0, 2 * SLOT_BYTES) };
         backing.read(0, bytes)?;
+        Self::newest(bytes)
+    }
+
+    /// The newer valid slot of the two at the start of `bytes`; `None` if neither is ours.
+    ///
+    /// # Errors
+    /// InvalidData if what there is of a header is damaged or too new.
+    pub(super) fn newest(bytes: &[u8]) -> io::Result<Option<Header>> {
         let slots = [
             Self::decode(&bytes[..SLOT_BYTES]),
-            Self::decode(&bytes[SLOT_BYTES..]),
+            Self::decode(&bytes[SLOT_BYTES..2 * SLOT_BYTES]),
         ];
         let mut newest: Option<Header> = None;
         let mut flaw = None;

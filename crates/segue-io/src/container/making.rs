@@ -54,6 +54,7 @@ pub fn create(
             .carve(size_bytes)
             .and_then(|()| make_file(&parsed, cache, &wanted)),
         (Scheme::Block, Cache::Direct) => make_block(&parsed, size_bytes, &mut wanted),
+        (Scheme::Nbd, _) => make_remote(&parsed, size_bytes, &mut wanted),
         (Scheme::Block, Cache::Page) => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "a block device is used past the page cache (direct)",
@@ -75,6 +76,19 @@ impl Wanted {
             ));
         }
         Ok(())
+    }
+
+    /// Carves storage of which that much is used (0: all of it).
+    fn carve_of(&mut self, size_bytes: u64, capacity: u64) -> io::Result<()> {
+        if size_bytes > capacity {
+            let what = format!("it has {capacity} bytes, not {size_bytes}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        self.carve(if size_bytes == 0 {
+            capacity
+        } else {
+            size_bytes
+        })
     }
 
     fn size_bytes(&self) -> u64 {
@@ -152,26 +166,13 @@ fn make_of_file(
 fn make_block(uri: &ContainerUri, size_bytes: u64, wanted: &mut Wanted) -> io::Result<Header> {
     let device = block::open(uri.path())?;
     device.lock(MAKING_FENCE)?;
-    let capacity = device.size_bytes()?;
-    if size_bytes > capacity {
-        let what = format!("the device has {capacity} bytes, not {size_bytes}");
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-    }
-    wanted.carve(if size_bytes == 0 {
-        capacity
-    } else {
-        size_bytes
-    })?;
+    wanted.carve_of(size_bytes, device.size_bytes()?)?;
     match Header::read(&device)? {
         Some(found) if !wanted.may_take_over(&found, &device)? => {
             return Err(taken(&found, wanted));
         }
         None if !starts_with_zeroes(&device)? => {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                "the device's first MiB holds something (a file system, a partition table?): \
-                 if nobody needs it, zero that first",
-            ));
+            return Err(holds_something());
         }
         _ => {}
     }
@@ -179,7 +180,27 @@ fn make_block(uri: &ContainerUri, size_bytes: u64, wanted: &mut Wanted) -> io::R
     wanted.write(&*backing, false, false)
 }
 
-fn starts_with_zeroes(device: &FileBacking) -> io::Result<bool> {
+/// An export is like a device, but without locks nobody can tell whether it is in use elsewhere:
+/// what another attempt left behind is not taken over.
+fn make_remote(uri: &ContainerUri, size_bytes: u64, wanted: &mut Wanted) -> io::Result<Header> {
+    let export = uri.open(Cache::Direct)?;
+    wanted.carve_of(size_bytes, export.size_bytes()?)?;
+    match Header::read(&*export)? {
+        Some(found) if found.container != wanted.container => Err(taken(&found, wanted)),
+        None if !starts_with_zeroes(&*export)? => Err(holds_something()),
+        _ => wanted.write(&*export, false, false),
+    }
+}
+
+fn holds_something() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        "its first MiB holds something (a file system, a partition table?): if nobody needs it, \
+         zero that first",
+    )
+}
+
+fn starts_with_zeroes(device: &dyn Backing) -> io::Result<bool> {
     let buffer = Buffer::new(DATA_AT_BYTES as usize);
     // SAFETY: `buffer` is this function's own.
     let bytes = unsafe { buffer.part_mut(0, DATA_AT_BYTES as usize) };
@@ -201,7 +222,7 @@ fn sync_folder(uri: &ContainerUri) -> io::Result<()> {
 pub fn inspect(uri: &str) -> Result<Option<Header>, ContainerError> {
     let parsed = ContainerUri::parse(uri).map_err(naming(uri))?;
     match parsed.look() {
-        Ok(storage) => Header::read(&storage).map_err(naming(uri)),
+        Ok(storage) => Header::read(&*storage).map_err(naming(uri)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(naming(uri)(error)),
     }

@@ -10,6 +10,7 @@ mod file;
 mod forgetful;
 mod header;
 mod making;
+pub mod nbd;
 mod uri;
 
 use std::fmt;
@@ -17,13 +18,15 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use backing::{Backing, ZeroHow};
+pub use backing::{Backing, Ending, Gate, ZeroHow};
 pub use faulty::Faulty;
 pub use file::{Cache, FileBacking};
 pub use forgetful::{Forgetful, Forgotten, power_loss};
 pub use header::{DATA_AT_BYTES, Header, Identity, Slot, is_segment_size};
 pub use making::{create, inspect, remove};
 pub use uri::ContainerUri;
+
+use nbd::Port;
 
 use crate::buffer::Buffer;
 use crate::sys::{self, errno_of};
@@ -99,7 +102,7 @@ impl Container {
         fence: u64,
     ) -> Result<Container, ContainerError> {
         let backing = ContainerUri::parse(uri)
-            .and_then(|parsed| parsed.open(cache))
+            .and_then(|parsed| parsed.open_as(cache, fence))
             .map_err(naming(uri))?;
         let refuse = |what: &str| Err(ContainerError::new(uri, libc::EINVAL, what));
         let Some(header) = Header::read(&*backing).map_err(naming(uri))? else {
@@ -119,6 +122,7 @@ impl Container {
             return refuse("a fence has 61 bits");
         }
         backing.lock(fence).map_err(naming(uri))?;
+        backing.expect(header.container, Some(header.installation));
         Ok(Container {
             backing,
             header,
@@ -283,12 +287,44 @@ impl Container {
         Ok(())
     }
 
-    /// Whether the lock of `fence` is gone: no I/O that rode on its description is under way.
+    /// Whether no I/O of the holder of `fence` is under way, or can begin: the lock that rode on its
+    /// description is gone, or the server has ended its sessions.
     ///
     /// # Errors
     /// The storage's: then nothing is known, and the fence counts as held.
-    pub fn fence_ended(&self, fence: u64) -> io::Result<bool> {
-        Ok(!self.backing.is_locked_elsewhere(fence)?)
+    pub fn fence_ended(&self, fence: u64, ending: Ending) -> io::Result<bool> {
+        self.backing.fence_ended(fence, ending)
+    }
+
+    /// Where jobs for a range are handed in, and where it lies there, for storage across the
+    /// network.
+    ///
+    /// # Errors
+    /// EINVAL outside the data area.
+    pub fn remote(&self, offset: u64, length: u64) -> Option<io::Result<(&Port, u64)>> {
+        let port = self.backing.port()?;
+        Some(self.at(offset, length).map(|at| (port, at)))
+    }
+
+    /// The storage across the network, if that is what it is.
+    #[must_use]
+    pub fn port(&self) -> Option<&Port> {
+        self.backing.port()
+    }
+
+    /// See [`Backing::write_if`].
+    ///
+    /// # Errors
+    /// EINVAL outside the data area; else the storage's.
+    pub fn write_if(
+        &self,
+        offset: u64,
+        data: &[u8],
+        fua: bool,
+        may_begin: &Gate,
+    ) -> io::Result<()> {
+        let at = self.at(offset, data.len() as u64)?;
+        self.backing.write_if(at, data, fua, may_begin)
     }
 
     /// Notes the newest (term, commit number) in the header, durably.

@@ -4,6 +4,8 @@
 //! outermost first:
 //! `faulty+file://...`, `forgetful+file://...`, `faulty+forgetful+file://...`. The wrappers are
 //! for tests of whole installations: several processes that open the same URI see one container.
+//!
+//! `nbd://` and `nbd+unix://` as [`super::nbd::Address`] takes them, without wrappers.
 
 use std::ffi::OsString;
 use std::io;
@@ -16,6 +18,7 @@ use super::block;
 use super::faulty::Faulty;
 use super::file::{Cache, FileBacking};
 use super::forgetful::Forgetful;
+use super::nbd::{self, Address, NbdBacking};
 
 /// A URI taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct ContainerUri {
     wrappers: Vec<Wrapper>,
     scheme: Scheme,
     path: PathBuf,
+    /// Of [`Scheme::Nbd`].
+    address: Option<Address>,
 }
 
 /// What kind of storage a URI names.
@@ -30,6 +35,7 @@ pub struct ContainerUri {
 pub(super) enum Scheme {
     File,
     Block,
+    Nbd,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +44,7 @@ enum Wrapper {
     Forgetful,
 }
 
-fn refused(what: String) -> io::Error {
+pub(super) fn refused(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what)
 }
 
@@ -51,13 +57,21 @@ impl ContainerUri {
         let (scheme, rest) = uri
             .split_once("://")
             .ok_or_else(|| refused("it is no URI (file:///path)".into()))?;
+        if nbd::is_scheme(scheme) {
+            return Ok(ContainerUri {
+                wrappers: Vec::new(),
+                scheme: Scheme::Nbd,
+                path: PathBuf::new(),
+                address: Some(Address::parse(uri)?),
+            });
+        }
         let mut layers: Vec<&str> = scheme.split('+').collect();
         let scheme = match layers.pop() {
             Some("file") => Scheme::File,
             Some("block") => Scheme::Block,
             _ => {
                 return Err(refused(
-                    "only file:// and block:// containers can be opened".into(),
+                    "only file://, block:// and nbd:// containers can be opened".into(),
                 ));
             }
         };
@@ -77,10 +91,11 @@ impl ContainerUri {
             wrappers,
             scheme,
             path,
+            address: None,
         })
     }
 
-    /// The file.
+    /// The file; empty for one across the network.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -90,13 +105,31 @@ impl ContainerUri {
         self.scheme
     }
 
-    /// Opens what exists, for use.
+    /// Where the server is, of a container across the network.
+    #[must_use]
+    pub fn address(&self) -> Option<&Address> {
+        self.address.as_ref()
+    }
+
+    /// Opens what exists, for nobody in particular.
     ///
     /// # Errors
-    /// Those of the file or device and of the wrappers; InvalidInput for a block device that is to
-    /// go through the page cache.
+    /// See [`ContainerUri::open_as`].
     pub fn open(&self, cache: Cache) -> io::Result<Arc<dyn Backing>> {
+        self.open_as(cache, 0)
+    }
+
+    /// Opens what exists, for use; `holder`: whom a server with a fence is to know us by.
+    ///
+    /// # Errors
+    /// Those of the file, device or server and of the wrappers; InvalidInput for a block device
+    /// that is to go through the page cache.
+    pub fn open_as(&self, cache: Cache, holder: u64) -> io::Result<Arc<dyn Backing>> {
+        if let Some(address) = &self.address {
+            return Ok(Arc::new(NbdBacking::open(address.clone(), holder)?));
+        }
         match (self.scheme, cache) {
+            (Scheme::Nbd, _) => unreachable!("it has an address"),
             (Scheme::File, _) => self.wrap(FileBacking::open(&self.path, cache)?),
             (Scheme::Block, Cache::Direct) => self.wrap(block::open(&self.path)?),
             (Scheme::Block, Cache::Page) => Err(refused(
@@ -108,12 +141,13 @@ impl ContainerUri {
     /// Opens what exists, to look at it: claims nothing.
     ///
     /// # Errors
-    /// Those of the file or device.
-    pub(super) fn look(&self) -> io::Result<FileBacking> {
-        match self.scheme {
-            Scheme::File => FileBacking::open(&self.path, Cache::Page),
-            Scheme::Block => block::look(&self.path),
-        }
+    /// Those of the file, device or server.
+    pub(super) fn look(&self) -> io::Result<Box<dyn Backing>> {
+        Ok(match (self.scheme, &self.address) {
+            (_, Some(address)) => Box::new(NbdBacking::open(address.clone(), 0)?),
+            (Scheme::Block, _) => Box::new(block::look(&self.path)?),
+            _ => Box::new(FileBacking::open(&self.path, Cache::Page)?),
+        })
     }
 
     pub(super) fn wrap(&self, storage: FileBacking) -> io::Result<Arc<dyn Backing>> {
@@ -128,7 +162,7 @@ impl ContainerUri {
     }
 }
 
-fn decode_percent(text: &str) -> Option<PathBuf> {
+pub(super) fn decode_percent(text: &str) -> Option<PathBuf> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {

@@ -56,6 +56,9 @@ impl DataThread {
         {
             Admitted::Now(control) => {
                 self.watched.watch(&control);
+                if control.is_blocking() {
+                    self.executor.give_back();
+                }
                 self.executor.control(control);
                 self.take_engine_events();
             }

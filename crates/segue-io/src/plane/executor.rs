@@ -10,7 +10,7 @@ use segue_nbd::server::{Command, Request};
 
 use super::hands::{Opened, RingState};
 use super::stats::Stats;
-use super::task::{Completions, Ended, LeaseGuard, Task, What};
+use super::task::{Completions, Ended, LeaseGuard, Said, Task, What};
 use super::tokens::{ConnKey, HostIo, Tokens};
 use crate::buffer::{Buffer, Buffers};
 use crate::container::ZeroHow;
@@ -176,8 +176,14 @@ impl Executor {
 
     /// Takes what other threads have finished.
     pub(super) fn take_completions(&mut self) {
-        for (task, ended) in self.completions.take() {
-            self.finished(task, ended);
+        for said in self.completions.take() {
+            match said {
+                Said::Ended(task, ended) => self.finished(task, ended),
+                Said::Late(piece) => {
+                    self.engine.piece_late(boottime_ns(), piece);
+                    self.pump();
+                }
+            }
         }
     }
 
@@ -194,7 +200,7 @@ impl Executor {
             {
                 return self.submit(task);
             }
-            Ended::NotBegun => self.engine.piece_not_begun(now, task.piece),
+            Ended::NotBegun | Ended::GivenBack => self.engine.piece_not_begun(now, task.piece),
         }
         drop(task);
         self.pump();
@@ -229,6 +235,7 @@ impl Executor {
         while let Some(event) = self.engine.poll_event() {
             if event == Event::LeaseEnded {
                 self.guard.end();
+                self.give_back();
             }
             self.events.push(event);
         }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use segue_map::{Effect, Src};
 
 use super::executor::Executor;
+use super::remote;
 use super::ring::{Left, Ring};
 use super::stats::Stats;
-use super::task::{Edge, Merge, Task, What};
+use super::task::{Edge, Merge, Said, Task, What};
 use crate::buffer::Buffer;
 use crate::container::Container;
 use crate::sys::{Epoll, boottime_ns, errno_of};
@@ -80,6 +81,17 @@ impl Executor {
             }
         }
         closed
+    }
+
+    /// Has storage across the network that is away give back what it has not begun: what waits for
+    /// I/O under way is not to wait for that.
+    pub(super) fn give_back(&self) {
+        let ports = self.containers.iter().flatten();
+        for port in ports.filter_map(|opened| opened.container.port()) {
+            if port.away_ns().is_some() {
+                port.give_back();
+            }
+        }
     }
 
     /// Begins what was queued for the ring in this turn; gives whether it gave anything back.
@@ -152,6 +164,10 @@ impl Executor {
 
     pub(super) fn submit(&mut self, task: Task) {
         Stats::add(&self.stats.handed_over, 1);
+        if remote::suits(&task) {
+            let commanded = self.engine.is_commanded(task.piece);
+            return remote::submit(task, &self.guard, &self.completions, commanded);
+        }
         if Ring::suits(&task) {
             if let RingState::Untried = self.ring {
                 self.ring = open_ring(&self.epoll);
@@ -167,7 +183,7 @@ impl Executor {
         let (completions, guard) = (self.completions.clone(), self.guard.clone());
         self.pool.submit(Box::new(move || {
             let ended = task.run(&guard);
-            completions.push(task, ended);
+            completions.push(Said::Ended(task, ended));
         }));
     }
 
@@ -249,6 +265,8 @@ fn open_ring(epoll: &Epoll) -> RingState {
 #[inline]
 fn in_place(opened: &mut Opened, buffer: Option<&Buffer>, what: &What) -> Option<i32> {
     let result = match *what {
+        // Across the network every write was durable before it was answered.
+        What::Flush if opened.container.port().is_some() => Ok(()),
         What::Read { offset, at, length } => {
             // SAFETY: the engine gave this piece that part of the buffer alone.
             let part = unsafe { buffer?.part_mut(at, length) };

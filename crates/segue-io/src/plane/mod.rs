@@ -18,6 +18,7 @@ mod listener;
 mod mailbox;
 mod opening;
 mod outgoing;
+mod remote;
 mod ring;
 mod spin;
 mod stats;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::buffer::Buffer;
-use crate::container::{Container, ZeroHow};
+use crate::container::{Container, Gate, ZeroHow};
 use crate::sys::{EventFd, boottime_ns, errno_of};
 
 /// Rule 8 for other threads: work queued under a lease that has ended is not begun.
@@ -107,35 +107,46 @@ pub(super) enum Ended {
     Refused(i32),
     /// It was not begun: the lease it was queued under seemed over, or the host had gone.
     NotBegun,
+    /// It was not begun, or what was has ended: it is to be decided again.
+    GivenBack,
+}
+
+/// What another thread has to say of a task.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// It has ended.
+    Ended(Task, Ended),
+    /// Nobody knows when this piece will end: its host is to hear of an error.
+    Late(u64),
 }
 
 /// Finished tasks on their way back to the data thread.
 #[derive(Debug)]
 pub(super) struct Completions {
-    done: Mutex<Vec<(Task, Ended)>>,
+    said: Mutex<Vec<Said>>,
     pub(super) wake: EventFd,
 }
 
 impl Completions {
     pub(super) fn new() -> io::Result<Completions> {
         Ok(Completions {
-            done: Mutex::default(),
+            said: Mutex::default(),
             wake: EventFd::new()?,
         })
     }
 
-    pub(super) fn push(&self, task: Task, ended: Ended) {
-        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        done.push((task, ended));
+    pub(super) fn push(&self, said: Said) {
+        let mut all = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(said);
         // One signal for each time the data thread takes them.
-        if done.len() == 1 {
+        if all.len() == 1 {
             self.wake.signal();
         }
     }
 
-    pub(super) fn take(&self) -> Vec<(Task, Ended)> {
+    pub(super) fn take(&self) -> Vec<Said> {
         self.wake.clear();
-        std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -152,12 +163,12 @@ impl Task {
     }
 
     /// Does it, if it may still be begun.
-    pub(super) fn run(&self, guard: &LeaseGuard) -> Ended {
+    pub(super) fn run(&self, guard: &Arc<LeaseGuard>) -> Ended {
         if !self.may_begin(guard) {
             return Ended::NotBegun;
         }
         if let What::Merge(merge) = &self.what {
-            return self.merge(merge);
+            return self.merge(merge, guard);
         }
         match self.perform().map_err(|error| errno_of(&error)) {
             Ok(()) => Ended::Done(0),
@@ -206,16 +217,29 @@ impl Task {
         }
     }
 
-    fn merge(&self, merge: &Merge) -> Ended {
+    /// Asked again before the write itself, which may be long after the edges were read.
+    fn gate(&self, guard: &Arc<LeaseGuard>) -> Gate {
+        let (guard, epoch, cancelled) = (guard.clone(), self.epoch, self.cancelled.clone());
+        Arc::new(move || !cancelled.load(Ordering::Acquire) && guard.allows(epoch))
+    }
+
+    fn merge(&self, merge: &Merge, guard: &Arc<LeaseGuard>) -> Ended {
         let bytes = match self.merged(merge) {
             Ok(bytes) => bytes,
             Err(error) => return Ended::Refused(errno_of(&error)),
         };
         let bytes = bytes.part(0, merge.length);
-        match self.container.write(merge.offset, bytes, merge.fua) {
+        let gate = self.gate(guard);
+        let written = self
+            .container
+            .write_if(merge.offset, bytes, merge.fua, &gate);
+        match written.map_err(|error| errno_of(&error)) {
             Ok(()) => Ended::Done(0),
-            Err(error) if errno_of(&error) == libc::EINVAL => Ended::Refused(libc::EINVAL),
-            Err(error) => Ended::Done(errno_of(&error)),
+            Err(libc::ECANCELED) => Ended::NotBegun,
+            Err(libc::EINVAL) => Ended::Refused(libc::EINVAL),
+            // Across the network every write is durable by itself: no other has been lost.
+            Err(errno) if self.container.port().is_some() => Ended::Refused(errno),
+            Err(errno) => Ended::Done(errno),
         }
     }
 

@@ -43,7 +43,7 @@ fn write(length: usize) -> What {
 fn nothing_is_begun_under_a_lease_that_has_ended() {
     let folder = tempfile::tempdir().unwrap();
     let container = container(&folder);
-    let guard = LeaseGuard::default();
+    let guard = Arc::new(LeaseGuard::default());
     let old = task(&container, guard.epoch(), 1, write(4096));
     assert_eq!(old.run(&guard), Ended::NotBegun, "there has been no lease");
     guard.extend(boottime_ns() + HOUR_NS);
@@ -70,7 +70,7 @@ fn nothing_is_begun_under_a_lease_that_has_ended() {
 fn nothing_is_begun_for_a_host_that_waits_no_longer() {
     let folder = tempfile::tempdir().unwrap();
     let container = container(&folder);
-    let guard = LeaseGuard::default();
+    let guard = Arc::new(LeaseGuard::default());
     guard.extend(boottime_ns() + HOUR_NS);
     let gone = task(&container, 0, 1, write(4096));
     gone.cancelled.store(true, Ordering::Release);
@@ -88,7 +88,7 @@ fn a_merged_write_takes_its_edges_from_where_it_is_told() {
     container
         .write(2 * SEGMENT + 4096, &[6; 4096], false)
         .unwrap();
-    let guard = LeaseGuard::default();
+    let guard = Arc::new(LeaseGuard::default());
     guard.extend(boottime_ns() + HOUR_NS);
     let merge = |head: Option<u64>, tail: Option<u64>, zeroes: bool| Merge {
         offset: 0,
@@ -123,7 +123,7 @@ fn a_merged_write_takes_its_edges_from_where_it_is_told() {
 fn an_edge_that_cannot_be_read_is_no_failure_of_what_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let container = container(&folder);
-    let guard = LeaseGuard::default();
+    let guard = Arc::new(LeaseGuard::default());
     guard.extend(boottime_ns() + HOUR_NS);
     let merge = Merge {
         offset: 0,

@@ -1,11 +1,12 @@
 //! The handshake as the client: greeting, options in a fixed order, then transmission.
 //!
 //! ```text
-//! STRUCTURED_REPLY? -> SET_META_CONTEXT? -> GO --UNSUP--> EXPORT_NAME
-//!                                           LIST -> ABORT
+//! STRUCTURED_REPLY? -> SET_META_CONTEXT? -> HOLD? -> GO --UNSUP--> EXPORT_NAME
+//!                                                    LIST, REVOKE -> ABORT
 //! ```
 //!
-//! A refusal of the first two is borne; one of GO or LIST ends the session with ABORT.
+//! A refusal of the first three is borne (not one of HOLD by policy: the holder was revoked); one
+//! of the others ends the session with ABORT.
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
@@ -13,6 +14,7 @@ use alloc::vec::Vec;
 
 use super::{Config, Event, Goal, ListedExport, Negotiated, OptionRefused, Step};
 use crate::consts as c;
+use crate::fence::Session;
 use crate::wire::{Reader, prefix, put_u16, put_u32, put_u64, string, u16_at, u32_at, u64_at};
 use crate::{BlockSizes, ProtocolError};
 
@@ -34,6 +36,7 @@ pub(super) struct Handshake {
     listed: Vec<ListedExport>,
     listed_bytes: usize,
     has_export_info: bool,
+    has_held: bool,
     /// Minimum, preferred, maximum as received; judged when the export's size is known.
     sizes: Option<[u32; 3]>,
 }
@@ -64,6 +67,7 @@ impl Handshake {
             listed: Vec::new(),
             listed_bytes: 0,
             has_export_info: false,
+            has_held: false,
             sizes: None,
         }
     }
@@ -123,7 +127,7 @@ impl Handshake {
         let flags = u16_at(input, 16);
         let fixed = flags & c::FLAG_FIXED_NEWSTYLE != 0;
         self.no_zeroes = flags & c::FLAG_NO_ZEROES != 0;
-        if !fixed && self.config.goal == Goal::List {
+        if !fixed && self.config.goal != Goal::Connect {
             return Err(ProtocolError::NotFixedNewstyle);
         }
         let fixed_flag = if fixed { c::FLAG_C_FIXED_NEWSTYLE } else { 0 };
@@ -222,6 +226,11 @@ impl Handshake {
                 self.take_info(data).ok_or(invalid)?;
                 Event::Progress
             }
+            (c::OPT_SEGUE_HOLD, c::REP_SEGUE_SESSION) => {
+                let session = Session::decode(&mut Reader::new(data)).ok_or(invalid)?;
+                self.negotiated.session = Some(session);
+                Event::Progress
+            }
             (c::OPT_LIST, c::REP_SERVER) => {
                 self.take_listed(data).ok_or(invalid)?;
                 Event::Progress
@@ -247,6 +256,15 @@ impl Handshake {
                 self.send_goal(output);
                 Some(Event::Output)
             }
+            c::OPT_SEGUE_HOLD => {
+                self.negotiated.session?;
+                self.send_goal(output);
+                Some(Event::Output)
+            }
+            c::OPT_SEGUE_REVOKE => {
+                self.send(c::OPT_ABORT, &[], output);
+                Some(Event::Revoked)
+            }
             c::OPT_LIST => {
                 self.send(c::OPT_ABORT, &[], output);
                 Some(Event::Listed(core::mem::take(&mut self.listed)))
@@ -263,10 +281,14 @@ impl Handshake {
     }
 
     fn reply_error(&mut self, option: u32, kind: u32, data: &[u8], output: &mut Vec<u8>) -> Step {
-        let goal = matches!(option, c::OPT_GO | c::OPT_LIST);
+        let goal = matches!(option, c::OPT_GO | c::OPT_LIST | c::OPT_SEGUE_REVOKE)
+            || (option == c::OPT_SEGUE_HOLD && kind == c::REP_ERR_POLICY);
         if option == c::OPT_SET_META_CONTEXT {
             // "If an error is returned, the client MUST disregard any context replies".
             self.negotiated.allocation_id = None;
+        }
+        if option == c::OPT_SEGUE_HOLD {
+            self.negotiated.session = None;
         }
         if option == c::OPT_GO && kind == c::REP_ERR_UNSUP {
             self.send_export_name(output);
@@ -328,10 +350,20 @@ impl Handshake {
     }
 
     fn send_goal(&mut self, output: &mut Vec<u8>) {
-        if self.config.goal == Goal::List {
-            return self.send(c::OPT_LIST, &[], output);
-        }
         let mut data = Vec::new();
+        match self.config.goal {
+            Goal::List => return self.send(c::OPT_LIST, &[], output),
+            Goal::Revoke(revocation) => {
+                revocation.encode(&mut data);
+                return self.send(c::OPT_SEGUE_REVOKE, &data, output);
+            }
+            Goal::Connect => {}
+        }
+        if let (Some(hold), false) = (&self.config.hold, self.has_held) {
+            self.has_held = true;
+            hold.encode(&mut data);
+            return self.send(c::OPT_SEGUE_HOLD, &data, output);
+        }
         put_string(&mut data, &self.config.export);
         let infos = [c::INFO_BLOCK_SIZE, c::INFO_NAME, c::INFO_DESCRIPTION];
         put_u16(&mut data, infos.len() as u16);

@@ -28,6 +28,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::consts as c;
+use crate::fence::{Hold, Revocation, Session};
 use crate::{BlockSizes, Errno, Extent, ProtocolError};
 use handshake::Handshake;
 pub use request::{Command, Request, RequestError};
@@ -40,6 +41,8 @@ pub enum Goal {
     Connect,
     /// List the exports and leave.
     List,
+    /// End a holder's sessions and leave ([`crate::fence`]).
+    Revoke(Revocation),
 }
 
 /// What to ask the server for.
@@ -53,6 +56,8 @@ pub struct Config {
     pub structured: bool,
     /// Ask for `base:allocation`; needs `structured`.
     pub block_status: bool,
+    /// Whom the connection acts for, if the server has a fence ([`crate::fence`]).
+    pub hold: Option<Hold>,
 }
 
 /// What was agreed on with the server.
@@ -72,6 +77,8 @@ pub struct Negotiated {
     pub name: Option<String>,
     /// Description, if the server told.
     pub description: Option<String>,
+    /// The session that `Config::hold` was given; `None`: the server has no fence.
+    pub session: Option<Session>,
 }
 
 impl Negotiated {
@@ -134,6 +141,8 @@ pub enum Event {
     Connected,
     /// The list that was asked for. Send the output (OPT_ABORT) and close.
     Listed(Vec<ListedExport>),
+    /// All I/O of the holder has ended at the server. Send the output (OPT_ABORT) and close.
+    Revoked,
     /// The server refused the export or the list. Send the output (OPT_ABORT) and close.
     Refused(OptionRefused),
     /// `length` bytes of a READ follow, beginning `at` bytes into its range.
@@ -246,7 +255,7 @@ impl ClientConn {
                 }
             }
             Ok(Step {
-                event: Some(Event::Listed(_) | Event::Refused(_)),
+                event: Some(Event::Listed(_) | Event::Refused(_) | Event::Revoked),
                 ..
             })
             | Err(_) => {

@@ -14,6 +14,7 @@ use super::transmission::Transmission;
 use super::{Event, OPTION_DATA_BYTES_MAX, OPTION_SKIP_BYTES_MAX};
 use super::{Purpose, Refusal, RefusalKind, Step, Wants};
 use crate::consts as c;
+use crate::fence::{Hold, Revocation, Session};
 use crate::wire::{string, u32_at, u64_at};
 use crate::{ExportInfo, ProtocolError};
 
@@ -24,6 +25,7 @@ pub(crate) struct Handshake {
     state: State,
     pub(crate) output: Output,
     pub(crate) structured: bool,
+    fenced: bool,
     fixed_newstyle: bool,
     no_zeroes: bool,
     /// For which export, by the name the client used, `base:allocation` is selected.
@@ -48,6 +50,9 @@ enum State {
         question: Question,
     },
     WantList,
+    WantFence {
+        option: u32,
+    },
 }
 
 /// What the answer about an export is needed for.
@@ -59,13 +64,14 @@ enum Question {
 }
 
 impl Handshake {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(fenced: bool) -> Self {
         let mut output = Output::default();
         output.greeting();
         Handshake {
             state: State::ClientFlags,
             output,
             structured: false,
+            fenced,
             fixed_newstyle: false,
             no_zeroes: false,
             context_export: None,
@@ -76,6 +82,7 @@ impl Handshake {
         match self.state {
             State::WantExport { .. } => Wants::ExportAnswer,
             State::WantList => Wants::ListAnswer,
+            State::WantFence { .. } => Wants::FenceAnswer,
             _ => Wants::Bytes,
         }
     }
@@ -96,7 +103,9 @@ impl Handshake {
             return Ok(Step::new(0, Event::Output));
         }
         match &mut self.state {
-            State::WantExport { .. } | State::WantList => Ok(Step::quiet(0)),
+            State::WantExport { .. } | State::WantList | State::WantFence { .. } => {
+                Ok(Step::quiet(0))
+            }
             State::ClientFlags => self.feed_client_flags(input, shutting_down),
             State::OptionHeader => self.feed_option_header(input, shutting_down),
             State::OptionData {
@@ -246,6 +255,9 @@ impl Handshake {
             c::OPT_LIST_META_CONTEXT | c::OPT_SET_META_CONTEXT => {
                 self.option_meta_context(option, data)
             }
+            c::OPT_SEGUE_HOLD | c::OPT_SEGUE_REVOKE if self.fenced => {
+                self.option_fence(option, data)
+            }
             c::OPT_STARTTLS => self.refuse(
                 option,
                 c::REP_ERR_UNSUP,
@@ -267,6 +279,37 @@ impl Handshake {
         match parse_meta_context(data, option == c::OPT_SET_META_CONTEXT) {
             Ok((name, matched)) => self.ask(name, Question::MetaContext { option, matched }),
             Err(why) => self.refuse(option, c::REP_ERR_INVALID, why),
+        }
+    }
+
+    fn option_fence(&mut self, option: u32, data: &[u8]) -> Event {
+        let event = match option {
+            c::OPT_SEGUE_HOLD => Hold::decode(data).map(Event::WantHold),
+            _ => Revocation::decode(data).map(Event::WantRevoke),
+        };
+        let Some(event) = event else {
+            return self.refuse(option, c::REP_ERR_INVALID, "the option's data is malformed");
+        };
+        self.state = State::WantFence { option };
+        event
+    }
+
+    /// Takes the answer to a question about the fence.
+    pub(crate) fn fence_answer(&mut self, answer: Result<Option<Session>, Refusal>) {
+        let state = core::mem::replace(&mut self.state, State::OptionHeader);
+        let State::WantFence { option } = state else {
+            panic!("an answer about the fence, though nothing was asked");
+        };
+        match answer {
+            Err(refusal) => {
+                self.refuse(option, refusal.kind.reply(), &refusal.message);
+            }
+            Ok(session) => {
+                if let Some(session) = session {
+                    self.output.session(option, session);
+                }
+                self.output.ack(option);
+            }
         }
     }
 

@@ -31,6 +31,7 @@ mod transmission;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::fence::{Hold, Revocation, Session};
 use crate::{Errno, ExportInfo, ProtocolError};
 use handshake::Handshake;
 use output::Output;
@@ -87,6 +88,10 @@ pub enum Event {
     },
     /// List the exports, then call [`ServerConn::list_answer`].
     WantList,
+    /// With a fence only: whom the connection acts for; then call [`ServerConn::hold_answer`].
+    WantHold(Hold),
+    /// With a fence only: end a holder's sessions; then call [`ServerConn::revoke_answer`].
+    WantRevoke(Revocation),
     /// A valid request, to be carried out and replied to. If it is a WRITE, its payload comes
     /// next: `wants()` is now `Payload(length)`. Its length is never 0, except a FLUSH's.
     Request(Request),
@@ -130,6 +135,8 @@ pub enum Wants {
     ExportAnswer,
     /// [`ServerConn::list_answer`].
     ListAnswer,
+    /// [`ServerConn::hold_answer`] or [`ServerConn::revoke_answer`].
+    FenceAnswer,
     /// Nothing: it has finished.
     Nothing,
 }
@@ -186,8 +193,18 @@ impl ServerConn {
     /// A new connection, its greeting waiting in the output.
     #[must_use]
     pub fn new() -> Self {
+        Self::make(false)
+    }
+
+    /// A new connection to a server with a fence ([`crate::fence`]).
+    #[must_use]
+    pub fn fenced() -> Self {
+        Self::make(true)
+    }
+
+    fn make(fenced: bool) -> Self {
         ServerConn {
-            phase: Phase::Handshake(Handshake::new()),
+            phase: Phase::Handshake(Handshake::new(fenced)),
             shutting_down: false,
             in_flight: 0,
         }
@@ -284,6 +301,30 @@ impl ServerConn {
             panic!("list_answer outside the handshake");
         };
         handshake.list_answer(answer);
+    }
+
+    /// Answers [`Event::WantHold`] with the session made, once those it ends have ended. Then take
+    /// the output.
+    ///
+    /// # Panics
+    /// If it was not asked: a mistake of the driver.
+    pub fn hold_answer(&mut self, answer: Result<Session, Refusal>) {
+        self.fence_answer(answer.map(Some));
+    }
+
+    /// Answers [`Event::WantRevoke`], once nothing of the holder is under way. Then take the output.
+    ///
+    /// # Panics
+    /// If it was not asked: a mistake of the driver.
+    pub fn revoke_answer(&mut self, answer: Result<(), Refusal>) {
+        self.fence_answer(answer.map(|()| None));
+    }
+
+    fn fence_answer(&mut self, answer: Result<Option<Session>, Refusal>) {
+        let Phase::Handshake(handshake) = &mut self.phase else {
+            panic!("an answer about the fence outside the handshake");
+        };
+        handshake.fence_answer(answer);
     }
 
     /// Reports that the driver has taken `count` bytes of the payload off the stream.

@@ -6,6 +6,7 @@ use super::BASE_ALLOCATION_ID;
 use super::options::InfoWanted;
 use crate::ExportInfo;
 use crate::consts as c;
+use crate::fence::Session;
 use crate::wire::{prefix, put_u16, put_u32, put_u64, string};
 
 /// Bytes waiting to be sent. The lengths of all replies are bounded by a few strings, so they
@@ -40,6 +41,12 @@ impl Output {
             self.bytes
                 .extend_from_slice(&[0; c::EXPORT_NAME_PADDING_BYTES]);
         }
+    }
+
+    /// The session that HOLD made.
+    pub(crate) fn session(&mut self, option: u32, session: Session) {
+        self.put_head(option, c::REP_SEGUE_SESSION, 16);
+        session.encode(&mut self.bytes);
     }
 
     pub(crate) fn ack(&mut self, option: u32) {

@@ -74,6 +74,7 @@ impl Disk {
     fn act(&mut self, event: Event) -> Result<(), ProtocolError> {
         match event {
             Event::Output | Event::Finished => {}
+            Event::WantHold(_) | Event::WantRevoke(_) => unreachable!("a server without a fence"),
             Event::WantExport { name, .. } => {
                 let unknown = Refusal {
                     kind: RefusalKind::Unknown,
@@ -289,7 +290,7 @@ impl Client {
     fn act(&mut self, event: client::Event) {
         use client::Event as E;
         match event {
-            E::Output | E::Progress => {}
+            E::Output | E::Progress | E::Revoked => {}
             E::Connected => self.connected = true,
             E::Listed(listed) => self.listed = Some(listed),
             E::Refused(refused) => self.refused = Some(refused),

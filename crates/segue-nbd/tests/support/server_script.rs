@@ -18,6 +18,7 @@ pub fn config(goal: Goal, structured: bool) -> Config {
         export: "disk".into(),
         structured,
         block_status: structured,
+        hold: None,
     }
 }
 

@@ -1,0 +1,522 @@
+//! The thread that does a container's I/O over its connections.
+//!
+//! Everybody who uses the container in this process hands jobs in ([`Port::submit`]); the thread
+//! takes them apart, sends each request on the least busy connection, and answers. It never blocks
+//! but to look up a host's name. What happens when a connection is lost stands in [`super::loss`].
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::address::{Address, Policy};
+use super::jobs::Jobs;
+use super::limits::Limits;
+use super::link::{Link, LinkEvent, Stage};
+use super::loss::Losses;
+use super::work::{How, Job, Part};
+use segue_nbd::client::Command;
+
+use crate::buffer::Buffer;
+use crate::container::header::{Header, Identity, SLOT_BYTES};
+use crate::sys::{Epoll, EventFd, boottime_ns};
+
+const KEY_INBOX: u64 = u64::MAX;
+const EVENTS_MAX: usize = 32;
+/// A server that has not let us in by then counts as away.
+pub(super) const JOIN_NS: u64 = 10_000_000_000;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whose header is expected: container and installation (`None`: any).
+pub(super) type Expected = (Identity, Option<Identity>);
+
+#[derive(Debug)]
+enum Message {
+    Job(Box<Job>),
+    GiveBack,
+    Expect(Expected),
+    Policy(Policy),
+    Stop,
+}
+
+#[derive(Debug)]
+struct Shared {
+    inbox: Mutex<Vec<Message>>,
+    wake: EventFd,
+    limits: OnceLock<Limits>,
+    /// CLOCK_BOOTTIME when the last connection was lost; 0: there is one.
+    away_since_ns: AtomicU64,
+}
+
+impl Shared {
+    fn push(&self, message: Message) {
+        let mut inbox = lock(&self.inbox);
+        inbox.push(message);
+        if inbox.len() == 1 {
+            self.wake.signal();
+        }
+    }
+}
+
+/// The way to a container's thread. Dropping it closes all connections; nothing may be under way.
+#[derive(Debug)]
+pub struct Port {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Port {
+    /// Connects, and learns what the server offers. `holder`: whom the connections act for at a
+    /// server with a fence; 0: nobody (to look, or to make a container).
+    ///
+    /// # Errors
+    /// Those of connecting; TimedOut; InvalidData for a server that breaks the protocol;
+    /// Unsupported for an export that cannot be a container, saying why.
+    pub fn open(address: Address, holder: u64) -> io::Result<Port> {
+        let shared = Arc::new(Shared {
+            inbox: Mutex::default(),
+            wake: EventFd::new()?,
+            limits: OnceLock::new(),
+            away_since_ns: AtomicU64::new(boottime_ns()),
+        });
+        let epoll = Epoll::new()?;
+        epoll.add(shared.wake.as_raw_fd(), KEY_INBOX, libc::EPOLLIN as u32)?;
+        let (opened, first) = mpsc::channel();
+        let driver = Driver::new(shared.clone(), epoll, address, holder, opened);
+        let thread = std::thread::Builder::new()
+            .name("segue-nbd".into())
+            .spawn(move || crate::abort_on_panic(|| driver.run()))?;
+        let port = Port {
+            shared,
+            thread: Some(thread),
+        };
+        match first.recv_timeout(Duration::from_nanos(2 * JOIN_NS)) {
+            Ok(Ok(())) => Ok(port),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// What the server offers.
+    ///
+    /// # Panics
+    /// Never: an open port knows.
+    pub fn limits(&self) -> &Limits {
+        self.shared.limits.get().expect("an open port has limits")
+    }
+
+    /// Hands a job in; its waiter hears of the end.
+    pub fn submit(&self, job: Job) {
+        self.shared.push(Message::Job(Box::new(job)));
+    }
+
+    /// Ends with `NotBegun` what nothing is under way of: the table it was decided by may be older
+    /// than what is to come.
+    pub fn give_back(&self) {
+        self.shared.push(Message::GiveBack);
+    }
+
+    /// From now on a connection is used only if that container's header is found there.
+    pub fn expect(&self, container: Identity, installation: Option<Identity>) {
+        self.shared.push(Message::Expect((container, installation)));
+    }
+
+    /// Changes what the operator has set; the number of connections stays.
+    pub fn set_policy(&self, policy: Policy) {
+        self.shared.push(Message::Policy(policy));
+    }
+
+    /// How long there has been no connection, in ns.
+    pub fn away_ns(&self) -> Option<u64> {
+        match self.shared.away_since_ns.load(Ordering::Acquire) {
+            0 => None,
+            since => Some(boottime_ns().saturating_sub(since).max(1)),
+        }
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.shared.push(Message::Stop);
+        if let Some(thread) = self.thread.take() {
+            // The last reference may be given up by what this very thread has finished.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// Reads both slots of the header.
+fn probe() -> Part {
+    let bytes = 2 * SLOT_BYTES;
+    Part {
+        job: None,
+        command: Command::Read,
+        flags: 0,
+        offset: 0,
+        length: bytes as u32,
+        buffer: Some((Arc::new(Buffer::new(bytes)), 0)),
+    }
+}
+
+/// What the thread has.
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    epoll: Epoll,
+    pub(super) address: Address,
+    pub(super) holder: u64,
+    /// Tells `open` how the first connection went.
+    opened: Option<mpsc::Sender<io::Result<()>>>,
+    pub(super) links: Vec<Option<Link>>,
+    pub(super) jobs: Jobs,
+    pub(super) losses: Losses,
+    expected: Option<Expected>,
+    stopping: bool,
+}
+
+impl Driver {
+    fn new(
+        shared: Arc<Shared>,
+        epoll: Epoll,
+        address: Address,
+        holder: u64,
+        opened: mpsc::Sender<io::Result<()>>,
+    ) -> Driver {
+        Driver {
+            shared,
+            epoll,
+            links: (0..address.policy.connections).map(|_| None).collect(),
+            address,
+            holder,
+            opened: Some(opened),
+            jobs: Jobs::default(),
+            losses: Losses::new(),
+            expected: None,
+            stopping: false,
+        }
+    }
+
+    fn run(mut self) {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS_MAX];
+        self.pump();
+        while !self.stopping {
+            let timeout_ms = self.timeout_ms();
+            let found = self
+                .epoll
+                .wait(&mut events, timeout_ms)
+                .expect("epoll_wait works")
+                .to_vec();
+            for event in found {
+                match event.u64 {
+                    KEY_INBOX => self.take_messages(),
+                    index => self.link_ready(index as usize, event.events),
+                }
+            }
+            self.pump();
+        }
+        for link in self.links.iter_mut().flatten() {
+            link.disconnect();
+        }
+    }
+
+    fn take_messages(&mut self) {
+        self.shared.wake.clear();
+        let messages = std::mem::take(&mut *lock(&self.shared.inbox));
+        for message in messages {
+            match message {
+                Message::Job(job) => match self.shared.limits.get() {
+                    Some(limits) => self.jobs.add(*job, limits),
+                    None => job.waiter.ended(How::Refused(libc::ENOTCONN)),
+                },
+                Message::GiveBack => self.jobs.give_back(),
+                Message::Expect(expected) => self.expected = Some(expected),
+                Message::Policy(policy) => self.address.policy = policy,
+                Message::Stop => self.stopping = true,
+            }
+        }
+    }
+
+    fn timeout_ms(&self) -> i32 {
+        let policy = &self.address.policy;
+        let silent = |link: &Link| match link.stage {
+            Stage::Ready if link.in_flight() == 0 => None,
+            Stage::Ready => Some(link.heard_ns + policy.timeout_ns),
+            _ => Some(link.heard_ns + JOIN_NS.min(policy.timeout_ns)),
+        };
+        let links = self.links.iter().flatten().filter_map(silent).min();
+        let next = [links, self.jobs.deadline(), self.losses.deadline(policy)];
+        match next.into_iter().flatten().min() {
+            None => -1,
+            Some(at) => {
+                let left_ns = at.saturating_sub(boottime_ns());
+                i32::try_from(left_ns.div_ceil(1_000_000)).unwrap_or(i32::MAX)
+            }
+        }
+    }
+
+    // Links ------------------------------------------------------------------------------------
+
+    fn link_ready(&mut self, index: usize, readiness: u32) {
+        let Some(link) = self.links[index].as_mut() else {
+            return;
+        };
+        let mut events = Vec::new();
+        let mut done = Ok(());
+        if readiness & !(libc::EPOLLIN as u32) != 0 {
+            done = link.writable();
+        }
+        let done = done.and_then(|()| link.receive(&mut events));
+        for event in events {
+            self.link_event(index, event);
+        }
+        if let Err(error) = done {
+            self.lose(index, &error);
+        }
+    }
+
+    fn link_event(&mut self, index: usize, event: LinkEvent) {
+        match event {
+            LinkEvent::Connected => self.joined(index),
+            LinkEvent::Refused { policy, message } => {
+                let what = format!("the server refuses: {message}");
+                let kind = match policy {
+                    true => io::ErrorKind::PermissionDenied,
+                    false => io::ErrorKind::NotFound,
+                };
+                self.lose(index, &io::Error::new(kind, what));
+            }
+            LinkEvent::Done(part, errno) if part.job.is_none() => {
+                let looked = match errno {
+                    0 => self.judge(&part),
+                    errno => Err(io::Error::from_raw_os_error(errno)),
+                };
+                match looked {
+                    Ok(()) => self.ready(index),
+                    Err(error) => self.lose(index, &error),
+                }
+            }
+            // It is going away: the request was refused, and goes another way.
+            LinkEvent::Done(part, libc::ESHUTDOWN) => {
+                self.jobs.again(part);
+                self.lose(index, &io::Error::from_raw_os_error(libc::ESHUTDOWN));
+            }
+            LinkEvent::Done(part, errno) => self.jobs.part_done(part, errno, self.losses.count()),
+        }
+    }
+
+    /// A link is in transmission: checks what the server offers, then what lies there.
+    fn joined(&mut self, index: usize) {
+        let Some(link) = self.links[index].as_mut() else {
+            return;
+        };
+        let negotiated = link.negotiated().expect("in transmission");
+        let limits = match Limits::of(negotiated) {
+            Ok(limits) => limits,
+            Err(error) => return self.lose(index, &error),
+        };
+        self.losses.joined(index, negotiated.session);
+        let known = self.shared.limits.get_or_init(|| limits.clone());
+        if !limits.covers(known) {
+            let what = "the export offers less than it did";
+            return self.lose(index, &io::Error::new(io::ErrorKind::Unsupported, what));
+        }
+        if self.expected.is_none() {
+            return self.ready(index);
+        }
+        let part = probe();
+        if let Err((_, errno)) = link.submit(part) {
+            self.lose(index, &io::Error::from_raw_os_error(errno));
+        }
+    }
+
+    fn judge(&self, part: &Part) -> io::Result<()> {
+        let (Some((container, installation)), Some((buffer, at))) = (self.expected, &part.buffer)
+        else {
+            return Ok(());
+        };
+        let found = Header::newest(buffer.part(*at, part.length as usize))?;
+        let same = found.is_some_and(|header| {
+            header.container == container
+                && installation.is_none_or(|installation| installation == header.installation)
+        });
+        match same {
+            true => Ok(()),
+            false => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "something else lies there now",
+            )),
+        }
+    }
+
+    fn ready(&mut self, index: usize) {
+        let Some(link) = self.links[index].as_mut() else {
+            return;
+        };
+        link.stage = Stage::Ready;
+        let away = self.shared.away_since_ns.swap(0, Ordering::AcqRel);
+        if let Some(opened) = self.opened.take() {
+            let _ = opened.send(Ok(()));
+        } else if away != 0 {
+            crate::log(format_args!("{} is back", self.name()));
+        }
+        for part in self.losses.is_back() {
+            self.jobs.again(part);
+        }
+    }
+
+    pub(super) fn name(&self) -> String {
+        format!("nbd {} {:?}", self.address.place, self.address.export)
+    }
+
+    /// A link is of no more use.
+    pub(super) fn lose(&mut self, index: usize, error: &io::Error) {
+        let Some(mut link) = self.links[index].take() else {
+            return;
+        };
+        let parts = link.abandon();
+        let was_ready = link.stage == Stage::Ready;
+        drop(link);
+        if let Some(opened) = self.opened.take() {
+            self.stopping = true;
+            let _ = opened.send(Err(io::Error::new(error.kind(), error.to_string())));
+            return;
+        }
+        if was_ready || error.kind() == io::ErrorKind::InvalidData {
+            crate::log(format_args!("{}: connection lost: {error}", self.name()));
+        }
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            self.losses.revoked();
+        }
+        for part in self.losses.lost(index, was_ready, parts) {
+            self.jobs.again(part);
+        }
+        if !self.has_ready() {
+            // Kept, if it is away already.
+            let now = boottime_ns();
+            let away = &self.shared.away_since_ns;
+            let _ = away.compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    fn has_ready(&self) -> bool {
+        self.links.iter().flatten().any(|l| l.stage == Stage::Ready)
+    }
+
+    // What is due ------------------------------------------------------------------------------
+
+    /// Does all that can be done now.
+    fn pump(&mut self) {
+        let now = boottime_ns();
+        self.lose_silent(now);
+        for part in self.losses.lingered(now, &self.address.policy) {
+            self.jobs.again(part);
+        }
+        if self.losses.is_revoked() {
+            for part in self.losses.take_doubts() {
+                self.jobs.part_done(part, libc::EIO, 0);
+            }
+            self.jobs.fail_queued();
+        }
+        let away_ns = match self.shared.away_since_ns.load(Ordering::Acquire) {
+            0 => 0,
+            since => now.saturating_sub(since),
+        };
+        self.jobs.give_up(now, away_ns, &self.address.policy);
+        self.send_queue();
+        self.connect(now);
+        for (index, link) in self.links.iter_mut().enumerate() {
+            let Some(link) = link else { continue };
+            let wanted = link.wanted();
+            if wanted != link.interest {
+                let done = match link.interest {
+                    0 => self.epoll.add(link.fd(), index as u64, wanted),
+                    _ => self.epoll.change(link.fd(), index as u64, wanted),
+                };
+                done.expect("epoll takes a socket");
+                link.interest = wanted;
+            }
+        }
+    }
+
+    fn lose_silent(&mut self, now: u64) {
+        for index in 0..self.links.len() {
+            let Some(link) = &self.links[index] else {
+                continue;
+            };
+            let limit_ns = match link.stage {
+                Stage::Ready if link.in_flight() == 0 => continue,
+                Stage::Ready => self.address.policy.timeout_ns,
+                _ => JOIN_NS.min(self.address.policy.timeout_ns),
+            };
+            if now >= link.heard_ns + limit_ns {
+                self.lose(index, &io::ErrorKind::TimedOut.into());
+            }
+        }
+    }
+
+    fn send_queue(&mut self) {
+        let mut busy: VecDeque<usize> = VecDeque::new();
+        while let Some(index) = self.roomiest() {
+            let Some(part) = self.jobs.next(self.losses.count()) else {
+                break;
+            };
+            let Some(link) = self.links[index].as_mut() else {
+                break;
+            };
+            if let Err((part, errno)) = link.submit(part) {
+                self.jobs.part_done(part, errno, self.losses.count());
+            } else if !busy.contains(&index) {
+                busy.push_back(index);
+            }
+        }
+        for index in busy {
+            let sent = self.links[index].as_mut().map_or(Ok(()), Link::send);
+            if let Err(error) = sent {
+                self.lose(index, &error);
+            }
+        }
+    }
+
+    /// The link that a request goes to.
+    fn roomiest(&self) -> Option<usize> {
+        let roomy = |(index, link): (usize, &Option<Link>)| {
+            let link = link.as_ref().filter(|link| link.has_room())?;
+            Some((link.in_flight(), index))
+        };
+        let found = self.links.iter().enumerate().filter_map(roomy).min();
+        found.map(|(_, index)| index)
+    }
+
+    /// Makes another connection, if there is none or those there are have enough to do.
+    fn connect(&mut self, now: u64) {
+        let is_joining = |link: &Link| link.stage != Stage::Ready;
+        if self.stopping || self.links.iter().flatten().any(is_joining) {
+            return;
+        }
+        let enough = self.has_ready() && !self.jobs.has_queued();
+        let free = self.links.iter().position(Option::is_none);
+        let (false, Some(index)) = (enough, free) else {
+            return;
+        };
+        if !self.losses.may_dial(now) {
+            return;
+        }
+        match self.losses.dial(&self.address, self.holder) {
+            Ok(link) => self.links[index] = Some(link),
+            Err(error) => {
+                if let Some(opened) = self.opened.take() {
+                    self.stopping = true;
+                    let _ = opened.send(Err(error));
+                }
+            }
+        }
+    }
+}
