@@ -18,7 +18,7 @@ from segue.loop_devices import (
     remove_loop_device,
     set_up_loop_device,
 )
-from tests.tools.conftest import MIB, Tool
+from tests.tools.conftest import MIB, Tool, segue
 
 RECONNECT_S = 120
 
@@ -51,6 +51,18 @@ def mounted(device: str, folder: Path, options: str = "rw") -> Iterator[Path]:
         yield folder
     finally:
         Tool("umount")(folder)
+
+
+@contextlib.contextmanager
+def attached(installation: Installation, disk: str, *options: str) -> Iterator[str]:
+    """`segue attach`, the device, `segue detach`."""
+    done = segue(installation.data, "attach", disk, *options)
+    assert done.returncode == 0, done.stderr
+    try:
+        yield done.stdout.strip()
+    finally:
+        done = segue(installation.data, "detach", disk)
+        assert done.returncode == 0, done.stderr
 
 
 def drop_caches() -> None:

@@ -13,8 +13,16 @@ from pathlib import Path
 import pytest
 
 from segue.installation import Installation, wait_until
-from tests.real.mounts import FILESYSTEMS, Filesystem, QemuLoop, Tree, drop_caches, mounted
-from tests.tools.conftest import MIB, Tool, segue
+from tests.real.mounts import (
+    FILESYSTEMS,
+    Filesystem,
+    QemuLoop,
+    Tree,
+    attached,
+    drop_caches,
+    mounted,
+)
+from tests.tools.conftest import MIB, Tool
 
 DISK_BYTES = 384 * MIB
 """mkfs.xfs takes no less than 300 MiB."""
@@ -26,14 +34,13 @@ KILLS_AT_BYTES = {8 * MIB: "agent", 16 * MIB: "controller", 24 * MIB: "agent"}
 def test_over_nbdfuse(segue_here: Installation, place: Path, fs: Filesystem) -> None:
     disk = f"fuse-{fs.name}"
     segue_here.client.create_disk(disk, DISK_BYTES)
-    device = attach(segue_here, disk)
-    Tool(fs.make[0])(*fs.make[1:], device)
     tree = Tree(1)
-    with mounted(device, place / disk) as folder:
-        tree.grow(folder, lambda: tree.written_bytes >= FILES_BYTES // 2)
-    with mounted(device, place / disk) as folder:
-        tree.grow(folder, lambda: tree.written_bytes >= FILES_BYTES)
-    detach(segue_here, disk)
+    with attached(segue_here, disk) as device:
+        Tool(fs.make[0])(*fs.make[1:], device)
+        with mounted(device, place / disk) as folder:
+            tree.grow(folder, lambda: tree.written_bytes >= FILES_BYTES // 2)
+        with mounted(device, place / disk) as folder:
+            tree.grow(folder, lambda: tree.written_bytes >= FILES_BYTES)
     look_over(segue_here, place, disk, fs, tree)
 
 
@@ -83,21 +90,7 @@ def look_over(
 ) -> None:
     """Every byte, read from the storage through a new device; then the filesystem's own check."""
     drop_caches()
-    device = attach(installation, disk, "--read-only")
-    with mounted(device, place / disk, "ro") as folder:
-        tree.compare(folder)
-    Tool(fs.check[0])(*fs.check[1:], device)
-    detach(installation, disk)
-
-
-def attach(installation: Installation, *args: str) -> str:
-    """The device."""
-    done = segue(installation.data, "attach", *args)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def detach(installation: Installation, disk: str) -> None:
-    """Flushed and gone."""
-    done = segue(installation.data, "detach", disk)
-    assert done.returncode == 0, done.stderr
+    with attached(installation, disk, "--read-only") as device:
+        with mounted(device, place / disk, "ro") as folder:
+            tree.compare(folder)
+        Tool(fs.check[0])(*fs.check[1:], device)

@@ -72,9 +72,11 @@ class Tool:
     """Runs a command line tool; a missing one skips the test."""
 
     def __init__(self, name: str) -> None:
-        if shutil.which(name) is None:
+        path = shutil.which(name)
+        if path is None:
             pytest.skip(f"{name} is not installed: make tools")
         self.name = name
+        self.path = Path(path)
 
     def __call__(self, *args: str | Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
         """Run it to its end; with `ok` a status other than 0 fails the test with its output."""
