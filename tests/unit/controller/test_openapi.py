@@ -7,28 +7,27 @@ import re
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from segue.client import Client
 from segue.controller.api import make_api
 from segue.controller.controller import Controller
 
-Operation = dict[str, Any]
 
-
-def operations() -> dict[tuple[str, str], Operation]:
-    """(method, path) -> operation, of the document that is served."""
+def document() -> dict[str, Any]:
+    """As it is served."""
     controller = cast(Controller, SimpleNamespace(clock=SimpleNamespace(now_ns=lambda: 0)))
-    document = make_api(controller).openapi_schema.to_schema()
-    return {
-        (method.upper(), path): operation
-        for path, item in document["paths"].items()
-        for method, operation in item.items()
-        if method in ("get", "post", "put", "patch", "delete")
-    }
+    return make_api(controller).openapi_schema.to_schema()
 
 
-OPERATIONS = operations()
+DOCUMENT = document()
+OPERATIONS: dict[tuple[str, str], dict[str, Any]] = {
+    (method.upper(), path): operation
+    for path, item in DOCUMENT["paths"].items()
+    for method, operation in item.items()
+    if method in ("get", "post", "put", "patch", "delete")
+}
 
 
 @pytest.mark.parametrize("route", OPERATIONS, ids=" ".join)
@@ -53,6 +52,21 @@ def test_every_route_is_described(route: tuple[str, str]) -> None:
         assert "404" in operation["responses"]
     if method != "GET":
         assert "409" in operation["responses"]
+
+
+def test_requests_with_unknown_fields_are_refused() -> None:
+    """So says the document; the structs do so (`forbid_unknown_fields`)."""
+    bodies = [
+        operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        for operation in OPERATIONS.values()
+        if "requestBody" in operation
+    ]
+    assert bodies
+    for reference in bodies:
+        name = reference.rpartition("/")[2]
+        assert DOCUMENT["components"]["schemas"][name]["additionalProperties"] is False
+        [kind] = [kind for kind in msgspec.Struct.__subclasses__() if kind.__name__ == name]
+        assert kind.__struct_config__.forbid_unknown_fields
 
 
 def test_names_of_operations_are_unique() -> None:

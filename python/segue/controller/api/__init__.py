@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from litestar import Litestar, Router
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.spec import Reference, RequestBody
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 import segue
@@ -47,7 +48,7 @@ def make_api(c: Controller) -> Litestar:
     handlers = [handler for routes in ROUTES for handler in routes(c)]
     for handler in handlers:
         handler.responses = error_responses(handler)
-    return Litestar(
+    app = Litestar(
         route_handlers=[Router("/v1", route_handlers=handlers)],
         exception_handlers=EXCEPTION_HANDLERS,
         openapi_config=OpenAPIConfig(
@@ -59,3 +60,16 @@ def make_api(c: Controller) -> Litestar:
         ),
         logging_config=None,
     )
+    _forbid_unknown_fields(app)
+    return app
+
+
+def _forbid_unknown_fields(app: Litestar) -> None:
+    """Says in the document what the structs of requests do: a field they do not know is refused."""
+    document = app.openapi_schema
+    for item in (document.paths or {}).values():
+        body = item.post.request_body if item.post else None
+        for content in body.content.values() if isinstance(body, RequestBody) else ():
+            assert isinstance(content.schema, Reference)
+            name = content.schema.ref.rpartition("/")[2]
+            document.components.schemas[name].additional_properties = False
