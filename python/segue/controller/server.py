@@ -14,13 +14,9 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Iterator
-from typing import Any
-
-import uvicorn
+from typing import TYPE_CHECKING, Any
 
 from segue import _native
-from segue.controller.api import make_api
 from segue.controller.commits import TermEnded
 from segue.controller.config import (
     ConfigError,
@@ -34,11 +30,10 @@ from segue.store.sqlite import SqliteStore
 from segue.wire.link import Address, Link, serve, unix_listener
 from segue.wire.messages import AgentMessage, decode_from_agent
 
-log = logging.getLogger("segue.controller.server")
+if TYPE_CHECKING:
+    from segue.controller.http import HttpApi
 
-API_STOP_S = 2
-API_CONNECTIONS = 256
-"""At once; one more is answered with HTTP status 503."""
+log = logging.getLogger("segue.controller.server")
 
 
 class BootClock:
@@ -51,14 +46,6 @@ class BootClock:
 
 class TermFailed(Exception):
     """The term has ended by failure; the process must exit and may be started again."""
-
-
-class _ApiServer(uvicorn.Server):
-    """uvicorn within our loop: signals are ours."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class Server:
@@ -110,10 +97,13 @@ class Server:
         loop.set_exception_handler(lambda _, context: _unexpected(controller, context))
         doors = contextlib.AsyncExitStack()
         await self._open_links(controller, servers, doors)
-        await self._open_api(controller, api_socket, doors)
-        log.info("event=ready pid=%d term=%d", os.getpid(), controller.term)
+        opening = loop.create_task(self._open_api(controller, api_socket, doors))
         ends: list[asyncio.Future[Any]] = [loop.create_task(stop.wait()), controller.failed]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([opening, *ends], return_when=asyncio.FIRST_COMPLETED)
+        if not controller.failed.done():
+            await opening
+            log.info("event=ready pid=%d term=%d", os.getpid(), controller.term)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if controller.failed.done():
             raise TermFailed(f"the term has ended: {controller.failed.result()}")
         log.info("event=stopping")
@@ -150,22 +140,16 @@ class Server:
     async def _open_api(
         self, controller: Controller, listener: socket.socket, doors: contextlib.AsyncExitStack
     ) -> None:
-        config = uvicorn.Config(
-            make_api(controller),
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            limit_concurrency=API_CONNECTIONS,
-            timeout_graceful_shutdown=API_STOP_S,
-        )
-        api = _ApiServer(config)
-        serving = asyncio.get_running_loop().create_task(api.serve(sockets=[listener]))
+        """Serves the API when it is ready to; agents are served meanwhile."""
 
-        async def close() -> None:
-            api.should_exit = True
-            await serving
+        def prepared() -> HttpApi:
+            from segue.controller.http import HttpApi  # noqa: PLC0415
 
-        doors.push_async_callback(close)
+            return HttpApi(controller)
+
+        api = await asyncio.to_thread(prepared)
+        api.begin(listener)
+        doors.push_async_callback(api.stop)
 
 
 def _unexpected(controller: Controller, context: dict[str, Any]) -> None:
