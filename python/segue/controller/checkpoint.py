@@ -7,7 +7,8 @@ its parent, the topmost by the root.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import NamedTuple, cast
 
 import msgspec
 
@@ -73,6 +74,15 @@ class JobRow(msgspec.Struct, array_like=True):
     cancelled: bool
 
 
+class Encoded(NamedTuple):
+    """What `Store.checkpoint` takes."""
+
+    root: bytes
+    pages: dict[int, bytes]
+    """Those that are new since the last checkpoint."""
+    freed: list[int]
+
+
 class Root(msgspec.Struct, array_like=True):
     """All of a table that is no page."""
 
@@ -95,12 +105,51 @@ class Root(msgspec.Struct, array_like=True):
     last_job: int = 0
 
 
-def encode_table(table: Table) -> tuple[bytes, dict[int, bytes], list[int]]:
-    """The root, the pages that are new since the last checkpoint, and the ids of freed ones."""
+def encode_table(table: Table) -> Encoded:
+    """A checkpoint of the table, at once."""
+    steps = checkpoint_steps(table)
+    while (encoded := next_step(steps)) is None:
+        pass
+    return encoded
+
+
+def next_step(steps: Generator[None, None, Encoded]) -> Encoded | None:
+    """Takes a step of `checkpoint_steps`; what it has made, after the last one."""
+    try:
+        next(steps)
+    except StopIteration as end:
+        return cast(Encoded, end.value)
+    return None
+
+
+def checkpoint_steps(table: Table) -> Generator[None, None, Encoded]:
+    """A checkpoint of the table as it is now, in steps of half a millisecond.
+
+    The table may change between steps, but only one checkpoint may be under way; the result must
+    be given to the store with no await after the last step.
+    """
+    root = _root_without_trees(table)
+    marks = {number: c.marks.clone() for number, c in table.containers.items()}
+    maps = {number: disk.map.clone() for number, disk in table.disks.items()}
+    extents = table.extents.clone()
     pages: dict[int, bytes] = {}
+    for container in root.containers:
+        container.marks = yield from marks[container.row.container].flush_steps(pages)
+    for disk in root.disks:
+        disk.map = yield from maps[disk.disk].flush_steps(pages)
+    root.extents = yield from extents.flush_steps(pages)
+    root.next_page = table.pages.next_id
+    encoded = Encoded(msgspec.msgpack.encode(root), pages, table.pages.take_freed())
+    # What only they still held is freed with the next checkpoint.
+    for tree in (*marks.values(), *maps.values(), extents):
+        tree.drop()
+    return encoded
+
+
+def _root_without_trees(table: Table) -> Root:
+    """A copy of all that is no page: it does not change with the table."""
     containers = [
-        ContainerRow(c.row, c.marks.flush(pages), c.leaving, c.draining)
-        for c in table.containers.values()
+        ContainerRow(c.row, b"", c.leaving, c.draining) for c in table.containers.values()
     ]
     disks = [
         DiskRow(
@@ -111,11 +160,10 @@ def encode_table(table: Table) -> tuple[bytes, dict[int, bytes], list[int]]:
             d.block_bytes,
             d.containers,
             d.failed,
-            d.map.flush(pages),
+            b"",
         )
         for d in table.disks.values()
     ]
-    extents = table.extents.flush(pages)
     records = [
         RecordRow(
             extent,
@@ -130,11 +178,11 @@ def encode_table(table: Table) -> tuple[bytes, dict[int, bytes], list[int]]:
     root = Root(
         version=TABLE_VERSION,
         installation=table.installation,
-        next_page=table.pages.next_id,
+        next_page=0,
         last_disk=table.last_disk,
         containers=containers,
         disks=disks,
-        extents=extents,
+        extents=b"",
         records=records,
         agents=list(table.agents.values()),
         attached=table.attached,
@@ -149,7 +197,7 @@ def encode_table(table: Table) -> tuple[bytes, dict[int, bytes], list[int]]:
         ],
         last_job=table.last_job,
     )
-    return msgspec.msgpack.encode(root), pages, table.pages.take_freed()
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(root), type=Root)
 
 
 def load_table(loaded: Loaded) -> Table:

@@ -26,7 +26,7 @@ from segue.controller.changes import (
     InstallationMade,
     TermBegun,
 )
-from segue.controller.checkpoint import encode_table, load_table
+from segue.controller.checkpoint import checkpoint_steps, load_table, next_step
 from segue.controller.commits import Commits, TermEnded
 from segue.controller.copier import Copier
 from segue.controller.jobs import Jobs
@@ -97,6 +97,7 @@ class Controller:
         """Containers about to be made `leaving`: nothing new may begin there."""
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self.faults_answered = 0
+        self._checkpointing = False
         self._commands = 0
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._term_readers: list[asyncio.Future[None]] = []
@@ -256,20 +257,28 @@ class Controller:
         """Makes changes durable, all or none; raises `TermEnded`."""
         await self.commits.commit(*changes)
         self.background.committed()
-        if self.commits.log_bytes > self.settings.checkpoint_log_bytes:
+        log_is_long = self.commits.log_bytes > self.settings.checkpoint_log_bytes
+        if log_is_long and not self._checkpointing:
             self.commits.log_bytes = 0
+            self._checkpointing = True
             self.spawn(self.checkpoint(), "checkpoint")
 
     async def checkpoint(self) -> None:
-        """Folds the log into pages."""
+        """Folds the log into pages; faults are answered between its steps."""
         number = self.table.number
-        root, pages, freed = encode_table(self.table)
+        steps = checkpoint_steps(self.table)
+        encoded = next_step(steps)
+        while encoded is None:
+            await asyncio.sleep(0)
+            encoded = next_step(steps)
+        root, pages, freed = encoded
         failpoints.hit("checkpoint.before")
         try:
             await self.store.checkpoint(self.term, number, root, pages, freed)
             failpoints.hit("checkpoint.durable")
         except StoreError as error:
             self.fail(error)
+        self._checkpointing = False
 
     def next_command(self) -> int:
         """A command id of this term; unique among terms that an agent can confuse."""
