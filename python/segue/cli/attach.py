@@ -27,7 +27,7 @@ def attach(name: str, read_only: bool, agent_name: str | None) -> None:
 
 
 @click.command()
-@click.argument("disk_or_device", metavar="NAME|DEVICE")
+@click.argument("disk_or_device", type=DISK, metavar="NAME|DEVICE")
 @data_option
 def detach(disk_or_device: str) -> None:
     """Take away the block device of a disk, flushed; the controller need not run."""
