@@ -59,7 +59,7 @@ def test_refused_in_one_line(installation: Installation, args: list[str], senten
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "sentence"),
     [
-        ("GET", "/v1/nothing", None, 404, "Not Found"),
+        ("GET", "/v1/nothing", None, 404, "there is nothing at /v1/nothing"),
         ("PUT", "/v1/disks", None, 405, "Method Not Allowed"),
         ("POST", "/v1/disks", b"{}", 400, "missing required field `name`"),
         ("POST", "/v1/disks", b"{", 400, "truncated"),

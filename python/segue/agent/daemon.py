@@ -63,6 +63,12 @@ class Agent:
 
     def _listen(self, address: Address) -> str:
         """Serve NBD at `address`; its URI, without an export."""
+        try:
+            return self._listen_at(address)
+        except OSError as error:
+            raise OSError(error.errno, f"{address}: {error.strerror}") from None
+
+    def _listen_at(self, address: Address) -> str:
         if address.path:
             self._plane.listen_unix(address.path)
             return f"nbd+unix:///?socket={quote(os.path.abspath(address.path))}"

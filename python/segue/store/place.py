@@ -80,6 +80,9 @@ class InstallationLock:
         except BlockingIOError:
             os.close(self._fd)
             raise StoreInUse(f"{path} is locked: another controller runs on this store") from None
+        if os.fstat(self._fd).st_size == 0:
+            # An empty file would pass for a place to put a container.
+            os.write(self._fd, b"held by the controller of this installation\n")
 
     def release(self) -> None:
         """Let go; harmless twice."""

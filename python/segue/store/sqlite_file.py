@@ -211,7 +211,10 @@ class SqliteFile:
 
     def __init__(self, path: str) -> None:
         """Open the database at `path`, an empty file included, which becomes a store."""
-        self._db = connect(path)
+        try:
+            self._db = connect(path)
+        except SQLITE_ERRORS as error:
+            raise store_error(error, path) from error
         self._frames = 0
         try:
             self._configure()

@@ -31,7 +31,7 @@ def _term_ended(_: Request[Any, Any, Any], error: TermEnded) -> Response[ErrorBo
     )
 
 
-def _http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorBody]:
+def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorBody]:
     """Litestar's own: no such route, a body that is not what the verb takes."""
     details = error.extra if isinstance(error.extra, list) else []
     said = [
@@ -39,6 +39,8 @@ def _http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[Err
         for item in details
         if isinstance(item, dict)
     ]
+    if error.status_code == 404 and not said:
+        said = [f"there is nothing at {request.url.path}"]
     if said == [_NO_BODY]:
         said = ["the request has no body: a JSON object is expected"]
     return Response(ErrorBody("; ".join(said) or error.detail), status_code=error.status_code)
