@@ -15,6 +15,7 @@ from segue.cli.completion import completion
 from segue.cli.container import container
 from segue.cli.daemons import controller
 from segue.cli.disk import disk
+from segue.cli.movement import job
 from segue.cli.options import Failed, data_option
 from segue.cli.status import status
 from segue.cli.up import down, up
@@ -75,6 +76,7 @@ for command in (
     agent,
     container,
     disk,
+    job,
     status,
     check,
     attach,

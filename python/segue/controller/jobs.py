@@ -36,6 +36,9 @@ class JobRun:
     begun_ns: int
     bandwidth: int
     cancelled: bool
+    ended_ns: int = 0
+    total: int = 0
+    """Segments to be moved when it began, where only some of a disk are."""
     moved: int = 0
     """Segments whose movement has ended in this term."""
     moved_bytes: int = 0
@@ -69,6 +72,8 @@ class Jobs:
     def __init__(self, c: Controller) -> None:
         self._c = c
         self.running: dict[int, JobRun] = {}
+        self.known: dict[int, JobRun] = {}
+        """Those that have ended in this term as well, while the table remembers them."""
 
     def start(self) -> None:
         """Goes on with what older terms left."""
@@ -77,7 +82,9 @@ class Jobs:
                 self._run(JobRun(job.row, self._c.clock.now_ns(), job.bandwidth, job.cancelled))
 
     def _run(self, run: JobRun) -> None:
-        self.running[run.row.job] = run
+        self.running[run.row.job] = self.known[run.row.job] = run
+        for number in self.known.keys() - self._c.table.jobs.keys():
+            del self.known[number]
         self._c.spawn(run_job(self._c, run))
 
     async def make(
@@ -132,7 +139,40 @@ class Jobs:
         ):
             changes.append(ContainerDraining(run.row.container, False))
         await self._c.commit(*changes)
+        run.ended_ns = self._c.clock.now_ns()
         self.running.pop(run.row.job, None)
+
+    def left(self, run: JobRun) -> int:
+        """Segments still to be moved, as far as can be told without looking at each."""
+        row, table = run.row, self._c.table
+        if row.kind == REBALANCE:
+            return self._excess()
+        if row.kind == MOVE and row.count:
+            return max(0, run.total - run.moved)
+        return sum(
+            count
+            for (disk, container), count in table.lying.items()
+            if (disk == row.disk and container != row.container)
+            or (row.kind == DRAIN and container == row.container)
+        )
+
+    def _excess(self) -> int:
+        """What lies in containers that are fuller than all of their pool together."""
+        containers = self._c.table.containers.values()
+        excess = 0.0
+        for size in {container.row.segment_bytes for container in containers}:
+            pool = [container for container in containers if container.row.segment_bytes == size]
+            share = sum(c.space.used for c in pool) / max(1, sum(c.row.segments for c in pool))
+            excess += sum(max(0, c.space.used - share * c.row.segments) for c in pool)
+        return int(excess)
+
+    def segment_bytes(self, run: JobRun) -> int:
+        """Of the pool the job works in; the controller's own where there is none to go by."""
+        disk = self._c.table.disks.get(run.row.disk)
+        container = self._c.table.containers.get(run.row.container)
+        if disk is not None:
+            return disk.segment_bytes
+        return container.row.segment_bytes if container else self._c.settings.segment_bytes
 
     def given_up(self, number: int) -> bool:
         """Whether what the job began and cannot be finished may go back to where it was."""

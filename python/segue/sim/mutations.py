@@ -159,9 +159,9 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "source-stays-granted-after-it-is-closed",
-        CONTROLLER + "record.py",
-        "        return 0 if self.closed else self.word\n",
-        "        return self.word\n",
+        PROCEDURES + "first_touch.py",
+        "        elif not (entry := record.granted):\n",
+        "        elif not (entry := record.word):\n",
     ),
     Mutation(
         "source-is-free-before-agents-are-invalid",

@@ -46,6 +46,8 @@ async def run_job(c: Controller, run: JobRun) -> None:
     for extent, record in list(c.table.records.items()):
         if record.job == run.row.job:
             _spawn(c, run, _follow(c, run, extent))
+    if run.row.kind == "move" and run.row.count:
+        run.total = len(run.under_way) + await _count(c, run)
     failure = ""
     while not run.cancelled and not failure:
         begun, passed = await _round(c, run)
@@ -178,6 +180,13 @@ async def _candidates(
                     yield disk, first + at, origin, targets
             first += count
             await asyncio.sleep(0)
+
+
+async def _count(c: Controller, run: JobRun) -> int:
+    count = 0
+    async for _ in _candidates(c, run):
+        count += 1
+    return count
 
 
 def _targets(c: Controller, run: JobRun, disk: Disk, origin: int) -> list[int]:

@@ -1,0 +1,59 @@
+"""Jobs in the HTTP API: data moved while hosts use it."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast a job may go."""
+
+    bandwidth: int = 0
+    """Bytes a second; 0: no limit."""
+    latency_us: int = 0
+    """The job slows down while the p99 of hosts' I/O is above this; 0: it does not."""
+
+
+class MoveDisk(Pace, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/disks/NAME/move."""
+
+    to: str
+    first_segment: int = 0
+    segments: int = 0
+    """How many; 0: to the end of the disk."""
+
+
+class Drain(Pace, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/containers/NAME/drain; POST /v1/jobs/rebalance."""
+
+
+class LimitJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/jobs/NUMBER/limit."""
+
+    bandwidth: int
+    """Bytes a second; 0: no limit."""
+
+
+class JobInfo(msgspec.Struct, frozen=True):
+    """A job; what is counted is counted since the controller started."""
+
+    job: int
+    kind: str
+    """move, drain or rebalance."""
+    disk: str
+    container: str
+    first_segment: int
+    segments: int
+    bandwidth: int
+    latency_us: int
+    state: str
+    """running, waiting, cancelling; done, cancelled, failed."""
+    reason: str
+    """What it waits for, or why it failed."""
+    moved_segments: int
+    moved_bytes: int
+    left_segments: int
+    left_bytes: int
+    bytes_per_s: int
+    left_s: float | None
+    """Time to the end at this rate; None if there is none to go by."""

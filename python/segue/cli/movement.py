@@ -1,0 +1,198 @@
+"""`segue disk move`, `segue container drain | rebalance`, and `segue job`: data moved under use."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from segue.api.jobs import JobInfo
+from segue.cli.container import container
+from segue.cli.disk import disk
+from segue.cli.options import Failed, Size, client, data_option, json_option
+from segue.cli.output import Columns, print_fields, print_json, print_rows
+from segue.cli.progress import progress
+from segue.cli.sizes import format_size
+
+F = TypeVar("F", bound=Callable[..., Any])
+LOOK_EVERY_S = 0.3
+OVER = ("done", "cancelled", "failed")
+
+
+def _what(info: JobInfo) -> str:
+    if info.kind == "move":
+        return f"{info.disk} to {info.container}"
+    return info.container
+
+
+COLUMNS: Columns = {
+    "JOB": lambda j: str(j.job),
+    "KIND": lambda j: j.kind,
+    "WHAT": _what,
+    "STATE": lambda j: j.state,
+    "MOVED": lambda j: format_size(j.moved_bytes),
+    "LEFT": lambda j: format_size(j.left_bytes),
+    "RATE": lambda j: f"{format_size(j.bytes_per_s)}/s",
+    "REMAINING": lambda j: "" if j.left_s is None else f"{j.left_s:.0f} s",
+    "REASON": lambda j: j.reason,
+}
+
+
+def paced(function: F) -> F:
+    """The options of how fast a job may go, and whether the command waits for its end."""
+    for option in (
+        click.option("--wait", is_flag=True, help="Wait until the job is over."),
+        click.option(
+            "--latency",
+            type=float,
+            default=0.0,
+            metavar="MS",
+            help="Slow down while the p99 of hosts' I/O is above this.",
+        ),
+        click.option("--bandwidth", type=Size(), default=0, metavar="SIZE", help="A second: 200M."),
+    ):
+        function = option(function)
+    return function
+
+
+@disk.command("move")
+@click.argument("name")
+@click.option("--to", required=True, metavar="CONTAINER")
+@click.option("--segments", metavar="A-B", help="Only these, both included.")
+@paced
+@data_option
+@json_option
+def disk_move(
+    name: str,
+    to: str,
+    segments: str | None,
+    bandwidth: int,
+    latency: float,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Move the disk NAME to a container while hosts use it."""
+    first, count = _run(segments)
+    job = client().move_disk(
+        name,
+        to,
+        first_segment=first,
+        segments=count,
+        bandwidth=bandwidth,
+        latency_us=round(latency * 1000),
+    )
+    _begun(job, wait, as_json)
+
+
+@container.command("drain")
+@click.argument("name")
+@click.option("--stop", is_flag=True, help="Let a drained container be used again.")
+@paced
+@data_option
+@json_option
+def container_drain(
+    name: str, stop: bool, bandwidth: int, latency: float, wait: bool, as_json: bool
+) -> None:
+    """Move everything out of the container NAME; nothing new is put there."""
+    if stop:
+        client().fill_container(name)
+        return
+    job = client().drain_container(name, bandwidth=bandwidth, latency_us=round(latency * 1000))
+    _begun(job, wait, as_json)
+
+
+@container.command("rebalance")
+@paced
+@data_option
+@json_option
+def container_rebalance(bandwidth: int, latency: float, wait: bool, as_json: bool) -> None:
+    """Make the containers of each pool about equally full."""
+    _begun(client().rebalance(bandwidth=bandwidth, latency_us=round(latency * 1000)), wait, as_json)
+
+
+@click.group()
+def job() -> None:
+    """Long work: disks being moved, containers being drained."""
+
+
+@job.command("list")
+@data_option
+@json_option
+def job_list(as_json: bool) -> None:
+    """All jobs that are not over, and the newest of those that are."""
+    rows = client().jobs()
+    print_json(rows) if as_json else print_rows(rows, COLUMNS)
+
+
+@job.command("show")
+@click.argument("number", type=int)
+@data_option
+@json_option
+def job_show(number: int, as_json: bool) -> None:
+    """One job."""
+    info = client().job(number)
+    print_json(info) if as_json else print_fields(info)
+
+
+@job.command("wait")
+@click.argument("number", type=int)
+@data_option
+@json_option
+def job_wait(number: int, as_json: bool) -> None:
+    """Wait until the job is over; exit status 1 if it was not done."""
+    _wait(client().job(number), as_json)
+
+
+@job.command("cancel")
+@click.argument("number", type=int)
+@data_option
+def job_cancel(number: int) -> None:
+    """Begin nothing new; what is under way is finished."""
+    click.echo(f"job {number}: {client().cancel_job(number).state}")
+
+
+@job.command("limit")
+@click.argument("number", type=int)
+@click.argument("bandwidth", type=Size())
+@data_option
+def job_limit(number: int, bandwidth: int) -> None:
+    """Give a running job another BANDWIDTH a second (0: no limit)."""
+    client().limit_job(number, bandwidth)
+
+
+def _run(segments: str | None) -> tuple[int, int]:
+    """(first, count) of ``A-B`` or ``A``; count 0: all."""
+    if segments is None:
+        return 0, 0
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", segments)
+    if match is None or int(match[2] or match[1]) < int(match[1]):
+        raise click.UsageError(f"--segments takes A-B, not {segments!r}")
+    return int(match[1]), int(match[2] or match[1]) - int(match[1]) + 1
+
+
+def _begun(info: JobInfo, wait: bool, as_json: bool) -> None:
+    if wait:
+        _wait(info, as_json)
+    elif as_json:
+        print_json(info)
+    else:
+        click.echo(f"job {info.job}: {info.kind} {_what(info)}")
+
+
+def _wait(info: JobInfo, as_json: bool) -> None:
+    total = info.moved_bytes + info.left_bytes
+    with progress(f"{info.kind} {_what(info)}", total) as shown:
+        while info.state not in OVER:
+            shown.update(info.moved_bytes, info.moved_bytes + info.left_bytes)
+            time.sleep(LOOK_EVERY_S)
+            info = client().job(info.job)
+    if as_json:
+        print_json(info)
+    elif info.state == "done":
+        click.echo(f"job {info.job}: done, {format_size(info.moved_bytes)} moved")
+    if info.state != "done":
+        why = f": {info.reason}" if info.reason else ""
+        raise Failed(f"job {info.job} was {info.state}{why}".replace("was failed", "failed"))

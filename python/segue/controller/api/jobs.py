@@ -1,0 +1,125 @@
+"""Jobs: their routes, and rows to structs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import get, post
+
+from segue.api.jobs import Drain, JobInfo, LimitJob, MoveDisk
+from segue.controller.controller import Controller
+from segue.controller.jobs import JobRun
+from segue.controller.procedures import job_verbs
+from segue.controller.procedures.verbs import Refusal
+from segue.controller.settings import SECOND_NS
+from segue.controller.table import Job
+
+
+def job_routes(c: Controller) -> list[Any]:
+    """``/v1/jobs``, and the verbs of disks and containers that make jobs."""
+
+    @get("/jobs")
+    async def list_jobs() -> list[JobInfo]:
+        """All jobs that are not over, and the newest of those that are."""
+        return [_job_info(c, job) for _, job in sorted(c.table.jobs.items())]
+
+    @get("/jobs/{number:int}")
+    async def show_job(number: int) -> JobInfo:
+        """The job of that number."""
+        if number not in c.table.jobs:
+            raise Refusal(f"there is no job {number}", missing=True)
+        return _job_info(c, c.table.jobs[number])
+
+    @post("/disks/{name:str}/move")
+    async def move_disk(name: str, data: MoveDisk) -> JobInfo:
+        """Move a disk, or a run of its segments, to a container while hosts use it."""
+        run = await job_verbs.move_disk(
+            c,
+            name,
+            data.to,
+            first=data.first_segment,
+            count=data.segments,
+            bandwidth=data.bandwidth,
+            latency_us=data.latency_us,
+        )
+        return _job_info(c, c.table.jobs[run.row.job])
+
+    @post("/containers/{name:str}/drain")
+    async def drain_container(name: str, data: Drain) -> JobInfo:
+        """Move everything out of a container; nothing new is put there."""
+        run = await job_verbs.drain_container(
+            c, name, bandwidth=data.bandwidth, latency_us=data.latency_us
+        )
+        return _job_info(c, c.table.jobs[run.row.job])
+
+    @post("/containers/{name:str}/fill", status_code=204)
+    async def fill_container(name: str) -> None:
+        """Let a container that was drained be used again."""
+        await job_verbs.fill_container(c, name)
+
+    @post("/jobs/rebalance")
+    async def rebalance(data: Drain) -> JobInfo:
+        """Move segments until the containers of each pool are about equally full."""
+        run = await job_verbs.rebalance(c, bandwidth=data.bandwidth, latency_us=data.latency_us)
+        return _job_info(c, c.table.jobs[run.row.job])
+
+    @post("/jobs/{number:int}/cancel", status_code=200)
+    async def cancel_job(number: int) -> JobInfo:
+        """Begin nothing new for a job; what is under way is finished."""
+        await job_verbs.cancel_job(c, number)
+        return _job_info(c, c.table.jobs[number])
+
+    @post("/jobs/{number:int}/limit", status_code=200)
+    async def limit_job(number: int, data: LimitJob) -> JobInfo:
+        """Give a running job another bandwidth."""
+        await job_verbs.limit_job(c, number, data.bandwidth)
+        return _job_info(c, c.table.jobs[number])
+
+    return [
+        list_jobs,
+        show_job,
+        move_disk,
+        drain_container,
+        fill_container,
+        rebalance,
+        cancel_job,
+        limit_job,
+    ]
+
+
+def _job_info(c: Controller, job: Job) -> JobInfo:
+    row, run = job.row, c.jobs.known.get(job.row.job)
+    disk, container = c.table.disks.get(row.disk), c.table.containers.get(row.container)
+    left = c.jobs.left(run) if run is not None and not job.outcome else 0
+    rate, left_bytes = 0, 0
+    if run is not None:
+        left_bytes = left * c.jobs.segment_bytes(run)
+        rate = (
+            run.moved_bytes * SECOND_NS // max(1, (run.ended_ns or c.clock.now_ns()) - run.begun_ns)
+        )
+    return JobInfo(
+        job=row.job,
+        kind=row.kind,
+        disk=disk.name if disk is not None else "",
+        container=container.row.name if container is not None else "",
+        first_segment=row.first,
+        segments=row.count,
+        bandwidth=job.bandwidth,
+        latency_us=row.latency_us,
+        state=_state(job, run),
+        reason=job.reason or (run.waits_for if run is not None and not job.outcome else ""),
+        moved_segments=run.moved if run is not None else 0,
+        moved_bytes=run.moved_bytes if run is not None else 0,
+        left_segments=left,
+        left_bytes=left_bytes,
+        bytes_per_s=rate,
+        left_s=left_bytes / rate if rate and not job.outcome else None,
+    )
+
+
+def _state(job: Job, run: JobRun | None) -> str:
+    if job.outcome:
+        return job.outcome
+    if job.cancelled:
+        return "cancelling"
+    return "waiting" if run is not None and run.waits_for else "running"
