@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 
 
-class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """How fast a job may go."""
+class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/containers/NAME/drain; POST /v1/jobs/rebalance."""
 
     bandwidth: int = 0
     """Bytes a second; 0: no limit."""
@@ -14,17 +14,15 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """The job slows down while the p99 of hosts' I/O is above this; 0: it does not."""
 
 
-class MoveDisk(Pace, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MoveDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST /v1/disks/NAME/move."""
 
     to: str
     first_segment: int = 0
     segments: int = 0
     """How many; 0: to the end of the disk."""
-
-
-class Drain(Pace, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """POST /v1/containers/NAME/drain; POST /v1/jobs/rebalance."""
+    bandwidth: int = 0
+    latency_us: int = 0
 
 
 class LimitJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,7 +12,7 @@ import click
 from segue.api.jobs import JobInfo
 from segue.cli.container import container
 from segue.cli.disk import disk
-from segue.cli.options import Failed, Size, client, data_option, json_option
+from segue.cli.options import CONTAINER, DISK, Failed, Size, client, data_option, json_option
 from segue.cli.output import Columns, print_fields, print_json, print_rows
 from segue.cli.progress import progress
 from segue.cli.sizes import format_size
@@ -59,8 +59,8 @@ def paced(function: F) -> F:
 
 
 @disk.command("move")
-@click.argument("name")
-@click.option("--to", required=True, metavar="CONTAINER")
+@click.argument("name", type=DISK)
+@click.option("--to", type=CONTAINER, required=True, metavar="CONTAINER")
 @click.option("--segments", metavar="A-B", help="Only these, both included.")
 @paced
 @data_option
@@ -88,7 +88,7 @@ def disk_move(
 
 
 @container.command("drain")
-@click.argument("name")
+@click.argument("name", type=CONTAINER)
 @click.option("--stop", is_flag=True, help="Let a drained container be used again.")
 @paced
 @data_option

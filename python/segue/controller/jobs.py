@@ -121,6 +121,7 @@ class Jobs:
         await self._c.commit(JobChanged(number, run.bandwidth, True))
         run.cancelled = True
         run.wake.set()
+        self._c.background.try_again()
 
     async def limit(self, number: int, bandwidth: int) -> None:
         """Gives a running job another bandwidth, in bytes a second; 0: no limit."""

@@ -102,6 +102,7 @@ class Medium:
         self.fail_until_ns = 0
         self.failing: frozenset[str] = frozenset()
         """Kinds of request that may fail until then."""
+        self.failure_odds = 0.3
         self.slow_until_ns = 0
         self.watch_start: Callable[[Request], None] | None = None
         self.watch_end: Callable[[Request], None] | None = None
@@ -175,7 +176,11 @@ class Medium:
         took_ns = self._time_ns(kind)
         request.serial = self._serial
         effect_ns = int(took_ns * world.rng.random())
-        if world.now_ns < self.fail_until_ns and kind in self.failing and world.rng.random() < 0.3:
+        if (
+            world.now_ns < self.fail_until_ns
+            and kind in self.failing
+            and world.rng.random() < self.failure_odds
+        ):
             request.errno = EIO
         if kind != "flush":
             torn = count > 1 and world.rng.random() < 0.3

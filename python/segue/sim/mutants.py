@@ -88,7 +88,7 @@ def _run(tree: Path, options: argparse.Namespace) -> tuple[str, str]:
             report = _run_seeds(tree, options.start + start, seeds, options.jobs)
             found = re.search(r"^(seed \d+) FAILED: (.*)$", report, re.MULTILINE)
         else:
-            report = _python(tree, ["-m", "pytest", "-q", "-x", "tests/sim/test_incidents.py"])
+            report = _python(tree, ["-m", "pytest", "-q", "-x", "tests/sim"])
             found = re.search(r"^(FAILED|ERROR) (.*)$", report, re.MULTILINE)
         if found is not None:
             return report, f"{found[1]}: {found[2]}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from segue.controller.changes import FenceEnded
@@ -43,6 +44,7 @@ class Background:
         """Extents whose completion is under way."""
         self.trouble: dict[int, str] = {}
         """Incomplete extent -> what its copy failed with; being tried again."""
+        self._try_again = asyncio.Event()
         self._space = asyncio.Event()
         self._dirty = asyncio.Event()
 
@@ -71,6 +73,17 @@ class Background:
             task = self._c.spawn(self._complete(extent), f"completing extent {extent}")
             self._incomplete[extent] = task
         return task
+
+    def try_again(self) -> None:
+        """What failed may do better now, or be given up."""
+        self._try_again.set()
+        self._try_again.clear()
+
+    async def before_trying_again(self, pause_s: float) -> None:
+        """Returns after a pause, or at once when `try_again` is called."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._try_again.wait()
 
     def clean_ahead(self, space: Space) -> None:
         """A segment of a device was taken: more are zeroed when few zeroed ones are left."""

@@ -34,7 +34,6 @@ pause, for as long as the record stands; `trouble` says so.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
@@ -75,7 +74,7 @@ async def complete(c: Controller, extent: int) -> None:
             if c.jobs.given_up(record.job) and is_location(record.source) and not record.written:
                 await run.abandon()
                 continue
-            await asyncio.sleep(pause_s)
+            await c.background.before_trying_again(pause_s)
             pause_s = min(LONGEST_RETRY_S, pause_s * 2)
             continue
         c.background.trouble.pop(extent, None)

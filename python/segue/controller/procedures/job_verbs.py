@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 
 from segue.controller.changes import ContainerDraining
 from segue.controller.jobs import DRAIN, MOVE, REBALANCE, JobRun
+from segue.controller.pacing import FASTEST
 from segue.controller.procedures.first_write import may_share
 from segue.controller.procedures.verbs import Refusal, container_called, disk_called
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
+
+LONGEST_US = 60_000_000
 
 
 async def move_disk(
@@ -28,6 +31,7 @@ async def move_disk(
     latency_us: int = 0,
 ) -> JobRun:
     """Moves a disk, or `count` segments of it from `first` (0: to its end), to a container."""
+    _check_pace(bandwidth, latency_us)
     async with c.locks.hold(("jobs",), exclusive=True):
         _check_move(c, name, to, first, count)
         return await c.jobs.make(
@@ -67,10 +71,18 @@ def _check_move(c: Controller, name: str, to: str, first: int, count: int) -> No
                 raise Refusal(f"job {run.row.job} moves these segments of disk {name} already")
 
 
+def _check_pace(bandwidth: int, latency_us: int) -> None:
+    if not 0 <= bandwidth < FASTEST:
+        raise Refusal(f"a bandwidth is a number of bytes a second, 0 for no limit, not {bandwidth}")
+    if not 0 <= latency_us < LONGEST_US:
+        raise Refusal(f"a latency is a number of microseconds up to a minute, not {latency_us}")
+
+
 async def drain_container(
     c: Controller, name: str, *, bandwidth: int = 0, latency_us: int = 0
 ) -> JobRun:
     """Moves everything out of a container; nothing new is put there from now on."""
+    _check_pace(bandwidth, latency_us)
     async with c.locks.hold(("jobs",), exclusive=True):
         _check_drain(c, name)
         number = container_called(c, name).row.container
@@ -113,6 +125,7 @@ async def fill_container(c: Controller, name: str) -> None:
 
 async def rebalance(c: Controller, *, bandwidth: int = 0, latency_us: int = 0) -> JobRun:
     """Moves segments until all containers of a pool are about equally full."""
+    _check_pace(bandwidth, latency_us)
     async with c.locks.hold(("jobs",), exclusive=True):
         for run in c.jobs.running.values():
             if run.row.kind in (REBALANCE, MOVE):
@@ -131,6 +144,7 @@ async def cancel_job(c: Controller, number: int) -> None:
 
 async def limit_job(c: Controller, number: int, bandwidth: int) -> None:
     """Gives a job another bandwidth, in bytes a second; 0: no limit."""
+    _check_pace(bandwidth, 0)
     if number not in c.jobs.running:
         raise Refusal(f"no job {number} is running", missing=True)
     await c.jobs.limit(number, bandwidth)

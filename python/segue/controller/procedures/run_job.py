@@ -58,7 +58,7 @@ async def run_job(c: Controller, run: JobRun) -> None:
             break
         if not begun and not failure:
             await something_changed(c, run)
-    while run.under_way and not (run.cancelled and _stuck(c, run)):
+    while run.under_way and not (run.cancelled and _stuck(c, run) and _written(c, run)):
         await something_changed(c, run)
     if not failure and not run.cancelled:
         await _leave_containers(c, run)
@@ -152,6 +152,12 @@ def _troubles(c: Controller, run: JobRun) -> str:
     """What fails again and again, in words."""
     found = [c.background.trouble[e] for e in sorted(run.extents & c.background.trouble.keys())]
     return f"{len(found)} segments cannot be copied: {found[0]}" if found else ""
+
+
+def _written(c: Controller, run: JobRun) -> bool:
+    """Whether hosts have written to all that is under way: then none of it can be given up."""
+    records = [c.table.records.get(extent) for extent in run.extents]
+    return all(record is not None and record.written for record in records)
 
 
 def _stuck(c: Controller, run: JobRun) -> bool:

@@ -1,0 +1,268 @@
+"""Incidents of movement, written down; all checkers watch (rules 1, 3 to 12)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+import pytest
+
+from segue.controller.procedures.job_verbs import cancel_job, drain_container, move_disk
+from segue.controller.procedures.verbs import Refusal, delete_disk
+from segue.sim.containers import Medium
+from segue.sim.host import EIO, Host
+from segue.sim.loop import MS, SECOND
+from segue.sim.plane import Part
+from segue.sim.stage import DiskPlan, MediumPlan, Plan, Stage, settings
+from tests.sim.test_incidents import SEGMENT, done, end, through
+
+Build = Callable[..., Stage]
+TWO = [MediumPlan(segments=12), MediumPlan(segments=12)]
+SLOW = msgspec.structs.replace(settings(), copy_piece_bytes=4096, extents_at_once=1)
+
+
+def medium(stage: Stage, number: int) -> Medium:
+    return stage.media[f"sim://m{number}"]
+
+
+def ask(
+    stage: Stage, verb: Callable[..., Coroutine[Any, Any, Any]], *args: object, **options: object
+) -> None:
+    """Lets the operator do something, to its end."""
+    task = stage.office.terms[-1].process.run(verb(stage.controller, *args, **options))
+    stage.wait(task.done, f"{verb.__name__} is not answered")
+    task.result()
+
+
+def written(stage: Stage, host: Host, segments: int = 4) -> None:
+    """The first segments of the disk have data, at the first container."""
+    for segment in range(segments):
+        assert done(stage, host, "write", segment * SEGMENT, SEGMENT) == 0
+
+
+def lies(stage: Stage) -> dict[int, int]:
+    """Container -> how many locations there are in use, sources included."""
+    found: dict[int, int] = {}
+    for (_, container), count in stage.checks.replica.table.lying.items():
+        found[container] = found.get(container, 0) + count
+    return found
+
+
+def moving(stage: Stage) -> bool:
+    """Whether a record with a source is durable."""
+    return bool(stage.checks.replica.sources)
+
+
+def no_job(stage: Stage) -> bool:
+    controller = stage.office.serving
+    return controller is not None and not controller.jobs.running
+
+
+def test_a_disk_moves_while_two_agents_write_it(stage: Build) -> None:
+    s = stage(media=TWO, settings=SLOW)
+    one, two = through(s, 0), through(s, 1)
+    written(s, one)
+    ask(s, move_disk, "vd0", "m1")
+    at = 0
+    while not no_job(s):
+        tasks = [one.do("write", at % 500, 3), two.do("write", (at + 77) % 500, 5)]
+        tasks.append(two.do("read", at % 500, 9))
+        s.wait(lambda t=tasks: all(x.done() for x in t), "not answered")  # type: ignore[misc]
+        assert [task.result() for task in tasks] == [0, 0, 0]
+        at += 41
+    assert lies(s) == {2: 4}
+    assert s.checks.counts["movement ended after writes"]
+    assert s.checks.replica.table.disks[1].containers == [2], "left the flush set"
+    end(s)
+
+
+def test_the_controller_dies_again_and_again(stage: Build) -> None:
+    """Each term goes on from what is durable."""
+    s = stage(media=TWO, settings=SLOW)
+    host = through(s, 0)
+    written(s, host)
+    ask(s, move_disk, "vd0", "m1", bandwidth=1_000_000)
+    terms = 0
+    while lies(s) != {2: 4}:
+        s.world.run_for(60 * MS)
+        assert done(s, host, "write", 5, 3) == 0
+        s.office.terms[-1].process.kill()
+        s.wait(lambda: s.office.serving is not None, "no controller serves")
+        terms += 1
+    assert terms > 1
+    end(s)
+    assert s.controller.table.jobs[1].outcome == "done"
+
+
+def test_a_lost_agent_that_still_reads_keeps_the_source_in_quarantine(stage: Build) -> None:
+    """Rule 5: its read began under its lease; the old location is free when its fence says so."""
+    s = stage(media=TWO, settings=SLOW)
+    one, two = through(s, 0), through(s, 1)
+    written(s, two, 1)
+    ask(s, move_disk, "vd0", "m1", bandwidth=60_000)
+    s.wait(lambda: moving(s), "nothing moves")
+    assert done(s, one, "read", 0, 8) == 0
+    read, holder = one.do("read", 0, 8), s.agent(0).plane.holder
+    under_way = medium(s, 0).under_way
+    s.wait(lambda: any(r.holder is holder for r in under_way.values()), "no read is under way")
+    for request in under_way.values():
+        if request.holder is holder:
+            request.stuck_until_ns = s.world.now_ns + 6 * SECOND
+    s.agent(0).process.pause()
+    s.wait(lambda: lies(s) == {2: 1}, "the segment is not moved")
+    assert list(s.checks.replica.table.quarantine.values()) == [[s.agent(0).incarnation]]
+    s.agent(0).process.resume()
+    s.wait(read.done, "the read is not answered")
+    assert read.result() == 0
+    end(s)
+
+
+def test_a_lost_agent_that_still_writes_is_waited_for(stage: Build) -> None:
+    """Its write may land at the old location: nothing is moved from under it."""
+    s = stage(media=TWO)
+    one, two = through(s, 0), through(s, 1)
+    written(s, two, 1)
+    assert done(s, one, "write", 8, 8) == 0
+    write = one.do("write", 0, 8)
+    under_way = medium(s, 0).under_way
+    s.wait(lambda: any(isinstance(r.tag, Part) for r in under_way.values()), "no write runs")
+    for request in under_way.values():
+        request.stuck_until_ns = s.world.now_ns + 6 * SECOND
+    s.agent(0).process.pause()
+    ask(s, move_disk, "vd0", "m1")
+    s.world.run_for(4 * SECOND)
+    assert not moving(s)
+    assert lies(s) == {1: 1}
+    assert s.controller.jobs.running[1].waits_for == "an agent that is lost may still write there"
+    s.agent(0).process.resume()
+    s.wait(lambda: no_job(s) and write.done(), "the job does not go on")
+    assert lies(s) == {2: 1}
+    end(s)
+
+
+def test_a_full_destination_is_named_and_waited_for(stage: Build) -> None:
+    s = stage(media=[MediumPlan(segments=12), MediumPlan(segments=2)], agents=1)
+    host = through(s, 0)
+    written(s, host, 3)
+    ask(s, move_disk, "vd0", "m1")
+    s.wait(lambda: lies(s) == {1: 1, 2: 2}, "what has room is not moved")
+    s.wait(
+        lambda: s.controller.jobs.running[1].waits_for == "no location is free", "it is not named"
+    )
+    assert done(s, host, "trim", 0, SEGMENT) == 0
+    s.wait(lambda: no_job(s) and lies(s) == {2: 2}, "the job does not go on")
+    end(s)
+
+
+def test_trim_and_delete_of_what_is_moving_free_both_locations(stage: Build) -> None:
+    # The second disk begins on the second container.
+    s = stage(media=TWO, settings=SLOW, disks=[DiskPlan(512), DiskPlan(256)])
+    host, other = through(s, 0), through(s, 0, "o", disk=1)
+    written(s, host)
+    written(s, other, 2)
+    ask(s, move_disk, "vd0", "m1", bandwidth=100_000)
+    ask(s, move_disk, "vd1", "m0", bandwidth=10_000)
+    s.wait(lambda: moving(s), "nothing moves")
+    s.world.run_for(200 * MS)
+    for segment in range(4):
+        assert done(s, host, "trim", segment * SEGMENT, SEGMENT) == 0
+        assert done(s, host, "read", segment * SEGMENT, 8) == 0
+    ask(s, delete_disk, "vd1")
+    s.wait(lambda: no_job(s), "the jobs do not end")
+    assert lies(s) == {}
+    assert [job.outcome for job in s.controller.table.jobs.values()] == ["done", "failed"]
+    s.oracles.pop()
+    end(s)
+
+
+def test_cancel_finishes_what_was_begun(stage: Build) -> None:
+    s = stage(media=TWO, settings=SLOW)
+    written(s, through(s, 0))
+    ask(s, move_disk, "vd0", "m1", bandwidth=200_000)
+    s.wait(lambda: moving(s), "nothing moves")
+    ask(s, cancel_job, 1)
+    s.wait(lambda: no_job(s), "the job does not end")
+    assert lies(s) == {1: 3, 2: 1}
+    assert s.controller.table.jobs[1].outcome == "cancelled"
+    end(s)
+
+
+def test_a_destination_that_fails_is_given_up_by_cancel(stage: Build) -> None:
+    """No host has written: the extent stays where it was, and every read is right."""
+    s = stage(media=TWO, errors_allowed=True)
+    host = through(s, 0)
+    written(s, host, 1)
+    medium(s, 1).failing = frozenset({"write"})
+    medium(s, 1).failure_odds = 1.0
+    medium(s, 1).fail_until_ns = s.world.now_ns + 100 * SECOND
+    ask(s, move_disk, "vd0", "m1")
+    s.wait(lambda: "cannot be copied" in s.controller.jobs.running[1].waits_for, "it is not named")
+    assert done(s, host, "read", 0, 64) == 0
+    ask(s, cancel_job, 1)
+    s.wait(lambda: no_job(s), "the job does not end")
+    assert lies(s) == {1: 1}
+    assert s.checks.counts["movement abandoned"] == 1
+    assert done(s, host, "write", 0, 8) == 0, "hosts go on at the old location"
+    medium(s, 1).heal()
+    end(s)
+
+
+def test_a_destination_that_fails_after_a_write_is_not_given_up(stage: Build) -> None:
+    """What hosts wrote there is EIO while it lasts, never reverted."""
+    s = stage(media=TWO, errors_allowed=True, settings=SLOW)
+    host = through(s, 0)
+    written(s, host, 1)
+    ask(s, move_disk, "vd0", "m1", bandwidth=50_000)
+    s.wait(lambda: moving(s), "nothing moves")
+    assert done(s, host, "write", 64, 8) == 0
+    medium(s, 1).failing = frozenset({"read", "write"})
+    medium(s, 1).failure_odds = 1.0
+    medium(s, 1).fail_until_ns = s.world.now_ns + 100 * SECOND
+    ask(s, cancel_job, 1)
+    s.wait(lambda: no_job(s), "the job does not end")
+    assert done(s, host, "read", 64, 8) == EIO
+    assert done(s, host, "read", 120, 8) == 0, "not yet copied: it is where it was"
+    assert len(s.checks.replica.table.records) == 1
+    medium(s, 1).heal()
+    end(s)
+    assert lies(s) == {2: 1}
+
+
+def test_a_source_that_cannot_be_read_stays_and_is_named(stage: Build) -> None:
+    s = stage(media=TWO, errors_allowed=True)
+    host = through(s, 0)
+    written(s, host, 2)
+    medium(s, 0).failing = frozenset({"read"})
+    medium(s, 0).failure_odds = 1.0
+    medium(s, 0).fail_until_ns = s.world.now_ns + 100 * SECOND
+    ask(s, move_disk, "vd0", "m1")
+    s.wait(
+        lambda: "2 segments cannot be copied" in s.controller.jobs.running[1].waits_for,
+        "it is not named",
+    )
+    assert done(s, host, "write", 0, SEGMENT) == 0, "hosts go on: nothing of it need be read"
+    s.wait(lambda: lies(s) == {1: 1, 2: 2}, "what was written as a whole is not moved")
+    medium(s, 0).heal()
+    end(s)
+    assert lies(s) == {2: 2}
+
+
+def test_a_drained_container_takes_nothing_new(stage: Build) -> None:
+    s = stage(media=TWO)
+    host = through(s, 0)
+    written(s, host, 2)
+    ask(s, drain_container, "m0")
+    assert done(s, host, "write", 3 * SEGMENT, 8) == 0
+    s.wait(lambda: no_job(s), "the job does not end")
+    assert lies(s) == {2: 3}
+    s.office.terms[-1].process.kill()
+    s.wait(lambda: s.office.serving is not None, "no controller serves")
+    assert s.controller.table.containers[1].draining
+    with pytest.raises(Refusal, match="is being drained"):
+        ask(s, move_disk, "vd0", "m0")
+    end(s)
+
+
+def test_plan_is_checked() -> None:
+    assert {"media", "disks", "agents", "settings"} <= set(Plan.__dataclass_fields__)

@@ -1,0 +1,116 @@
+"""`segue disk move`, `segue container drain | rebalance`, `segue job`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.unit.cli.conftest import ANSWERS, Api
+
+JOB: dict[str, Any] = {
+    "job": 7,
+    "kind": "move",
+    "disk": "d",
+    "container": "c",
+    "first_segment": 0,
+    "segments": 0,
+    "bandwidth": 0,
+    "latency_us": 0,
+    "state": "running",
+    "reason": "",
+    "moved_segments": 30,
+    "moved_bytes": 30 << 20,
+    "left_segments": 10,
+    "left_bytes": 10 << 20,
+    "bytes_per_s": 5 << 20,
+    "left_s": 2.0,
+}
+
+
+@pytest.fixture(autouse=True)
+def jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    drain = JOB | {"kind": "drain", "disk": ""}
+    for call, answer in {
+        ("GET", "/v1/jobs"): (200, [JOB]),
+        ("GET", "/v1/jobs/7"): (200, JOB | {"state": "done"}),
+        ("GET", "/v1/jobs/8"): (200, JOB | {"job": 8, "state": "failed", "reason": "it is full"}),
+        ("POST", "/v1/jobs/7/cancel"): (200, JOB | {"state": "cancelling"}),
+        ("POST", "/v1/jobs/7/limit"): (200, JOB),
+        ("POST", "/v1/jobs/rebalance"): (201, JOB | {"kind": "rebalance", "container": ""}),
+        ("POST", "/v1/disks/d/move"): (201, JOB),
+        ("POST", "/v1/containers/c/drain"): (201, drain),
+        ("POST", "/v1/containers/c/fill"): (204, None),
+    }.items():
+        monkeypatch.setitem(ANSWERS, call, answer)
+
+
+def test_move_sends_what_was_said(api: Api) -> None:
+    done = api.run(
+        *[
+            "disk",
+            "move",
+            "d",
+            "--to",
+            "c",
+            "--segments",
+            "3-9",
+            "--bandwidth",
+            "200M",
+            "--latency",
+            "1.5",
+            "--wait",
+        ]
+    )
+    assert done.exit_code == 0, done.output
+    assert api.seen[0] == (
+        "POST",
+        "/v1/disks/d/move",
+        {
+            "to": "c",
+            "first_segment": 3,
+            "segments": 7,
+            "bandwidth": 200 << 20,
+            "latency_us": 1500,
+        },
+    )
+    assert "job 7: done, 30M moved\n" in done.output
+
+
+def test_move_without_wait_names_the_job(api: Api) -> None:
+    assert api.run("disk", "move", "d", "--to", "c").output == "job 7: move d to c\n"
+    assert json.loads(api.run("disk", "move", "d", "--to", "c", "--json").output) == JOB
+
+
+@pytest.mark.parametrize("run", ["9-3", "x", "1-2-3", "-4"])
+def test_a_run_of_segments_that_is_none(api: Api, run: str) -> None:
+    done = api.run("disk", "move", "d", "--to", "c", f"--segments={run}")
+    assert done.exit_code == 2
+    assert api.seen == []
+
+
+def test_drain_and_rebalance(api: Api) -> None:
+    assert api.run("container", "drain", "c").output == "job 7: drain c\n"
+    assert api.run("container", "drain", "c", "--stop").exit_code == 0
+    assert api.run("container", "rebalance", "--bandwidth", "1M").exit_code == 0
+    assert [path for _, path, _ in api.seen] == [
+        "/v1/containers/c/drain",
+        "/v1/containers/c/fill",
+        "/v1/jobs/rebalance",
+    ]
+
+
+def test_jobs(api: Api) -> None:
+    listed = api.run("job", "list").output.splitlines()
+    assert " ".join(listed[1].split()) == "7 move d to c running 30M 10M 5M/s 2 s"
+    assert "state           done\n" in api.run("job", "show", "7").output
+    assert api.run("job", "cancel", "7").output == "job 7: cancelling\n"
+    assert api.run("job", "limit", "7", "20M").exit_code == 0
+    assert api.seen[-1][2] == {"bandwidth": 20 << 20}
+
+
+def test_waiting_for_a_job_that_failed_is_an_error(api: Api) -> None:
+    done = api.run("job", "wait", "8")
+    assert done.exit_code == 1
+    assert "segue: job 8 failed: it is full\n" in done.output
