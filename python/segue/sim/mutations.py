@@ -178,8 +178,8 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "copier-overwrites-what-hosts-wrote",
         PROCEDURES + "complete.py",
-        "            free = run_bits(first, count) & record.all & ~record.here & ~taken\n",
-        "            free = run_bits(first, count) & record.all & ~record.copied & ~record.fresh\n",
+        "while free := left & ~record.here & ~outward(c.blocks.taken(self.location), unit):\n",
+        "while free := left & ~record.copied & ~record.fresh:\n",
     ),
     Mutation(
         "copier-takes-what-is-being-written",

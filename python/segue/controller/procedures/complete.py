@@ -146,20 +146,18 @@ class _Run:
         ):
             if self.over:
                 return
-            taken = outward(c.blocks.taken(self.location), unit)
-            free = run_bits(first, count) & record.all & ~record.here & ~taken
-            for piece_first, piece_count in runs_of(free, count):
+            left = run_bits(first, count) & record.all
+            while free := left & ~record.here & ~outward(c.blocks.taken(self.location), unit):
+                piece_first, piece_count = next(runs_of(free, count))
                 bits = run_bits(piece_first, piece_count)
+                left &= ~bits
                 async with (
                     c.blocks.hold(self.location, bits, exclusive=True),
                     c.blocks.hold(record.source, bits, exclusive=False),
                 ):
-                    if not bits & record.here:
-                        await c.copier.piece(
-                            self.location, record, self.disk, piece_first, piece_count
-                        )
-                        record.fresh |= bits
-                        failpoints.hit("complete.piece_copied")
+                    await c.copier.piece(self.location, record, self.disk, piece_first, piece_count)
+                    record.fresh |= bits
+                    failpoints.hit("complete.piece_copied")
 
     async def harden(self) -> None:
         """Flushes the extent's container and commits the bits that this covers."""
