@@ -11,7 +11,7 @@ This file decides nothing, and nothing may be decided by what it says.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import Literal
 
@@ -102,7 +102,9 @@ class Waits:
             yield work
         finally:
             del self.works[work]
-            _current.reset(before)
+            # A task that its loop left behind is closed wherever it is collected.
+            with suppress(ValueError):
+                _current.reset(before)
 
     async def run(self, what: object, procedure: Awaitable[None]) -> None:
         """A task's whole life as one work; without `what` it is nobody's and shown nowhere."""

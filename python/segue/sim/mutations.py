@@ -215,12 +215,6 @@ MUTATIONS: list[Mutation] = [
         "",
     ),
     Mutation(
-        "abandons-what-hosts-wrote",
-        PROCEDURES + "complete.py",
-        "            if not self.over and not record.written:\n",
-        "            if not self.over:\n",
-    ),
-    Mutation(
         "discard-forgets-the-source",
         CONTROLLER + "table.py",
         "        if record is not None and is_location(record.source):\n"
