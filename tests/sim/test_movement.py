@@ -248,6 +248,24 @@ def test_a_source_that_cannot_be_read_stays_and_is_named(stage: Build) -> None:
     assert lies(s) == {2: 2}
 
 
+def test_after_a_failed_flush_of_the_destination_all_is_copied_again(stage: Build) -> None:
+    """The kernel may have dropped what was copied: none of it counts (rule 6)."""
+    s = stage(media=TWO, errors_allowed=True)
+    host = through(s, 0)
+    written(s, host, 2)
+    medium(s, 1).failing = frozenset({"flush"})
+    medium(s, 1).failure_odds = 1.0
+    medium(s, 1).fail_until_ns = s.world.now_ns + 100 * SECOND
+    ask(s, move_disk, "vd0", "m1")
+    s.wait(lambda: len(s.controller.background.trouble) == 2, "no flush fails")
+    medium(s, 1).heal()
+    s.wait(lambda: no_job(s), "the job does not end")
+    assert lies(s) == {2: 2}
+    assert s.checks.replica.table.disks[1].failed, "hosts hear of it (P5)"
+    s.lose_power()
+    end(s)
+
+
 def test_a_drained_container_takes_nothing_new(stage: Build) -> None:
     s = stage(media=TWO)
     host = through(s, 0)
