@@ -3,14 +3,14 @@
 All checkers watch all of it (rules 1 and 3 to 12), so a test needs to say only what is special.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
 
 from segue.controller.changes import Detached
-from segue.controller.procedures.declare_dead import declare_dead
+from segue.controller.procedures.declare_dead import declare_dead, set_linger
 from segue.controller.procedures.verbs import Refusal, clear_error
 from segue.sim.containers import Medium
 from segue.sim.host import EIO, ENOSPC, LOST, Host
@@ -18,6 +18,7 @@ from segue.sim.loop import MS, SECOND
 from segue.sim.plane import FUA, NO_HOLE, Part
 from segue.sim.stage import DiskPlan, MediumPlan, Plan, Stage, settings
 
+T = TypeVar("T")
 Build = Callable[..., Stage]
 SEGMENT = 128
 UNCLEAN = [MediumPlan(segments=12, clean=False)]
@@ -333,8 +334,13 @@ def test_plan_is_checked() -> None:
 
 def declare(stage: Stage, name: str) -> list[int]:
     """`segue agent declare-dead`."""
-    task = stage.office.terms[-1].process.run(declare_dead(stage.controller, name))
-    stage.wait(task.done, "nothing comes of the declaration")
+    return ask(stage, declare_dead(stage.controller, name))
+
+
+def ask(stage: Stage, verb: Coroutine[Any, Any, T]) -> T:
+    """What an operator's verb comes to."""
+    task = stage.office.terms[-1].process.run(verb)
+    stage.wait(task.done, "nothing comes of the verb")
     return task.result()
 
 
@@ -391,4 +397,35 @@ def test_an_operator_declares_dead_what_an_older_term_has_lost(stage: Build) -> 
     assert list(s.controller.table.quarantine.values()) == [[incarnation]]
     assert declare(s, f"{incarnation:x}") == [incarnation]
     assert not s.controller.table.quarantine
+    end(s)
+
+
+def test_a_linger_time_ends_what_no_fence_does(stage: Build) -> None:
+    """Counted from the end of the lease, not from the death; kept over a term and a checkpoint."""
+    s = stage(media=[MediumPlan(segments=4)], settings=settings(lease_s=2.0))
+    one, two = through(s, 0), through(s, 1)
+    assert done(s, two, "read", 0, 8) == 0
+    assert done(s, one, "write", 0, 8) == 0
+    assert done(s, one, "write", 0, 8) == 0  # by an entry that it holds
+    incarnation = s.agent(0).incarnation
+    proof = medium(s).fence_ended
+    medium(s).fence_ended = lambda fence: fence != incarnation and proof(fence)  # type: ignore[method-assign]
+    [name] = s.controller.table.container_names
+    for wrong in (-1.0, 0.5, 1e9):
+        with pytest.raises(Refusal, match="a linger time is"):
+            ask(s, set_linger(s.controller, name, wrong))
+    ask(s, set_linger(s.controller, name, 5.0))
+    ask(s, s.controller.checkpoint())
+    s.office.terms[-1].process.kill()
+    s.wait(lambda: s.office.serving is not None, "no controller serves")
+    assert done(s, one, "write", 0, 8) == 0
+    s.agent(0).process.kill()
+    assert done(s, two, "trim", 0, SEGMENT) == 0
+    until_ns = s.controller.peers[incarnation].lease_until_ns + 5 * SECOND
+    clock = s.office.terms[-1].process
+    assert s.controller.table.quarantine
+    while clock.now_ns() < until_ns - 10 * MS:
+        s.world.run_for(10 * MS)
+        assert s.controller.table.quarantine
+    s.wait(lambda: not s.controller.table.quarantine, "the quarantine does not end")
     end(s)

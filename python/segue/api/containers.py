@@ -15,6 +15,13 @@ class AddContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`page` (all agents are on this machine) or `direct`."""
 
 
+class SetLinger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/containers/NAME/linger."""
+
+    linger_s: float
+    """Seconds after the end of its lease when an agent's last I/O has ended there; 0: unknown."""
+
+
 class ContainerInfo(msgspec.Struct, frozen=True):
     """A storage container; used, free and held segments add up to `segments`."""
 
@@ -31,3 +38,5 @@ class ContainerInfo(msgspec.Struct, frozen=True):
     """Free ones that are known to read as zeroes: a first write to zero takes one of these."""
     held_segments: int
     """Being zeroed, being granted, or where an agent that has not ended might still write."""
+    linger_s: float = 0.0
+    """So long after its lease a lost agent's I/O is taken for ended; 0: a fence must prove it."""

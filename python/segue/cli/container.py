@@ -64,3 +64,21 @@ def container_show(name: str, as_json: bool) -> None:
     """One container."""
     info: ContainerInfo = client().container(name)
     print_json(info) if as_json else print_fields(info)
+
+
+@container.command("linger")
+@click.argument("name", type=CONTAINER)
+@click.argument("seconds", type=float)
+@data_option
+@json_option
+def container_linger(name: str, seconds: float, as_json: bool) -> None:
+    """Say how long a lost agent's I/O can linger in this storage; 0: nobody knows.
+
+    Where no fence proves that it has ended, it is taken for ended so long after the agent's lease.
+    Too short a time can cost data.
+    """
+    info = client().set_linger(name, seconds)
+    if as_json:
+        print_json(info)
+    else:
+        click.echo(f"container {name}: " + (f"linger {seconds:g} s" if seconds else "no linger"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from segue.api.containers import AddContainer, ContainerInfo
+from segue.api.containers import AddContainer, ContainerInfo, SetLinger
 from segue.client.connection import Connection
 
 
@@ -25,3 +25,8 @@ class Containers(Connection):
         """Make storage at `uri` into a container."""
         body = AddContainer(name, uri, size_bytes, cache)
         return self.call("POST", "containers", ContainerInfo, body)
+
+    def set_linger(self, name: str, linger_s: float) -> ContainerInfo:
+        """So many seconds after its lease a lost agent's I/O has ended there; 0: unknown."""
+        path = f"containers/{quote(name, safe='')}/linger"
+        return self.call("POST", path, ContainerInfo, SetLinger(linger_s))

@@ -378,7 +378,8 @@ async def _proven_dead(c: Controller, peer: Peer) -> bool:
     disks = [c.table.disks[number] for number in numbers]
     containers = {number for disk in disks for number in disk.containers}
     containers |= c.table.quarantined_at(peer.incarnation)
-    if not await c.fence_ended_everywhere(peer.incarnation, sorted(containers)):
+    lost_ns = peer.lease_until_ns if peer.gone else None
+    if not await c.fence_ended_everywhere(peer.incarnation, sorted(containers), lost_ns):
         return False
     if peer.link is not None or peer.attaching or peer.ending:
         return False

@@ -100,6 +100,16 @@ class ContainerGone(Change, tag=61, frozen=True):
     container: int
 
 
+class ContainerLinger(Change, tag=64, frozen=True):
+    """So long after its lease an agent's I/O has ended there, fence or not (section 4, Fences).
+
+    0: nobody says so; only a fence or `declare-dead` counts.
+    """
+
+    container: int
+    linger_s: float
+
+
 class DiskResized(Change, tag=62, frozen=True):
     """The disk has another size.
 
@@ -306,6 +316,7 @@ AnyChange = (
     | FlushCleared
     | ContainerLeaving
     | ContainerGone
+    | ContainerLinger
     | DiskResized
     | DiskRenamed
     | AgentKnown

@@ -38,6 +38,7 @@ class ContainerRow(msgspec.Struct, array_like=True):
     marks: bytes
     leaving: bool = False
     draining: bool = False
+    linger_s: float = 0.0
 
 
 class DiskRow(msgspec.Struct, array_like=True):
@@ -149,7 +150,8 @@ def checkpoint_steps(table: Table) -> Generator[None, None, Encoded]:
 def _root_without_trees(table: Table) -> Root:
     """A copy of all that is no page: it does not change with the table."""
     containers = [
-        ContainerRow(c.row, b"", c.leaving, c.draining) for c in table.containers.values()
+        ContainerRow(c.row, b"", c.leaving, c.draining, c.linger_s)
+        for c in table.containers.values()
     ]
     disks = [
         DiskRow(
@@ -304,7 +306,9 @@ def _load_container(table: Table, stored: ContainerRow, read_page: Callable[[int
             segment = word * MARKS_PER_WORD + bit
             if bits >> bit & 1 and segment < row.segments:
                 space.set_clean(segment, not row.clean)
-    table.containers[row.container] = Container(row, space, marks, stored.leaving, stored.draining)
+    table.containers[row.container] = Container(
+        row, space, marks, stored.leaving, stored.draining, stored.linger_s
+    )
     table.last_container = max(table.last_container, row.container)
     table.container_names[row.name] = row.container
 

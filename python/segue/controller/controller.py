@@ -396,9 +396,16 @@ class Controller:
 
     # Holders ------------------------------------------------------------------------------------
 
-    async def fence_ended_everywhere(self, holder: int, containers: list[int]) -> bool:
-        """Whether the holder's I/O has provably ended at all these containers."""
+    async def fence_ended_everywhere(
+        self, holder: int, containers: list[int], lost_ns: int | None = None
+    ) -> bool:
+        """Whether the holder's I/O has provably ended at all these containers.
+
+        `lost_ns`: when its lease had ended, if it has; a container's linger time counts from there.
+        """
         for number in containers:
+            if lost_ns is not None and self._lingered(number, lost_ns):
+                continue
             try:
                 if not await self.storage.fence_ended(number, holder):
                     return False
@@ -406,6 +413,10 @@ class Controller:
                 log.warning("event=fence_unknown container=%d error=%s", number, error)
                 return False
         return True
+
+    def _lingered(self, number: int, lost_ns: int) -> bool:
+        linger_s = self.table.containers[number].linger_s
+        return linger_s > 0 and self.clock.now_ns() >= lost_ns + round(linger_s * SECOND_NS)
 
     def name_of_container(self, number: int) -> str:
         """For people."""

@@ -26,6 +26,7 @@ from segue.controller.changes import (
     ContainerDraining,
     ContainerGone,
     ContainerLeaving,
+    ContainerLinger,
     Copied,
     Detached,
     Discarded,
@@ -73,6 +74,8 @@ class Container:
     """Empty, out of use, to be given back."""
     draining: bool = False
     """Nothing new is put here."""
+    linger_s: float = 0.0
+    """So long after a lease no I/O under it is under way here any more; 0: nobody says so."""
 
 
 @dataclass(slots=True)
@@ -257,6 +260,9 @@ class Table:
         )
         self.container_names[change.name] = change.container
         self.last_container = max(self.last_container, change.container)
+
+    def _container_linger(self, change: ContainerLinger) -> None:
+        self.containers[change.container].linger_s = change.linger_s
 
     def _container_leaving(self, change: ContainerLeaving) -> None:
         self.containers[change.container].leaving = True
@@ -501,6 +507,7 @@ _APPLY: dict[type, Callable[[Table, Any], None]] = {
     FenceEnded: Table._fence_ended,
     ContainerAdded: Table._container_added,
     ContainerLeaving: Table._container_leaving,
+    ContainerLinger: Table._container_linger,
     ContainerGone: Table._container_gone,
     DiskMade: Table._disk_made,
     DiskDeleted: Table._disk_deleted,

@@ -39,6 +39,7 @@ CONTAINER: dict[str, Any] = {
     "free_segments": 97,
     "clean_segments": 97,
     "held_segments": 0,
+    "linger_s": 0.0,
 }
 AGENT = {
     "agent": 1,
@@ -94,6 +95,7 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ("GET", "/v1/disks/a%2Fb"): (404, {"error": "no disk is called a/b"}),
     ("GET", "/v1/containers"): (200, [CONTAINER]),
     ("POST", "/v1/containers"): (201, CONTAINER),
+    ("POST", "/v1/containers/c/linger"): (200, CONTAINER),
     ("GET", "/v1/agents"): (200, [AGENT]),
     ("GET", "/v1/status"): (200, STATUS),
     ("POST", "/v1/agents/one/declare-dead"): (200, {"incarnations": ["ab"]}),

@@ -18,3 +18,10 @@ def test_container_add(api: Api) -> None:
 
 def test_a_long_uri_is_not_cut_where_a_program_reads(api: Api) -> None:
     assert CONTAINER["uri"] in api.run("container", "list").output
+
+
+def test_container_linger(api: Api) -> None:
+    assert api.run("container", "linger", "c", "60").output == "container c: linger 60 s\n"
+    assert api.run("container", "linger", "c", "0").output == "container c: no linger\n"
+    assert api.seen[0] == ("POST", "/v1/containers/c/linger", {"linger_s": 60.0})
+    assert api.run("container", "linger", "c", "soon").exit_code == 2

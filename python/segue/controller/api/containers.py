@@ -6,9 +6,10 @@ from typing import Any
 
 from litestar import get, post
 
-from segue.api.containers import AddContainer, ContainerInfo
+from segue.api.containers import AddContainer, ContainerInfo, SetLinger
 from segue.controller.controller import Controller
 from segue.controller.procedures import verbs
+from segue.controller.procedures.declare_dead import set_linger
 from segue.controller.procedures.verbs import Refusal
 from segue.controller.table import Container
 
@@ -35,7 +36,12 @@ def container_routes(c: Controller) -> list[Any]:
         row = await verbs.add_container(c, data.name, data.uri, data.size_bytes, data.cache)
         return _container_info(c.table.containers[row.container])
 
-    return [list_containers, show_container, add_container]
+    @post("/containers/{name:str}/linger", status_code=200)
+    async def set_container_linger(name: str, data: SetLinger) -> ContainerInfo:
+        """Say how long after its lease a lost agent's I/O can still be under way there."""
+        return _container_info(await set_linger(c, name, data.linger_s))
+
+    return [set_container_linger, list_containers, show_container, add_container]
 
 
 def _container_info(container: Container) -> ContainerInfo:
@@ -52,4 +58,5 @@ def _container_info(container: Container) -> ContainerInfo:
         free_segments=space.free,
         clean_segments=space.free_clean,
         held_segments=row.segments - space.used - space.free,
+        linger_s=container.linger_s,
     )

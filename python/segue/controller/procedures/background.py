@@ -140,8 +140,9 @@ class Background:
         """Ends a quarantine's holder that no disk is attached to, when its fences have ended."""
         c = self._c
         pause_s = c.settings.fence_poll_s
+        lost_ns = c.clock.now_ns()  # it was lost before this term
         while holder not in c.peers and (containers := c.table.quarantined_at(holder)):
-            if await c.fence_ended_everywhere(holder, sorted(containers)):
+            if await c.fence_ended_everywhere(holder, sorted(containers), lost_ns):
                 await c.commit(FenceEnded(holder))
                 self.work_appeared()
                 return

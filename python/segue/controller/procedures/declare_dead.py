@@ -1,9 +1,10 @@
-"""An operator's word that a lost agent is dead (design, section 4, Fences).
+"""An operator's word where no fence gives proof (design, section 4, Fences).
 
 Where a container has no fence, nothing proves that a lost incarnation's last I/O has ended, and
 what it might still write stays in quarantine.  An operator who knows (the machine is off) says so.
 The word counts for lost incarnations only: one that is present, or whose lease still runs, may
-hold grants, and nobody's word ends those.
+hold grants, and nobody's word ends those.  A container's linger time is the same word given in
+advance: so long after the lease has ended, the storage has carried out or forgotten everything.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from segue.controller.changes import FenceEnded
+from segue.controller.changes import ContainerLinger, FenceEnded
 from segue.controller.peer import Peer, PeerState
 from segue.controller.procedures.verbs import Refusal
 
+SHORTEST_LINGER_S = 1.0
+LONGEST_LINGER_S = 7 * 24 * 3600.0
+
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
+    from segue.controller.table import Container
 
 log = logging.getLogger("segue.controller.declare_dead")
 
@@ -42,6 +47,22 @@ async def declare_dead(c: Controller, name: str) -> list[int]:
         log.warning("event=declared_dead agent=%s incarnation=%x", name, incarnation)
     c.background.work_appeared()
     return ended
+
+
+async def set_linger(c: Controller, name: str, linger_s: float) -> Container:
+    """Says how long after its lease an agent's I/O may still be under way there; 0: unknown."""
+    if not (linger_s == 0 or SHORTEST_LINGER_S <= linger_s <= LONGEST_LINGER_S):
+        raise Refusal(
+            f"a linger time is {SHORTEST_LINGER_S:g} s to {LONGEST_LINGER_S:g} s, or 0 for none"
+        )
+    async with c.locks.hold(("containers",), exclusive=True):
+        number = c.table.container_names.get(name)
+        if number is None:
+            raise Refusal(f"no container is called {name}", missing=True)
+        container = c.table.containers[number]
+        if container.linger_s != linger_s:
+            await c.commit(ContainerLinger(number, linger_s))
+        return container
 
 
 async def end_incarnation(c: Controller, peer: Peer, *, durably: bool) -> None:
