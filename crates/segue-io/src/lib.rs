@@ -7,6 +7,8 @@
 //!
 //! Decisions live in `segue-map` and `segue-nbd`; here is whatever waits, blocks or is shared.
 
+use std::io::Write as _;
+
 pub mod buffer;
 pub mod client;
 pub mod container;
@@ -24,9 +26,20 @@ pub fn abort_on_panic(body: impl FnOnce()) {
     }
 }
 
-/// One line on stderr, where the agent's own log goes.
+/// One line on stderr, where the agent's own log goes, whatever is quoted in it.
+///
+/// A log that cannot be written (its disk may be full) stops nobody.
 pub(crate) fn log(text: std::fmt::Arguments<'_>) {
-    eprintln!("segue: {text}");
+    let mut line = String::from("segue: ");
+    for character in text.to_string().chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line.push('\n');
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// CRC-32C (Castagnoli) of `data`, going on from `crc` (0 to begin).
