@@ -18,6 +18,7 @@ from segue.cli.disk import disk
 from segue.cli.movement import job
 from segue.cli.options import Failed, data_option
 from segue.cli.status import status
+from segue.cli.top import top
 from segue.cli.up import down, up
 from segue.client import ApiError
 
@@ -78,6 +79,7 @@ for command in (
     disk,
     job,
     status,
+    top,
     check,
     attach,
     detach,

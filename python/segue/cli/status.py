@@ -50,12 +50,13 @@ def status(as_json: bool) -> None:
     if as_json:
         print_json(info)
     else:
-        _print(info)
+        print_status(info)
     if info.problems:
         raise SystemExit(1)
 
 
-def _print(info: Status) -> None:
+def print_status(info: Status) -> None:
+    """What there is, and what waits for what."""
     click.echo(
         f"term {info.term}, commit {info.commit}, up {info.up_s:.0f} s, pid {info.pid}, "
         f"{info.faults_answered} faults answered, {info.incomplete_extents} extents incomplete"

@@ -17,6 +17,7 @@ from segue.api.errors import ErrorBody
 T = TypeVar("T")
 SOCKET_NAME = "api.sock"
 TIMEOUT_S = 60.0
+_NOBODY = (FileNotFoundError, ConnectionRefusedError)
 
 
 class ApiError(Exception):
@@ -58,7 +59,10 @@ class Connection:
             status, answer = response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise ApiError(f"cannot reach the controller at {self._socket}: {reason}") from error
+            hint = " (does `segue up` run?)" if isinstance(error, _NOBODY) else ""
+            raise ApiError(
+                f"cannot reach the controller at {self._socket}: {reason}{hint}"
+            ) from error
         finally:
             connection.close()
         if status >= 300:

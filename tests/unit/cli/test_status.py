@@ -15,3 +15,9 @@ def test_status_fails_when_something_wants_looking_at(
     result = api.run("status")
     assert result.exit_code == 1
     assert "container c is full" in result.output
+
+
+def test_top_looks_again(api: Api) -> None:
+    result = api.run("top", "--every", "0", "--times", "2")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("term 1, commit 2") == 2

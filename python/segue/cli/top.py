@@ -1,0 +1,35 @@
+"""`segue top`: status again and again, with what happens a second."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+
+import click
+
+from segue.cli.options import client, data_option
+from segue.cli.status import print_status
+
+
+@click.command("top")
+@click.option("--every", "every_s", type=float, default=2.0, show_default=True, metavar="SECONDS")
+@click.option("--times", type=int, metavar="N", help="End after so many [never].")
+@data_option
+def top(every_s: float, times: int | None) -> None:
+    """The installation, looked at again and again; Ctrl-C ends it."""
+    before = client().status()
+    for turn in itertools.count(1):
+        now = client().status()
+        if sys.stdout.isatty():
+            click.clear()
+        took_s = now.up_s - before.up_s
+        if now.term == before.term and took_s > 0:
+            faults = (now.faults_answered - before.faults_answered) / took_s
+            commits = (now.commit - before.commit) / took_s
+            click.echo(f"{faults:.0f} faults/s, {commits:.0f} commits/s")
+        print_status(now)
+        if turn == times:
+            return
+        before = now
+        time.sleep(every_s)
