@@ -11,6 +11,7 @@ from segue.installation import Installation, wait_until
 from tests.real.mounts import attached, drop_caches, mounted
 from tests.real.vm import INIT_ON_DISK, VirtualMachine
 from tests.tools.conftest import MIB, Tool
+from tests.tools.movement import Mover
 
 DISK_BYTES = 64 * MIB
 SEED = random.Random(1).randbytes(2 * MIB)
@@ -52,9 +53,11 @@ umount /mnt
 # With the disk as its root: the files are in /files there.
 SECOND_BOOT = f"""
 {COMPARE.replace("/mnt", "")}
-mv /files/0 /files/zero
-cp /seed /files/0
-rm /files/zero
+for round in 1 2 3; do
+    rm -r /files
+    {WRITE.replace("/mnt", "")}
+    {COMPARE.replace("/mnt", "")}
+done
 mount -o remount,ro /
 """
 
@@ -66,7 +69,7 @@ def drive(installation: Installation, disk: str) -> str:
 
 
 def test_machine_writes_then_runs_from_its_disk(segue_here: Installation, place: Path) -> None:
-    """The agent is killed while it writes; at the second boot the disk is its root."""
+    """The agent is killed while it writes; at the second boot the disk is its root, and moves."""
     segue_here.client.create_disk("vm", DISK_BYTES)
     second = {"second_init": INIT_ON_DISK.encode(), "second_script": SECOND_BOOT.encode()}
     machine = VirtualMachine(place, FIRST_BOOT, {"seed": SEED, **second})
@@ -81,8 +84,11 @@ def test_machine_writes_then_runs_from_its_disk(segue_here: Installation, place:
     segue_here.agents["one"].kill()
     segue_here.start_agent("one")
     machine.finish(booted)
+    segue_here.client.add_container("right", f"file://{place}/right", 2 * DISK_BYTES)
     machine = VirtualMachine(place, None, {})
-    machine.finish(machine.start([drive(segue_here, "vm")]))
+    with Mover(segue_here, "vm") as mover:
+        machine.finish(machine.start([drive(segue_here, "vm")]))
+    assert mover.moves >= 2
     look_over(segue_here, "vm", place)
 
 

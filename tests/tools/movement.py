@@ -118,10 +118,11 @@ def lies_in(installation: Installation, container: str) -> bool:
 
 
 class Mover:
-    """Moves the disk to and fro for as long as it is asked to."""
+    """Moves a disk from *left* to *right* and back for as long as it is asked to."""
 
-    def __init__(self, installation: Installation) -> None:
+    def __init__(self, installation: Installation, disk: str = "disk") -> None:
         self.installation = installation
+        self.disk = disk
         self.moves = 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -138,7 +139,7 @@ class Mover:
         while not self._stopped.is_set():
             to = ("right", "left")[self.moves % 2]
             try:
-                self.installation.client.move_disk("disk", to)
+                self.installation.client.move_disk(self.disk, to)
             except ApiError as error:
                 if not error.status:
                     time.sleep(0.02)  # the controller is dead: somebody starts it
