@@ -86,7 +86,10 @@ sim-mutants: setup ## Deliberate mistakes in engine, controller and store: each 
 	$(BIN)/python -m segue.sim.mutants --jobs $(JOBS)
 
 bench: setup tools ## How fast, beside its peers; a part of it: ROWS="page faults"
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null \
+		|| $(BIN)/pip install --quiet --disable-pip-version-check 'matplotlib>=3.8,<4'
 	$(BIN)/python bench/run.py $(ROWS)
+	$(BIN)/python bench/plots.py
 
 clean: ## Remove what was built (not the virtual environment)
 	cargo clean

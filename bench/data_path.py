@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from servers import MIB, NULL, PEERS, SEGUE, Server, all_servers, build_load
+from servers import MIB, NULL, PEERS, SEGUE, Server, all_servers, build_load, process
 
 SIZE_BYTES = 512 * MIB
 
@@ -49,6 +49,29 @@ def load_words(load: Path, server: Server, cell: Cell, seconds: float, seed: int
     """The command line of one run of the client."""
     words = [f"{load}/load", server.address, f"{server.pid}", cell.operation, cell.pattern]
     return [*words, f"{cell.length_bytes}", f"{cell.depth}", f"{seconds}", f"{seed}"]
+
+
+def clients(seconds: float) -> dict[str, float]:
+    """I/Os a second of two clients against the server that does nothing: 4 KiB reads, depth 32."""
+    load = build_load()
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="segue-bench-") as name:
+        socket = Path(name) / "null.sock"
+        words = [str(load / "null"), str(socket), f"{SIZE_BYTES}"]
+        with process(words, socket) as server:
+            cell = Cell("read", "random", 4096, 32)
+            words = load_words(load, server, cell, seconds, 1)
+            own = subprocess.run(words, capture_output=True, text=True, check=True)
+            words = ["fio", "--name=f", "--ioengine=nbd", f"--uri=nbd+unix:///?socket={socket}"]
+            words += ["--rw=randread", "--bs=4k", "--iodepth=32", f"--size={SIZE_BYTES}"]
+            words += ["--time_based", f"--runtime={max(1, round(seconds))}", "--output-format=json"]
+            fio = subprocess.run(
+                words, capture_output=True, text=True, check=True, cwd=name, timeout=60
+            )
+    return {
+        "load": json.loads(own.stdout)["iops"],
+        # A line about the connection comes first.
+        "fio": round(json.loads(fio.stdout[fio.stdout.index("{") :])["jobs"][0]["read"]["iops"]),
+    }
 
 
 def measure(cache: str, rounds: int, seconds: float) -> Results:

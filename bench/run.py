@@ -3,7 +3,7 @@
     python bench/run.py [ROW ...] [--rounds 5] [--seconds 0.8] [--output FILE]
 
 Rows: see `ROWS`; none named: all.  Figures go to `bench/results/latest.json` (not kept in git),
-tables to the standard output.  `docs/performance.md` says what they mean.
+tables to the standard output; `plots.py` draws them.  `docs/performance.md` says what they mean.
 """
 
 from __future__ import annotations
@@ -16,24 +16,29 @@ from pathlib import Path
 
 import controller_faults
 import data_path
+import machine
+import movement
+import restart
 import standing
 from servers import BENCH
 
 Row = Callable[[int, float], object]
 
 
-def page(rounds: int, seconds: float) -> object:
-    """I/O through the page cache."""
-    results = data_path.measure("page", rounds, seconds)
-    print(data_path.markdown(results, "page"))
-    return results
+def io_row(cache: str) -> Row:
+    """I/O through the page cache, or past it."""
+
+    def measured(rounds: int, seconds: float) -> object:
+        results = data_path.measure(cache, rounds, seconds)
+        print(data_path.markdown(results, cache))
+        return results
+
+    return measured
 
 
-def direct(rounds: int, seconds: float) -> object:
-    """I/O past the page cache."""
-    results = data_path.measure("direct", rounds, seconds)
-    print(data_path.markdown(results, "direct"))
-    return results
+def client(_rounds: int, seconds: float) -> object:
+    """Which client has the higher ceiling: fio's nbd engine, or our own."""
+    return shown(data_path.clients(seconds))
 
 
 def faults(_rounds: int, _seconds: float) -> object:
@@ -46,13 +51,33 @@ def idle(_rounds: int, _seconds: float) -> object:
     return shown(standing.measure(20.0))
 
 
+def back(rounds: int, _seconds: float) -> object:
+    """Checkpoints, loading a table, and processes that were killed."""
+    return shown(restart.measure(rounds))
+
+
+def moved(rounds: int, seconds: float) -> object:
+    """What hosts feel while data moves."""
+    figures = movement.measure(min(rounds, 3), 4 * seconds)
+    shown({name: value for name, value in figures.items() if name != "timelines"})
+    return figures
+
+
 def shown(figures: object) -> object:
     """Prints figures as they are."""
     print(json.dumps(figures, indent=1))
     return figures
 
 
-ROWS: dict[str, Row] = {"page": page, "direct": direct, "faults": faults, "idle": idle}
+ROWS: dict[str, Row] = {
+    "client": client,
+    "page": io_row("page"),
+    "direct": io_row("direct"),
+    "faults": faults,
+    "idle": idle,
+    "restart": back,
+    "movement": moved,
+}
 
 
 def main() -> None:
@@ -63,9 +88,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.8)
     parser.add_argument("--output", type=Path, default=BENCH / "results/latest.json")
     args = parser.parse_args()
-    figures = {row: ROWS[row](args.rounds, args.seconds) for row in args.rows or ROWS}
     args.output.parent.mkdir(exist_ok=True)
-    args.output.write_text(json.dumps(figures, indent=1) + "\n")
+    rows: dict[str, object] = {}
+    figures = {
+        "machine": machine.describe(),
+        "rounds": args.rounds,
+        "seconds": args.seconds,
+        "rows": rows,
+    }
+    for row in args.rows or ROWS:
+        rows[row] = ROWS[row](args.rounds, args.seconds)
+        args.output.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The servers of one comparison: Segue, its peers, and one that touches no file (the ceiling).
 
-Each serves a file of its own of the same size, written once, over a unix socket.
+Each serves a file of its own of the same size over a unix socket; each file was written once, by
+the same client through its own server, 1 MiB at a time.
 """
 
 from __future__ import annotations
@@ -54,6 +55,16 @@ def write_file(path: Path, size_bytes: int) -> None:
         os.fsync(out.fileno())
 
 
+def fill(address: str, export: str, size_bytes: int) -> None:
+    """Writes an export once."""
+    client = _native.NbdClient(address, export)
+    piece = os.urandom(MIB)
+    for at in range(0, size_bytes, MIB):
+        client.pwrite(piece, at)
+    client.flush()
+    client.close()
+
+
 @contextmanager
 def process(words: list[str], socket: Path) -> Iterator[Server]:
     """A server that listens on `socket` once it is ready."""
@@ -75,13 +86,8 @@ def segue(folder: Path, size_bytes: int, cache: str) -> Iterator[Server]:
         room_bytes = size_bytes + 64 * MIB
         made.client.add_container("c", uri, room_bytes, cache=cache)
         made.client.create_disk("disk", size_bytes)
-        disk = _native.NbdClient(made.socket("bench"), "disk")
-        piece = os.urandom(MIB)
-        for at in range(0, size_bytes, MIB):
-            disk.pwrite(piece, at)
-        disk.flush()
+        fill(made.socket("bench"), "disk", size_bytes)
         yield Server(f"{made.socket('bench')}#disk", made.agents["bench"].pid)
-        disk.close()
 
 
 def peer_words(name: str, cache: str, file: Path, socket: Path) -> list[str]:
@@ -112,9 +118,11 @@ def all_servers(
         found[NULL] = running.enter_context(process(words, folder / "null.sock"))
         for name in PEERS[cache]:
             file, socket = folder / f"{name}.img", folder / f"{name}.sock"
-            write_file(file, size_bytes)
+            with open(file, "wb") as empty:
+                empty.truncate(size_bytes)
             words = peer_words(name, cache, file, socket)
             found[name] = running.enter_context(process(words, socket))
+            fill(str(socket), "", size_bytes)
         yield found
         # Not until all have ended: they share no file, but the disk's room.
     for path in (*folder.glob("*.img"), *folder.glob("*.sock"), *folder.glob("container-*")):

@@ -21,6 +21,8 @@ pub const CMD_DISC: u16 = 2;
 const NBDMAGIC: u64 = 0x4e42_444d_4147_4943;
 const IHAVEOPT: u64 = 0x4948_4156_454F_5054;
 const OPT_EXPORT_NAME: u32 = 1;
+const REPLY_OPTION_MAGIC: u64 = 0x0003_e889_0455_65a9;
+const REP_ERR_UNSUP: u32 = 0x8000_0001;
 const NO_ZEROES: u16 = 2;
 const FIXED_NEWSTYLE: u16 = 1;
 
@@ -43,11 +45,23 @@ pub fn handshake_server(stream: &mut UnixStream, size_bytes: u64) -> std::io::Re
     greeting.extend_from_slice(&IHAVEOPT.to_be_bytes());
     greeting.extend_from_slice(&(FIXED_NEWSTYLE | NO_ZEROES).to_be_bytes());
     stream.write_all(&greeting)?;
-    let mut option = [0u8; 20];
-    stream.read_exact(&mut option)?;
-    let length = u32::from_be_bytes(option[16..20].try_into().expect("four bytes")) as usize;
-    let mut name = vec![0u8; length];
-    stream.read_exact(&mut name)?;
+    stream.read_exact(&mut [0u8; 4])?;
+    loop {
+        let mut head = [0u8; 16];
+        stream.read_exact(&mut head)?;
+        let option: [u8; 4] = head[8..12].try_into().expect("four bytes");
+        let length = u32::from_be_bytes(head[12..16].try_into().expect("four bytes"));
+        stream.read_exact(&mut vec![0u8; length as usize])?;
+        if u32::from_be_bytes(option) == OPT_EXPORT_NAME {
+            break;
+        }
+        let mut refusal = Vec::new();
+        refusal.extend_from_slice(&REPLY_OPTION_MAGIC.to_be_bytes());
+        refusal.extend_from_slice(&option);
+        refusal.extend_from_slice(&REP_ERR_UNSUP.to_be_bytes());
+        refusal.extend_from_slice(&[0; 4]);
+        stream.write_all(&refusal)?;
+    }
     stream.write_all(&size_bytes.to_be_bytes())?;
     stream.write_all(&1u16.to_be_bytes())
 }

@@ -3,7 +3,8 @@
 //! `load SOCKET[#EXPORT] PID read|write random|sequential BYTES DEPTH SECONDS SEED [EXTENT_BYTES [TRACE]]`
 //! prints one JSON line: I/Os a second, CPU of the server and of this client for each I/O (all
 //! threads, /proc/PID/task/*/schedstat, microseconds), and the latency's percentiles.  TRACE takes a
-//! line for each I/O: nanoseconds of CLOCK_BOOTTIME at its end, its latency, its offset.
+//! line for each I/O: nanoseconds of CLOCK_BOOTTIME at its end, its latency, its offset.  SECONDS 0:
+//! until standard input ends.
 
 use std::io::{BufWriter, IoSlice, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -125,7 +126,19 @@ impl Load {
     fn run(&mut self, seconds: f64) -> (usize, f64) {
         let (begun, before) = (Instant::now(), self.latencies.len());
         let end = begun + Duration::from_secs_f64(seconds);
-        while Instant::now() < end {
+        let told = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(seconds > 0.0));
+        if seconds == 0.0 {
+            let told = told.clone();
+            std::thread::spawn(move || {
+                std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).ok();
+                told.store(true, std::sync::atomic::Ordering::Release);
+            });
+        }
+        let goes_on = || {
+            let told = told.load(std::sync::atomic::Ordering::Acquire);
+            !told || Instant::now() < end
+        };
+        while goes_on() {
             if !self.queued.is_empty() {
                 self.send();
             }
