@@ -15,7 +15,7 @@ CARGO_TEST := cargo test --workspace --exclude segue-native
 
 .DEFAULT_GOAL := help
 .PHONY: help setup tools demo test test-rust test-unit test-tools test-real lint format sim \
-	sim-determinism sim-mutants bench clean
+	sim-determinism sim-mutants bench fuzz clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -90,6 +90,24 @@ bench: setup tools ## How fast, beside its peers; a part of it: ROWS="page fault
 		|| $(BIN)/pip install --quiet --disable-pip-version-check 'matplotlib>=3.8,<4'
 	$(BIN)/python bench/run.py $(ROWS)
 	$(BIN)/python bench/plots.py
+
+# What cargo-fuzz passes to rustc; the stable compiler takes all of it.
+FUZZ_FLAGS := --cfg fuzzing -Cdebug-assertions=on -Coverflow-checks=on -Ccodegen-units=1 \
+	-Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,level=4 \
+	inline-8bit-counters pc-table trace-compares)
+# Named, so that build scripts are built without these flags.
+FUZZ_HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+FUZZ_S ?= 60
+
+fuzz: ## libFuzzer at the NBD halves and the mapping engine, FUZZ_S seconds each
+	cd fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --quiet --release --target $(FUZZ_HOST) \
+		--target-dir target
+	@for target in nbd_server nbd_client map_engine; do \
+		mkdir -p fuzz/corpus/$$target fuzz/artifacts || exit 1; \
+		fuzz/target/$(FUZZ_HOST)/release/$$target -max_total_time=$(FUZZ_S) -max_len=4000 -timeout=10 \
+			-print_final_stats=1 -verbosity=0 -artifact_prefix=fuzz/artifacts/ \
+			fuzz/corpus/$$target || exit 1; \
+	done
 
 clean: ## Remove what was built (not the virtual environment)
 	cargo clean
