@@ -57,6 +57,8 @@ class Agent:
         self._link: Link[ControllerMessage] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns: int | None = None
+        self._refused = ""
+        """Why the last session was not welcomed."""
         log.info("event=started name=%s incarnation=%x", config.name, incarnation)
         for uri in listens:
             log.info("event=listening uri=%s", uri)
@@ -156,7 +158,11 @@ class Agent:
                     welcomed = True
                     log.info("event=session term=%d session=%d", session.newest[0], session.session)
         except LinkClosed:
-            log.warning("event=link_closed reason=%r", session.hang_up or link.reason)
+            reason = session.hang_up or link.reason
+            if welcomed or reason != self._refused:
+                log.warning("event=link_closed reason=%r", reason)
+            # One that waits for another agent of its name to go is refused every second.
+            self._refused = "" if welcomed else reason
         session.disconnected(_native.boottime_ns())
         self._link = None
         self._arm()
