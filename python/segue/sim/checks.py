@@ -400,6 +400,8 @@ class Checks:
             for fault, status, *_ in event[2]:
                 if fault[0] not in self._raised[plane.incarnation]:
                     self.blame(7, f"{plane.process.name} lists fault {fault[0]}, never raised")
+                # What a session that hangs up takes in it does not pass on: asked anew.
+                self._answered[plane.incarnation].discard(fault[0])
                 self.count(f"listed {('', 'waiting', 'running', 'done')[status]}")
         elif kind == "container_failed":
             self.count("container_failed")
