@@ -58,6 +58,6 @@ def test_addresses_others_reach_need_a_flag(folder: Path, daemon: str, address: 
 @pytest.mark.parametrize("address", ["tcp://nohost", "ftp://x", "tcp://127.0.0.1:999999"])
 def test_what_is_no_address_is_refused(folder: Path, address: str) -> None:
     done = segue(folder / "data", "controller", "--listen", address)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "segue: " in done.stderr
     assert "Traceback" not in done.stderr
