@@ -14,6 +14,7 @@ earliest end and the latest begin of its operations; the history is linearizable
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -90,8 +91,11 @@ def _problem(operations: list[Operation]) -> str:
     for one, other in pairwise(forward):
         if other.low < one.high:
             return f"{one.value:#x} and {other.value:#x} were both current between reads of each"
+    lows = [zone.low for zone in forward]
     for zone in (z for z in sure if not z.forward):
-        around = next((f for f in forward if f.low < zone.low and zone.high < f.high), None)
-        if around is not None:
+        # Forward zones do not overlap: only the last that begins before it can hold it.
+        at = bisect_left(lows, zone.low) - 1
+        around = forward[at] if at >= 0 else None
+        if around is not None and zone.high < around.high:
             return f"{around.value:#x} was read before and after {zone.value:#x} was written"
     return ""

@@ -4,7 +4,8 @@ Starts a controller and two agents as processes over SQLite and two file contain
 folder, makes three disks, and lets four hosts write data drawn from a seed through NBD: one disk at
 agent *one*, one at agent *two*, one at both.  Meanwhile each agent and the controller are killed
 with SIGKILL and started again.  Then everything is read through the agent that did not write it
-and compared with what the hosts remember.  Exit status 0 only if every byte was right.
+and compared with what the hosts remember.  Last, a disk is moved between containers while hosts
+write it (`demo_movement.py`).  Exit status 0 only if every byte was right.
 
 No root, no test tools: the NBD client is Segue's own (`segue._native.NbdClient`).
 """
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from segue.controller.config import STORE_NAME
+from segue.demo_movement import Movement
 from segue.host import MIB, Host, Tally
 from segue.installation import Installation, wait_until
 from segue.store.check import check
@@ -102,6 +104,7 @@ class Demo:
             self._restart_everything()
             self._verify()
             self._space()
+            self._move()
             self.installation.stop()
         problems = check(str(self.installation.data / STORE_NAME))
         say(f"all stopped; segue check: {'; '.join(problems) or 'no problem found'}")
@@ -196,6 +199,11 @@ class Demo:
             f"every disk read back, red and green through the other agent: {mib:.0f} MiB in "
             f"{took:.1f} s, {len(self.tally.wrong)} reads wrong"
         )
+
+    def _move(self) -> None:
+        movement = Movement(self.installation, self._folder, self.tally, self._seed, say)
+        movement.run()
+        self._errors += movement.errors
 
     def _space(self) -> None:
         for info in self.installation.client.containers():

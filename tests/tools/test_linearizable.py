@@ -24,7 +24,7 @@ IN_BLOCKS_OF_THEIR_OWN = [segment * (64 << 10) + at for segment in (1, 2, 40) fo
 """Past the page cache agents merge blocks, each for itself: hosts of several share none."""
 CLIENTS_PER_AGENT = 3
 KILLS = 4
-OPERATIONS = 2000
+OPERATIONS = 20_000
 
 
 class Client(threading.Thread):

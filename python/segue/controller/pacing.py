@@ -53,7 +53,10 @@ class Pacing:
         now_ns = self._c.clock.now_ns()
         bucket.taken += length_bytes
         if row.row.latency_us and now_ns - bucket.looked_ns >= LOOK_NS:
-            self._look(bucket, row.row.disk, row.row.latency_us * 1000, now_ns)
+            did = bucket.taken * SECOND_NS // max(1, now_ns - bucket.looked_ns)
+            bucket.looked_ns, bucket.taken = now_ns, 0
+            # Agents are asked: nobody waits for that here.
+            self._c.spawn(self._look(bucket, row.row.disk, row.row.latency_us * 1000, did))
         rate = min(row.bandwidth or FASTEST, bucket.felt)
         if rate >= FASTEST:
             return
@@ -62,12 +65,11 @@ class Pacing:
         if begin_ns > now_ns:
             await asyncio.sleep(self._c.seconds(begin_ns - now_ns))
 
-    def _look(self, bucket: _Bucket, disk: int, bound_ns: int, now_ns: int) -> None:
-        """Looks at what the disk's hosts (0: all hosts) felt lately."""
-        span_ns = max(1, now_ns - bucket.looked_ns)
-        did = bucket.taken * SECOND_NS // span_ns
-        bucket.looked_ns, bucket.taken = now_ns, 0
-        p99_ns = self._c.felt.p99_ns(disk)
+    async def _look(self, bucket: _Bucket, disk: int, bound_ns: int, did: int) -> None:
+        """Looks at what the disk's hosts (0: all hosts) felt lately; the job `did` so many bytes
+        a second meanwhile.
+        """
+        p99_ns = await self._c.felt.p99_ns(disk)
         if p99_ns is None:
             return
         if p99_ns > bound_ns:

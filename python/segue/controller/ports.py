@@ -47,7 +47,7 @@ class Link(Protocol):
 class HostLatency(Protocol):
     """What hosts feel: for jobs that slow down when hosts wait."""
 
-    def p99_ns(self, disk: int) -> int | None:
+    async def p99_ns(self, disk: int) -> int | None:
         """p99 of the host I/O of a disk lately (0: of all disks); None if nothing is known."""
         ...
 
@@ -55,7 +55,7 @@ class HostLatency(Protocol):
 class Unfelt:
     """A `HostLatency` that knows nothing."""
 
-    def p99_ns(self, disk: int) -> int | None:
+    async def p99_ns(self, disk: int) -> int | None:
         """Nothing is known."""
         return None
 

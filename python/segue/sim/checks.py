@@ -421,6 +421,8 @@ class Checks:
         elif isinstance(message, Welcome) and message.lost:
             self.count("welcomed as lost")
         elif isinstance(message, Retry | Failure | CompleteToHost):
+            if agent.session.hang_up is not None or agent.session.phase.value == "down":
+                return  # it has given the link up, and takes nothing from it any more
             answered = self._answered[agent.incarnation]
             if message.request in self._raised[agent.incarnation]:
                 if message.request in answered:

@@ -58,4 +58,9 @@ def _problems(c: Controller) -> list[str]:
     for container in c.table.containers.values():
         if container.space.free == 0:
             said.append(f"container {container.row.name} is full")
+    for extent, error in sorted(c.background.trouble.items()):
+        record = c.table.records.get(extent)
+        if record is not None:
+            disk = c.table.disks[record.disk]
+            said.append(f"disk {disk.name} segment {record.segment}: cannot be copied: {error}")
     return [*said, *stuck(c)]

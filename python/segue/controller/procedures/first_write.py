@@ -111,8 +111,10 @@ def may_share(c: Controller, disk: Disk, container: int) -> bool:
 
 def may_hold(c: Controller, disk: Disk, number: int) -> bool:
     """Whether new segments of the disk may be put into that container."""
-    container = c.table.containers[number]
-    if not c.may_allocate(number) or container.row.segment_bytes != disk.segment_bytes:
+    container = c.table.containers.get(number)
+    if container is None or not c.may_allocate(number):
+        return False
+    if container.row.segment_bytes != disk.segment_bytes:
         return False
     return (
         number in disk.containers or len(c.peers_of(disk.disk)) <= 1 or may_share(c, disk, number)

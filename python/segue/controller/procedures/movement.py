@@ -82,7 +82,8 @@ async def _begin(
 ) -> Begun:
     found = take_destination(c, disk, targets)
     if found is None:
-        draining = all(c.table.containers[number].draining for number in targets)
+        rows = [c.table.containers.get(number) for number in targets]
+        draining = all(row is not None and row.draining for row in rows)
         return Begun.FULL if draining or may_hold(c, disk, targets[0]) else Begun.REFUSED
     location, recycled = found
     try:

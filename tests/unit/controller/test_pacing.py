@@ -1,0 +1,97 @@
+"""Jobs are held to their bandwidth, and slow down while hosts wait."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from segue.controller.changes import JobMade
+from segue.controller.controller import Controller
+from segue.controller.pacing import BURST_NS, FASTEST, SLOWEST, Pacing
+from segue.controller.table import Table
+
+SECOND_NS = 1_000_000_000
+MIB = 1 << 20
+
+
+class World:
+    """As much of a controller as pacing looks at; time passes by sleeping only."""
+
+    def __init__(self, job: JobMade) -> None:
+        self.now = 10 * SECOND_NS
+        self.table = Table()
+        self.table.apply([job])
+        self.p99: int | None = None
+        self.clock, self.felt = self, self
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def now_ns(self) -> int:
+        return self.now
+
+    def seconds(self, ns: int) -> float:
+        return ns / SECOND_NS
+
+    async def p99_ns(self, disk: int) -> int | None:
+        return self.p99
+
+    def spawn(self, work: Any) -> None:
+        self.tasks.append(asyncio.get_running_loop().create_task(work))
+
+
+async def copied_in(world: World, pacing: Pacing, pieces: int, took_ns: int) -> float:
+    """Seconds in which a job copies so many MiB, if each takes so long by itself."""
+    begun = world.now
+    for _ in range(pieces):
+        await pacing.take(1, MIB)
+        world.now += took_ns
+        await asyncio.sleep(0)
+    return (world.now - begun) / SECOND_NS
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, job: JobMade, *parts: tuple[int | None, int]
+) -> list[float]:
+    """MiB a second of each part: (what hosts' p99 is meanwhile, pieces)."""
+
+    async def main() -> list[float]:
+        world = World(job)
+        pacing = Pacing(cast("Controller", world))
+
+        async def sleep(seconds: float) -> None:
+            world.now += round(seconds * SECOND_NS)
+
+        with monkeypatch.context() as patched:
+            real = asyncio.sleep
+            patched.setattr("segue.controller.pacing.asyncio.sleep", sleep)
+            patched.setattr("asyncio.sleep", lambda s: real(s) if not s else sleep(s))
+            rates = []
+            for p99, pieces in parts:
+                world.p99 = p99
+                rates.append(pieces / await copied_in(world, pacing, pieces, 1_000_000))
+            return rates
+
+    return asyncio.run(main())
+
+
+def test_bandwidth_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    [rate] = run(monkeypatch, JobMade(1, "move", 1, 1, 0, 0, 100 * MIB), (None, 500))
+    assert rate == pytest.approx(100, rel=0.05)
+    assert BURST_NS < SECOND_NS
+
+
+def test_without_a_limit_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    [rate] = run(monkeypatch, JobMade(1, "move", 1, 1, 0, 0, 0), (None, 500))
+    assert rate == pytest.approx(1000)
+
+
+def test_a_job_slows_down_while_hosts_wait_and_recovers(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = JobMade(1, "move", 1, 1, 0, 0, 0, latency_us=2000)
+    parts = ((1_000_000, 500), (9_000_000, 500), (9_000_000, 50), (1_000_000, 8000))
+    calm, _, waiting, calm_again = run(monkeypatch, job, *parts)
+    assert calm == pytest.approx(1000)
+    assert waiting < calm / 3
+    assert waiting * MIB > SLOWEST / 2
+    assert calm_again > waiting * 3
+    assert calm < FASTEST
