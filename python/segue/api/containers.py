@@ -10,9 +10,14 @@ class AddContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     uri: str
-    size_bytes: int
-    cache: str = "page"
-    """`page` (all agents are on this machine) or `direct`."""
+    size_bytes: int = 0
+    """Header (1 MiB) included; 0: all of a device."""
+    cache: str | None = None
+    """`page` (all agents are on this machine) or `direct`; none: `page` for a file, else `direct`.
+    """
+    segment_bytes: int | None = None
+    """A power of two, 64 KiB to 64 MiB; none: what the controller was set to.  Containers of one
+    segment size form a pool."""
 
 
 class SetLinger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,3 +45,7 @@ class ContainerInfo(msgspec.Struct, frozen=True):
     """Being zeroed, being granted, or where an agent that has not ended might still write."""
     linger_s: float = 0.0
     """So long after its lease a lost agent's I/O is taken for ended; 0: a fence must prove it."""
+    write_unit_bytes: int = 1
+    """The smallest write it takes."""
+    leaving: bool = False
+    """Being removed: nothing lies there, and nothing new will."""

@@ -11,6 +11,22 @@ class CreateDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     size_bytes: int
     block_bytes: int = 4096
+    segment_bytes: int | None = None
+    """Names the pool; none: the controller's own segment size, or that of the only pool."""
+
+
+class ResizeDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/disks/NAME/resize."""
+
+    size_bytes: int
+    force: bool = False
+    """Shrink even over data, which is lost."""
+
+
+class RenameDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST /v1/disks/NAME/rename."""
+
+    name: str
 
 
 class DiskInfo(msgspec.Struct, frozen=True):

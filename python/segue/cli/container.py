@@ -28,23 +28,54 @@ def container() -> None:
 @container.command("add")
 @click.argument("name")
 @click.argument("uri")
-@click.option("--size", type=Size(), required=True, metavar="SIZE", help="10G, 10GiB.")
+@click.option(
+    "--size", type=Size(), metavar="SIZE", help="10G, 10GiB; a device's default: all of it."
+)
+@click.option(
+    "--segment-size",
+    type=Size(),
+    metavar="SIZE",
+    help="64K to 64M, a power of two: containers of one size form a pool.  [default: 1M]",
+)
 @click.option(
     "--cache",
     type=click.Choice(["page", "direct"]),
-    default="page",
-    show_default=True,
-    help="page: every agent is on this machine; direct: past the page cache.",
+    help="page: every agent is on this machine; direct: past the page cache.  "
+    "[default: page for a file, else direct]",
 )
 @data_option
 @json_option
-def container_add(name: str, uri: str, size: int, cache: str, as_json: bool) -> None:
-    """Make storage at URI (file:///PATH) into a container called NAME."""
-    info = client().add_container(name, uri, size, cache)
+def container_add(
+    name: str,
+    uri: str,
+    size: int | None,
+    segment_size: int | None,
+    cache: str | None,
+    as_json: bool,
+) -> None:
+    """Make storage at URI into a container called NAME.
+
+    URI is file:///PATH (made, or empty) or block:///dev/DEVICE (whose first MiB is all zero).
+    """
+    if size is None and "file://" in uri:
+        raise click.UsageError("how large? a file needs --size")
+    info = client().add_container(name, uri, size or 0, cache, segment_size)
     if as_json:
         print_json(info)
         return
     click.echo(f"container {info.name}: {info.segments} segments, {format_size(info.size_bytes)}")
+
+
+@container.command("remove")
+@click.argument("name")
+@data_option
+def container_remove(name: str) -> None:
+    """Take an empty container out of its pool; a file that Segue made is deleted.
+
+    Hosts go on meanwhile.
+    """
+    client().remove_container(name)
+    click.echo(f"container {name} removed")
 
 
 @container.command("list")

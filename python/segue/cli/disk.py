@@ -30,12 +30,38 @@ def disk() -> None:
 @click.argument("name")
 @click.argument("size", type=Size())
 @click.option("--block-size", type=click.Choice(["512", "4096"]), default="4096", show_default=True)
+@click.option(
+    "--segment-size", type=Size(), metavar="SIZE", help="Names the pool, if there are several."
+)
 @data_option
 @json_option
-def disk_create(name: str, size: int, block_size: str, as_json: bool) -> None:
+def disk_create(
+    name: str, size: int, block_size: str, segment_size: int | None, as_json: bool
+) -> None:
     """Make a thin disk, all zero."""
-    info = client().create_disk(name, size, int(block_size))
+    info = client().create_disk(name, size, int(block_size), segment_size)
     print_json(info) if as_json else click.echo(f"disk {info.name}: {format_size(info.size_bytes)}")
+
+
+@disk.command("resize")
+@click.argument("name")
+@click.argument("size", type=Size())
+@click.option("--force", is_flag=True, help="Shrink over data, which is lost.")
+@data_option
+def disk_resize(name: str, size: int, force: bool) -> None:
+    """Give a disk another size; hosts see it when they connect again."""
+    info = client().resize_disk(name, size, force)
+    click.echo(f"disk {info.name}: {format_size(info.size_bytes)}")
+
+
+@disk.command("rename")
+@click.argument("name")
+@click.argument("new")
+@data_option
+def disk_rename(name: str, new: str) -> None:
+    """Give a disk another name; hosts that have it go on."""
+    client().rename_disk(name, new)
+    click.echo(f"disk {name} is now called {new}")
 
 
 @disk.command("list")

@@ -20,13 +20,22 @@ class Containers(Connection):
         return self.call("GET", f"containers/{quote(name, safe='')}", ContainerInfo)
 
     def add_container(
-        self, name: str, uri: str, size_bytes: int, cache: str = "page"
+        self,
+        name: str,
+        uri: str,
+        size_bytes: int = 0,
+        cache: str | None = None,
+        segment_bytes: int | None = None,
     ) -> ContainerInfo:
-        """Make storage at `uri` into a container."""
-        body = AddContainer(name, uri, size_bytes, cache)
+        """Make storage at `uri` into a container; see `AddContainer` for the defaults."""
+        body = AddContainer(name, uri, size_bytes, cache, segment_bytes)
         return self.call("POST", "containers", ContainerInfo, body)
 
     def set_linger(self, name: str, linger_s: float) -> ContainerInfo:
         """So many seconds after its lease a lost agent's I/O has ended there; 0: unknown."""
         path = f"containers/{quote(name, safe='')}/linger"
         return self.call("POST", path, ContainerInfo, SetLinger(linger_s))
+
+    def remove_container(self, name: str) -> None:
+        """Take an empty container out of its pool and give its storage back."""
+        self.call("DELETE", f"containers/{quote(name, safe='')}", type(None))

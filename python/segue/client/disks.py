@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from segue.api.disks import CreateDisk, DiskDrawing, DiskInfo, DiskMap
+from segue.api.disks import CreateDisk, DiskDrawing, DiskInfo, DiskMap, RenameDisk, ResizeDisk
 from segue.client.agents import Agents
 from segue.client.connection import ApiError
 
@@ -20,9 +20,26 @@ class Disks(Agents):
         """The disk of that name."""
         return self.call("GET", f"disks/{quote(name, safe='')}", DiskInfo)
 
-    def create_disk(self, name: str, size_bytes: int, block_bytes: int = 4096) -> DiskInfo:
-        """Make a thin disk, all zero."""
-        return self.call("POST", "disks", DiskInfo, CreateDisk(name, size_bytes, block_bytes))
+    def create_disk(
+        self,
+        name: str,
+        size_bytes: int,
+        block_bytes: int = 4096,
+        segment_bytes: int | None = None,
+    ) -> DiskInfo:
+        """Make a thin disk, all zero; `segment_bytes` names the pool."""
+        body = CreateDisk(name, size_bytes, block_bytes, segment_bytes)
+        return self.call("POST", "disks", DiskInfo, body)
+
+    def resize_disk(self, name: str, size_bytes: int, force: bool = False) -> DiskInfo:
+        """Give a disk another size; shrinking over data is refused unless `force`."""
+        body = ResizeDisk(size_bytes, force)
+        return self.call("POST", f"disks/{quote(name, safe='')}/resize", DiskInfo, body)
+
+    def rename_disk(self, name: str, new: str) -> DiskInfo:
+        """Give a disk another name; hosts that have it go on."""
+        body = RenameDisk(new)
+        return self.call("POST", f"disks/{quote(name, safe='')}/rename", DiskInfo, body)
 
     def delete_disk(self, name: str) -> None:
         """Delete a disk and what is on it."""

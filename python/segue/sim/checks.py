@@ -22,6 +22,7 @@ asks when the engine has just been called at the same moment.
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 from segue import _native
@@ -139,9 +140,7 @@ class Checks:
         return list(self._words.get(plane.incarnation, {}))
 
     def _read_entries(self, plane: Plane, disk: int) -> list[int] | None:
-        allowed = self.replica.allowed.get(disk)
-        count = len(allowed) if allowed is not None else 1
-        answer = plane.probe(GetEntry(PROBE, disk, 0, count))
+        answer = plane.probe(GetEntry(PROBE, disk, 0, plane.segments.get(disk, 1)))
         return list(answer[4]) if answer[2] == Outcome.DONE else None
 
     def _check_entries(self, incarnation: int) -> None:
@@ -156,7 +155,9 @@ class Checks:
             if allowed is None or incarnation not in table.attached.get(disk, {}):
                 self.blame(3, f"{agent.process.name} holds entries of disk {disk}, not attached")
                 continue
-            for segment, (word, most) in enumerate(zip(words, allowed, strict=True)):
+            # A table may be of a size that the disk had, or is to have.
+            both = zip_longest(words, allowed, fillvalue=0)
+            for segment, (word, most) in enumerate(both):
                 if word and not grants(most, word) and not self._still_zero(most, word):
                     self.blame(
                         3,
@@ -355,7 +356,7 @@ class Checks:
         if io.op == "flush":
             return False
         words = self._words.get(plane.incarnation, {}).get(io.disk)
-        if words is None:
+        if words is None or io.first + io.count > plane.sectors[io.disk]:
             return False
         unit = plane.segment_bytes[io.disk] // SECTOR_BYTES
         first, last = io.first // unit, (io.first + io.count - 1) // unit
@@ -364,9 +365,8 @@ class Checks:
         for segment in range(first, last + 1):
             begin = max(io.first, segment * unit)
             end = min(io.first + io.count, (segment + 1) * unit)
-            disk = self.replica.table.disks.get(io.disk)
-            sectors = disk.size_bytes // SECTOR_BYTES if disk is not None else 0
-            whole = begin == segment * unit and end in ((segment + 1) * unit, sectors)
+            ends = ((segment + 1) * unit, plane.sectors[io.disk])
+            whole = begin == segment * unit and end in ends
             if faults(words[segment], io.op, whole, bool(io.flags & NO_HOLE)):
                 return False
         return True

@@ -60,6 +60,7 @@ class Faults:
         self.network = stage.network
         self.store = stage.store
         self.checks = stage.checks
+        self.admin = stage.admin
         self.errors_allowed = stage.plan.errors_allowed
         self.lease_ns = stage.plan.settings.lease_ns
         self.lose_all_power = lose_power
@@ -306,6 +307,18 @@ class Faults:
                 after_ns = self.rng.randrange(4 * MS)
                 self.world.call_in(after_ns, other.process.post, other.burst, segment)
 
+    # Administrators ---------------------------------------------------------------------------------
+
+    def resize(self) -> None:
+        """A disk is grown or shrunk."""
+        self._count("resize")
+        self.admin.resize()
+
+    def change_containers(self) -> None:
+        """A container is added, or one to be removed."""
+        self._count("change_containers")
+        self.admin.change_containers()
+
     # Storage --------------------------------------------------------------------------------------
 
     def slow_container(self) -> None:
@@ -485,7 +498,7 @@ class Faults:
             for r in m.under_way.values()
         )
 
-    # Operators ------------------------------------------------------------------------------------
+    # Administrators ---------------------------------------------------------------------------------
 
     def move_disk(self) -> None:
         """A disk is moved."""
@@ -521,6 +534,8 @@ KINDS: dict[str, Callable[[Faults], None]] = {
     "slow_network": Faults.slow_network,
     "cut_host": Faults.cut_host,
     "burst": Faults.burst,
+    "resize": Faults.resize,
+    "change_containers": Faults.change_containers,
     "slow_container": Faults.slow_container,
     "failing_container": Faults.failing_container,
     "slow_store": Faults.slow_store,

@@ -18,7 +18,7 @@ from segue.sim.loop import MS, SECOND, World
 from segue.sim.oracle import Disk, Ticket, Write, WrongRead
 from segue.sim.plane import FAST_ZERO, FUA, NO_HOLE, REQ_ONE, HostIo
 
-EIO, ENOSPC, ESHUTDOWN = 5, 28, 108
+EIO, EINVAL, ENOSPC, ESHUTDOWN = 5, 22, 28, 108
 STATUS_ZERO = 2
 WEIGHTS = {"read": 34, "write": 38, "zero": 7, "trim": 8, "flush": 7, "status": 6}
 """How often a host issues what."""
@@ -94,6 +94,8 @@ class Host:
         self.busy = 0
         self.connection: Connection | None = None
         self.disk = 0
+        self.sectors = oracle.sectors
+        """The disk's size as it was said when the connection was opened."""
         self.hot = hot
         self._work = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
@@ -144,9 +146,12 @@ class Host:
             if agent is not None and agent.process.alive:
                 connection = Connection(self.world, self.process, agent)
                 self.connection = connection
+                begun_ns = self.world.now_ns
                 opened = await connection.open(self.disk_name)
                 if opened is not None and not opened.errno:
-                    assert opened.size_bytes == self.oracle.sectors * SECTOR_BYTES
+                    self.sectors = opened.size_bytes // SECTOR_BYTES
+                    if self.sectors not in self.oracle.sizes_since(begun_ns):
+                        self.world.blame(f"{self.name} is told of {self.sectors} sectors")
                     self.disk = opened.disk
                     self.watch.count("opened")
                     return
@@ -175,14 +180,18 @@ class Host:
     def trim_segment(self, segment: int) -> None:
         """Discards a whole segment, beside whatever it does."""
         first = segment * self.segment_sectors
-        count = min(self.segment_sectors, self.oracle.sectors - first)
+        count = min(self.segment_sectors, self.sectors - first)
+        if count <= 0:
+            return
         self.busy += 1
         self.do("trim", first, count).add_done_callback(self._not_busy)
 
     def burst(self, segment: int) -> None:
         """Small reads and writes of one segment, many at once, beside whatever it does."""
         first = segment * self.segment_sectors
-        length = min(self.segment_sectors, self.oracle.sectors - first)
+        length = min(self.segment_sectors, self.sectors - first)
+        if length <= 0:
+            return
         for op in ("write", "read", "read", "write", "read", "read"):
             at = self.rng.randrange(length) // self.block_sectors * self.block_sectors
             self.busy += 1
@@ -216,7 +225,7 @@ class Host:
 
     def _place(self, op: str) -> tuple[int, int]:
         """Where: mostly near hot spots, mostly small; now and then whole segments."""
-        rng, sectors, segment = self.rng, self.oracle.sectors, self.segment_sectors
+        rng, sectors, segment = self.rng, self.sectors, self.segment_sectors
         blocks = self.block_sectors
         whole = 0.5 if op in ("trim", "zero") else 0.06
         if rng.random() < whole:
@@ -250,8 +259,9 @@ class Host:
         errno, payload = answer
         if errno:
             self.oracle.give_up(ticket)
-            return self._failed(op, errno, connection)
+            return self._failed(op, errno, connection, ticket)
         self.watch.count(op)
+        self._within(op, ticket.begin_ns, first + count)
         try:
             if op == "read":
                 self.oracle.read(now, ticket, payload)
@@ -315,7 +325,8 @@ class Host:
         """Whether the controller itself may carry it out, seconds after the agent forgot it."""
         if io.op == "write" or (io.op == "zero" and io.flags & NO_HOLE):
             return False
-        return io.count >= self.segment_sectors or io.first + io.count == self.oracle.sectors
+        ends = (size.sectors for size in self.oracle.sizes)
+        return io.count >= self.segment_sectors or io.first + io.count in ends
 
     def _give_up(self, write: Write, io: HostIo) -> None:
         """Nobody will say what became of it; it has ended when its attempt is over."""
@@ -331,8 +342,9 @@ class Host:
     ) -> int:
         if errno:
             self._give_up(write, io)
-            return self._failed(op, errno, connection)
+            return self._failed(op, errno, connection, write)
         self.watch.count(op)
+        self._within(op, write.issued_ns, write.first + write.count)
         if not io.finished:
             self.world.blame(f"{op} acknowledged while pieces of it run")
         if op == "trim":
@@ -341,9 +353,22 @@ class Host:
             self.oracle.acknowledge(self.world.now_ns, write)
         return 0
 
-    def _failed(self, op: str, errno: int, connection: Connection) -> int:
+    def _within(self, op: str, begin_ns: int, end: int) -> None:
+        """What was done must lie within the disk."""
+        if end > max(self.oracle.sizes_since(begin_ns)):
+            self.world.blame(f"{self.name}: {op} up to sector {end} was done beyond the end")
+
+    def _failed(self, op: str, errno: int, connection: Connection, io: Ticket | Write) -> int:
         self.watch.count(f"errno {errno}")
         self.world.log("host-error", self.name, op, errno)
+        begin_ns = io.begin_ns if isinstance(io, Ticket) else io.issued_ns
+        if errno in (EINVAL, ENOSPC) and io.first + io.count > min(
+            self.oracle.sizes_since(begin_ns)
+        ):
+            # The client asks again for the size when it connects again.
+            self.watch.count("beyond the end")
+            connection.cut()
+            return errno
         if self.watch.bad_errno(errno):
             self.world.blame(f"{self.name}: {op} got errno {errno} and nothing explains it")
         if errno == ESHUTDOWN:

@@ -233,6 +233,37 @@ MUTATIONS: list[Mutation] = [
         "            await self._fence_ended(fence)\n",
         "",
     ),
+    # Controller: resizing, removing containers ---------------------------------------------------
+    Mutation(
+        "shrinking-restricts-nobody",
+        PROCEDURES + "resize.py",
+        "        lost = await invalidate(c, disk.disk, first, count)\n",
+        "        lost: list[int] = []\n",
+    ),
+    Mutation(
+        "growing-shows-what-lay-there",
+        PROCEDURES + "resize.py",
+        "        await _zero_rest(c, disk, segment, extent, used_bytes)\n",
+        "",
+    ),
+    Mutation(
+        "growing-is-not-flushed",
+        PROCEDURES + "resize.py",
+        "            await copier_flush(c, number, failures)\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "containers-in-use-are-removed",
+        PROCEDURES + "remove_container.py",
+        "    if space.used:\n",
+        "    if space.used > 1:\n",
+    ),
+    Mutation(
+        "quarantined-containers-are-removed",
+        PROCEDURES + "remove_container.py",
+        "    if space.free != space.segments:\n",
+        "    if space.free > space.segments:\n",
+    ),
     # Store and checkpoint ------------------------------------------------------------------------
     Mutation(
         "checkpoint-forgets-quarantine",

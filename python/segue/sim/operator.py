@@ -40,7 +40,7 @@ class Operator:
         if rng.random() < 0.4:
             first = rng.randrange(disk.segments)
             count = rng.randint(1, disk.segments - first)
-        to = f"m{rng.randrange(len(stage.media))}"
+        to = rng.choice(sorted(controller.table.container_names))
         self._ask(
             "move",
             move_disk(
@@ -53,7 +53,7 @@ class Operator:
         controller = self._stage.office.serving
         if controller is None:
             return
-        name = f"m{self._rng.randrange(len(self._stage.media))}"
+        name = self._rng.choice(sorted(controller.table.container_names))
         if controller.table.containers[controller.table.container_names[name]].draining:
             self._ask("fill", fill_container(controller, name))
         else:

@@ -72,13 +72,27 @@ class Ticket:
     begin_ns: int
 
 
+@dataclass(eq=False, slots=True)
+class Size:
+    """A size that the disk had, or may have had, from one moment to another."""
+
+    sectors: int
+    from_ns: int
+    to_ns: int | None = None
+    """None: it may have it now."""
+
+
 class WrongRead(Exception):
     """A host got what rule 1 does not allow."""
 
 
 @dataclass(eq=False)
 class Disk:
-    """The oracle of one virtual disk of `sectors` sectors; all zero to begin with."""
+    """The oracle of one virtual disk of `sectors` sectors; all zero to begin with.
+
+    A disk that is being resized may have either size until the outcome is known.  What shrinking
+    takes is a durable write of zeroes, and I/O beyond every size possible must fail.
+    """
 
     name: str
     sectors: int
@@ -90,9 +104,36 @@ class Disk:
     """Sectors read that had exactly one allowed token."""
     checked: int = 0
     """Sectors read."""
+    sizes: list[Size] = field(default_factory=list)
     _zero: Write = field(default_factory=lambda: Write(0, 0, 0, -1, ended_ns=-1))
     _tickets: list[Ticket] = field(default_factory=list)
     _open: list[Write] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.sizes.append(Size(self.sectors, -1))
+
+    # Size ---------------------------------------------------------------------------------------
+
+    @property
+    def resizing(self) -> bool:
+        """Whether it may have one of several sizes now."""
+        return sum(size.to_ns is None for size in self.sizes) > 1
+
+    def begin_resize(self, now: int, sectors: int) -> None:
+        """An operator asks for another size."""
+        self.sizes.append(Size(sectors, now))
+
+    def settle_size(self, now: int, sectors: int) -> None:
+        """From now on it has this size, one of those possible."""
+        assert any(s.sectors == sectors and s.to_ns is None for s in self.sizes)
+        for size in self.sizes:
+            if size.sectors != sectors and size.to_ns is None:
+                size.to_ns = now
+        self.sectors = sectors
+
+    def sizes_since(self, begin_ns: int) -> list[int]:
+        """The sizes it may have had at some moment since then."""
+        return [s.sectors for s in self.sizes if s.to_ns is None or s.to_ns >= begin_ns]
 
     # Writes -------------------------------------------------------------------------------------
 

@@ -18,7 +18,14 @@ from typing import Any, Protocol
 from segue import _native
 from segue.sim.containers import EIO, ENOENT, SECTOR_BYTES, Holder, Medium, Request
 from segue.sim.loop import US, Handle, Process, World
-from segue.wire.messages import ContainerSpec, Message, NewTable, Outcome, SetContainers
+from segue.wire.messages import (
+    ContainerSpec,
+    Message,
+    NewTable,
+    Outcome,
+    ResizeTable,
+    SetContainers,
+)
 
 FUA, NO_HOLE, REQ_ONE, FAST_ZERO = 1, 2, 8, 16
 """NBD's command flags, as the engine takes them."""
@@ -116,6 +123,9 @@ class Plane:
         self.holder = Holder(process, incarnation, process.name)
         self.opened: dict[int, Medium] = {}
         self.segment_bytes: dict[int, int] = {}
+        self.segments: dict[int, int] = {}
+        self.sectors: dict[int, int] = {}
+        """Sizes of the tables, by disk."""
         """Of every disk that has had a table here."""
         self.ios: dict[int, HostIo] = {}
         """By token, until the engine's last word."""
@@ -200,8 +210,15 @@ class Plane:
             self._open_all(message)
         else:
             self.commanding = type(message).__name__.startswith("Do")
+            if isinstance(message, ResizeTable):
+                self._has_size(message.disk, message.size_bytes)
             self._call(self.engine.deliver, message, changed=True)
             self.commanding = False
+
+    def _has_size(self, disk: int, size_bytes: int) -> None:
+        if disk in self.segment_bytes:
+            self.segments[disk] = -(-size_bytes // self.segment_bytes[disk])
+            self.sectors[disk] = size_bytes // SECTOR_BYTES
 
     def _open_all(self, message: NewTable | SetContainers) -> None:
         """Opens what is not open yet, off the data thread; then the engine may know."""
@@ -225,6 +242,7 @@ class Plane:
             else:
                 if isinstance(message, NewTable):
                     self.segment_bytes[message.disk] = message.segment_bytes
+                    self._has_size(message.disk, message.size_bytes)
                 self._call(self.engine.deliver, message, changed=True)
             self._next_work()
 

@@ -59,6 +59,22 @@ THEMES = (
         ),
         {"trim": 15},
     ),
+    Theme(  # disks and containers that change
+        (
+            "resize",
+            "resize",
+            "change_containers",
+            "change_containers",
+            "crash_controller",
+            "zombie_controller",
+            "pause_agent",
+            "cut_link",
+            "partition_agent",
+            "crash_agent",
+            "ambush_controller",
+        ),
+        {"trim": 15, "zero": 10},
+    ),
     Theme(  # flushes that fail, and everyone who must hear of it
         ("failing_container", "ambush_failure", "cut_host", "crash_agent", "crash_controller"),
         {"flush": 30},
@@ -107,6 +123,10 @@ def draw_plan(rng: random.Random) -> Plan:
     return Plan(
         media,
         disks,
+        spares=[
+            MediumPlan(rng.randint(2, 4), rng.random() < 0.5, rng.choice((1, 512)))
+            for _ in range(2)
+        ],
         agents=rng.choice((1, 2, 2, 3)),
         settings=draw_settings(rng),
         park_limit_bytes=rng.choice((64 << 10, 4 << 20)),
@@ -174,7 +194,7 @@ class Scenario(Stage):
             host.ask(ios, think_ns)
         kinds = [kind for kind in KINDS if rng.random() < (0.15 if kind in RARE else 0.5)]
         if rng.random() < 0.5:
-            theme = rng.choice(THEMES if self.plan.errors_allowed else THEMES[:2])
+            theme = rng.choice(THEMES if self.plan.errors_allowed else THEMES[:-1])
             kinds = list(theme.kinds) + ["ambush_power"] * (rng.random() < 0.3)
             for host in self.hosts:
                 host.weights.update(theme.weights)

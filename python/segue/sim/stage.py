@@ -14,6 +14,7 @@ from segue.controller.controller import Controller
 from segue.controller.procedures.movement import Begun
 from segue.controller.procedures.verbs import add_container, create_disk
 from segue.controller.settings import Settings
+from segue.sim.admin import Admin
 from segue.sim.agent import Agent, Machine
 from segue.sim.checks import Checks
 from segue.sim.containers import SECTOR_BYTES, Medium
@@ -68,6 +69,8 @@ class Plan:
 
     media: list[MediumPlan]
     disks: list[DiskPlan]
+    spares: list[MediumPlan] = field(default_factory=list)
+    """Storage that an operator may make containers of."""
     agents: int = 2
     settings: Settings = field(default_factory=settings)
     park_limit_bytes: int = 4 << 20
@@ -78,7 +81,8 @@ class Plan:
     @property
     def coarse(self) -> bool:
         """Whether some container's write unit is larger than a sector."""
-        return any(medium.write_unit_bytes > SECTOR_BYTES for medium in self.media)
+        media = self.media + self.spares
+        return any(medium.write_unit_bytes > SECTOR_BYTES for medium in media)
 
 
 class Stage:
@@ -91,13 +95,16 @@ class Stage:
         self.store = StoreDisk(world)
         self.media = {
             f"sim://m{i}": Medium(world, f"sim://m{i}", SEGMENT_BYTES, m.clean, m.write_unit_bytes)
-            for i, m in enumerate(plan.media)
+            for i, m in enumerate(plan.media + plan.spares)
         }
         self.oracles = [Disk(f"vd{i}", disk.sectors) for i, disk in enumerate(plan.disks)]
         self.checks = Checks(world, self.store, self.media, self.network)
         self.office = Office(
             world, self.network, self.store, self.media, plan.settings, self.checks
         )
+        sizes = (medium.segments for medium in plan.media + plan.spares)
+        segments = dict(zip(self.media, sizes, strict=True))
+        self.admin = Admin(world, self.office, self.oracles, self.media, segments, self.checks)
         self.watch = Watch()
         self.watch.full_expected = True
         self._expect_errors()
@@ -157,7 +164,7 @@ class Stage:
             machine.boot()
 
     async def _make_all(self, controller: Controller) -> None:
-        for number, (uri, medium) in enumerate(zip(self.media, self.plan.media, strict=True)):
+        for number, (uri, medium) in enumerate(zip(self.media, self.plan.media, strict=False)):
             await add_container(controller, f"m{number}", uri, medium.segments * SEGMENT_BYTES)
         for oracle, disk in zip(self.oracles, self.plan.disks, strict=True):
             size_bytes = oracle.sectors * SECTOR_BYTES
@@ -228,7 +235,8 @@ class Stage:
     def unfinished(self, most: int) -> list[str]:
         """What is not idle yet, in words."""
         found: list[str] = []
-        for look in (self._busy_hosts, self._busy_agents, self._busy_controller):
+        looks = (self._busy_hosts, self._busy_agents, self._busy_controller)
+        for look in (*looks, lambda: self.admin.busy):
             for what in look():
                 found.append(what)
                 if len(found) >= most:
@@ -262,6 +270,8 @@ class Stage:
             found.append(f"incomplete extents {list(table.records)}")
         if table.cleaning and not self.plan.errors_allowed:
             found.append(f"cleaning {table.cleaning}")
+        leaving = [row.row.name for row in table.containers.values() if row.leaving]
+        found += [f"container {name} is leaving" for name in leaving]
         found += [f"lock {key}: {how}" for key, how in controller.locks.held()]
         found += [f"blocks at {key:#x}: {bits:#x}" for key, bits in controller.blocks.held()]
         # One that waits for space waits for an operator.

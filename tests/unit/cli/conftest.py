@@ -40,6 +40,8 @@ CONTAINER: dict[str, Any] = {
     "clean_segments": 97,
     "held_segments": 0,
     "linger_s": 0.0,
+    "write_unit_bytes": 1,
+    "leaving": False,
 }
 AGENT = {
     "agent": 1,
@@ -96,6 +98,9 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ("GET", "/v1/containers"): (200, [CONTAINER]),
     ("POST", "/v1/containers"): (201, CONTAINER),
     ("POST", "/v1/containers/c/linger"): (200, CONTAINER),
+    ("DELETE", "/v1/containers/c"): (204, None),
+    ("POST", "/v1/disks/d/resize"): (200, DISK),
+    ("POST", "/v1/disks/d/rename"): (200, DISK),
     ("GET", "/v1/agents"): (200, [AGENT]),
     ("GET", "/v1/status"): (200, STATUS),
     ("POST", "/v1/agents/one/declare-dead"): (200, {"incarnations": ["ab"]}),

@@ -13,7 +13,21 @@ def test_container_add(api: Api) -> None:
         "uri": "file:///srv/c",
         "size_bytes": 100 << 20,
         "cache": "direct",
+        "segment_bytes": None,
     }
+
+
+def test_container_add_of_a_device_needs_no_size_and_a_file_does(api: Api) -> None:
+    args = ("container", "add", "c", "block:///dev/sdx", "--segment-size", "4M")
+    assert api.run(*args).exit_code == 0
+    assert (api.seen[0][2]["size_bytes"], api.seen[0][2]["segment_bytes"]) == (0, 4 << 20)
+    result = api.run("container", "add", "c", "file:///srv/c")
+    assert result.exit_code == 2
+    assert "a file needs --size" in result.stderr
+
+
+def test_container_remove(api: Api) -> None:
+    assert api.run("container", "remove", "c").output == "container c removed\n"
 
 
 def test_a_long_uri_is_not_cut_where_a_program_reads(api: Api) -> None:

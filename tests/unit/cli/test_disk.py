@@ -10,7 +10,7 @@ from tests.unit.cli.conftest import MAP, Api
 def test_disk_create_takes_sizes_with_units(api: Api) -> None:
     result = api.run("disk", "create", "d", "10GiB", "--block-size", "512")
     assert (result.exit_code, result.output) == (0, "disk d: 10G\n")
-    body = {"name": "d", "size_bytes": 10 << 30, "block_bytes": 512}
+    body = {"name": "d", "size_bytes": 10 << 30, "block_bytes": 512, "segment_bytes": None}
     assert api.seen == [("POST", "/v1/disks", body)]
 
 
@@ -19,6 +19,15 @@ def test_disk_uri_names_an_agent_that_is_there(api: Api) -> None:
     result = api.run("disk", "uri", "d", "--agent", "two")
     assert result.exit_code == 1
     assert result.stderr == "segue: no agent called two is there to serve d\n"
+
+
+def test_disk_resize_and_rename(api: Api) -> None:
+    assert api.run("disk", "resize", "d", "10G", "--force").output == "disk d: 10G\n"
+    assert api.run("disk", "rename", "d", "e").output == "disk d is now called e\n"
+    assert [body for _, _, body in api.seen] == [
+        {"size_bytes": 10 << 30, "force": True},
+        {"name": "e"},
+    ]
 
 
 def test_disk_delete(api: Api) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from litestar import get, post
+from litestar import delete, get, post
 
 from segue.api.containers import AddContainer, ContainerInfo, SetLinger
 from segue.controller.controller import Controller
 from segue.controller.procedures import verbs
 from segue.controller.procedures.declare_dead import set_linger
-from segue.controller.procedures.verbs import Refusal
+from segue.controller.procedures.remove_container import remove_container
 from segue.controller.table import Container
 
 
@@ -25,23 +25,33 @@ def container_routes(c: Controller) -> list[Any]:
     @get("/containers/{name:str}")
     async def show_container(name: str) -> ContainerInfo:
         """The container of that name."""
-        number = c.table.container_names.get(name)
-        if number is None:
-            raise Refusal(f"no container is called {name}", missing=True)
-        return _container_info(c.table.containers[number])
+        return _container_info(verbs.container_called(c, name))
 
     @post("/containers")
     async def add_container(data: AddContainer) -> ContainerInfo:
         """Make storage at a URI into a container."""
-        row = await verbs.add_container(c, data.name, data.uri, data.size_bytes, data.cache)
+        row = await verbs.add_container(
+            c, data.name, data.uri, data.size_bytes, data.cache, data.segment_bytes
+        )
         return _container_info(c.table.containers[row.container])
+
+    @delete("/containers/{name:str}")
+    async def delete_container(name: str) -> None:
+        """Take an empty container out of its pool; a file that Segue made is deleted."""
+        await remove_container(c, name)
 
     @post("/containers/{name:str}/linger", status_code=200)
     async def set_container_linger(name: str, data: SetLinger) -> ContainerInfo:
         """Say how long after its lease a lost agent's I/O can still be under way there."""
         return _container_info(await set_linger(c, name, data.linger_s))
 
-    return [set_container_linger, list_containers, show_container, add_container]
+    return [
+        set_container_linger,
+        list_containers,
+        show_container,
+        add_container,
+        delete_container,
+    ]
 
 
 def _container_info(container: Container) -> ContainerInfo:
@@ -59,4 +69,6 @@ def _container_info(container: Container) -> ContainerInfo:
         clean_segments=space.free_clean,
         held_segments=row.segments - space.used - space.free,
         linger_s=container.linger_s,
+        write_unit_bytes=row.write_unit_bytes,
+        leaving=container.leaving,
     )

@@ -8,10 +8,20 @@ from typing import Annotated, Any, TypeVar, cast
 from litestar import delete, get, post
 from litestar.params import Parameter
 
-from segue.api.disks import CreateDisk, DiskDrawing, DiskInfo, DiskMap, DrawnCell, MapRun
+from segue.api.disks import (
+    CreateDisk,
+    DiskDrawing,
+    DiskInfo,
+    DiskMap,
+    DrawnCell,
+    MapRun,
+    RenameDisk,
+    ResizeDisk,
+)
 from segue.controller import layout
 from segue.controller.controller import Controller
 from segue.controller.procedures import verbs
+from segue.controller.procedures.resize import resize_disk
 from segue.controller.table import Disk
 
 T = TypeVar("T")
@@ -35,8 +45,20 @@ def disk_routes(c: Controller) -> list[Any]:
     @post("/disks")
     async def create_disk(data: CreateDisk) -> DiskInfo:
         """Make a thin disk, all zero."""
-        disk = await verbs.create_disk(c, data.name, data.size_bytes, data.block_bytes)
+        disk = await verbs.create_disk(
+            c, data.name, data.size_bytes, data.block_bytes, data.segment_bytes
+        )
         return _disk_info(c, disk)
+
+    @post("/disks/{name:str}/resize", status_code=200)
+    async def resize(name: str, data: ResizeDisk) -> DiskInfo:
+        """Give a disk another size; hosts see it when they connect again."""
+        return _disk_info(c, await resize_disk(c, name, data.size_bytes, data.force))
+
+    @post("/disks/{name:str}/rename", status_code=200)
+    async def rename(name: str, data: RenameDisk) -> DiskInfo:
+        """Give a disk another name; hosts that have it go on."""
+        return _disk_info(c, await verbs.rename_disk(c, name, data.name))
 
     @delete("/disks/{name:str}")
     async def delete_disk(name: str) -> None:
@@ -65,7 +87,17 @@ def disk_routes(c: Controller) -> list[Any]:
         """Where the disk's segments lie, summed up in equal cells."""
         return await _disk_drawing(c, verbs.disk_called(c, name), cells)
 
-    return [map_disk, draw_disk, list_disks, show_disk, create_disk, delete_disk, clear_error]
+    return [
+        map_disk,
+        draw_disk,
+        list_disks,
+        show_disk,
+        create_disk,
+        resize,
+        rename,
+        delete_disk,
+        clear_error,
+    ]
 
 
 def _disk_info(c: Controller, disk: Disk) -> DiskInfo:
