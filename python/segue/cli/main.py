@@ -15,6 +15,7 @@ from segue.cli.completion import completion
 from segue.cli.container import container
 from segue.cli.daemons import controller
 from segue.cli.disk import disk
+from segue.cli.image import disk_export, disk_import
 from segue.cli.movement import job
 from segue.cli.options import Failed, data_option
 from segue.cli.status import status
@@ -86,3 +87,5 @@ for command in (
     completion,
 ):
     main.add_command(command)
+disk.add_command(disk_import)
+disk.add_command(disk_export)

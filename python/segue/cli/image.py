@@ -1,0 +1,61 @@
+"""`segue disk import` and `segue disk export`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from segue.cli.images import export_image, import_image
+from segue.cli.options import Failed, Size, client, data_option
+from segue.cli.sizes import format_size
+
+FORMAT_HELP = "raw, qcow2, or whatever qemu-img knows."
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def _said(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+@click.command("import")
+@click.argument("name")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--format", "image", metavar="FORMAT", help=FORMAT_HELP + "  [default: as it looks]")
+@click.option("--block-size", type=click.Choice(["512", "4096"]), default="4096", show_default=True)
+@click.option(
+    "--segment-size", type=Size(), metavar="SIZE", help="Names the pool, if there are several."
+)
+@data_option
+def disk_import(
+    name: str, file: Path, image: str | None, block_size: str, segment_size: int | None
+) -> None:
+    """Make a disk of an image FILE.
+
+    Until all of it is durable the disk is called NAME.importing.
+    """
+    try:
+        info = import_image(client(), name, file, image, int(block_size), segment_size)
+    except OSError as error:
+        raise Failed(f"import of {file}: {_said(error)}") from error
+    used = format_size(info.mapped_segments * info.segment_bytes)
+    click.echo(f"disk {info.name}: {format_size(info.size_bytes)}, {used} of it data")
+
+
+@click.command("export")
+@click.argument("name")
+@click.argument("file", type=FILE)
+@click.option("--format", "image", default="raw", metavar="FORMAT", help=FORMAT_HELP)
+@click.option("--agent", "agent_name", metavar="NAME", help="Read it at this agent.")
+@data_option
+def disk_export(name: str, file: Path, image: str, agent_name: str | None) -> None:
+    """Write a disk to a new image FILE; holes stay holes.
+
+    Until all of it is there the file is called FILE.part.
+    """
+    try:
+        export_image(client(), name, file, image, agent_name)
+    except OSError as error:
+        raise Failed(f"export to {file}: {_said(error)}") from error
+    click.echo(f"{file}: {format_size(file.stat().st_size)}")

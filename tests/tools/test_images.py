@@ -1,0 +1,121 @@
+"""Images go into disks and out of them whole, holes stay holes, and none is left half done."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from segue.installation import Installation, wait_until
+from tests.tools.conftest import MIB, Tool, segue
+
+
+@pytest.fixture
+def qemu_img() -> Tool:
+    """QEMU's qemu-img."""
+    return Tool("qemu-img")
+
+
+@pytest.fixture
+def sparse(random_file: Callable[[int], Path]) -> Path:
+    """A raw image of 40 MiB and a bit: data, a hole, written zeroes, data up to an odd end."""
+    path = random_file(8 * MIB)
+    with open(path, "r+b") as image:
+        image.seek(3 * MIB)
+        image.write(bytes(2 * MIB))
+        image.truncate(30 * MIB)
+        image.seek(40 * MIB)
+        image.write(b"the end")
+    return path
+
+
+def data_of(path: Path) -> bytes:
+    """What the image holds, to the end of its last sector."""
+    data = path.read_bytes()
+    return data + bytes(-len(data) % 512)
+
+
+def test_raw_there_and_back(installation: Installation, folder: Path, sparse: Path) -> None:
+    done = segue(installation.data, "disk", "import", "vm", str(sparse))
+    assert (done.returncode, done.stdout) == (0, "disk vm: ~40M, 7M of it data\n"), done.stderr
+    assert "import vm: 100 %" in done.stderr
+    out = folder / "out"
+    done = segue(installation.data, "disk", "export", "vm", str(out))
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes() == data_of(sparse)
+    assert out.stat().st_blocks * 512 <= 7 * MIB
+    again = segue(installation.data, "disk", "export", "vm", str(out))
+    assert (again.returncode, again.stderr) == (1, f"segue: {out} exists already\n")
+    again = segue(installation.data, "disk", "import", "vm", str(sparse))
+    assert (again.returncode, again.stderr) == (1, "segue: a disk called vm exists already\n")
+
+
+def test_qcow2_there_and_back(
+    installation: Installation, folder: Path, sparse: Path, qemu_img: Tool
+) -> None:
+    image, out = folder / "vm.qcow2", folder / "out.qcow2"
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", sparse, image)
+    done = segue(installation.data, "disk", "import", "vm", str(image))
+    assert (done.returncode, done.stdout) == (0, "disk vm: ~40M, 7M of it data\n"), done.stderr
+    done = segue(installation.data, "disk", "export", "vm", str(out), "--format", "qcow2")
+    assert done.returncode == 0, done.stderr
+    qemu_img("compare", "-f", "raw", "-F", "qcow2", sparse, out)
+    info = json.loads(qemu_img("info", "--output=json", out).stdout)
+    assert info["format"] == "qcow2"
+    assert info["actual-size"] < 9 * MIB
+
+
+def test_a_bad_image_leaves_nothing(installation: Installation, folder: Path) -> None:
+    bad = folder / "bad"
+    bad.write_bytes(b"QFI\xfb" + bytes(4096))
+    done = segue(installation.data, "disk", "import", "vm", str(bad))
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "qcow2" in line.lower()
+    (folder / "empty").touch()
+    done = segue(installation.data, "disk", "import", "vm", str(folder / "empty"))
+    assert (done.returncode, done.stderr) == (1, f"segue: {folder}/empty is empty\n")
+    # Larger than what is left: the disk goes as well.
+    (folder / "large").write_bytes(b"x" * (300 * MIB))
+    done = segue(installation.data, "disk", "import", "vm", str(folder / "large"))
+    assert done.returncode == 1
+    assert "No space left" in done.stderr.splitlines()[-1]
+    assert [disk.name for disk in installation.client.disks()] == ["disk"]
+    assert installation.client.container("left").used_segments == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_import_cut_off_says_so(
+    installation: Installation,
+    folder: Path,
+    random_file: Callable[[int], Path],
+    how: signal.Signals,
+) -> None:
+    image = random_file(16 * MIB)
+    client = installation.client
+    client.add_container("slow", f"faulty+file://{folder}/slow", 64 * MIB, segment_bytes=256 << 10)
+    (folder / "slow.faults").write_text("delay write 200000\n")
+    words = ["disk", "import", "vm", str(image), "--segment-size", "256K"]
+    command = [sys.executable, "-m", "segue.cli", "--data", str(installation.data), *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as importing:
+        wait_until("the first data", lambda: client.container("slow").used_segments > 0)
+        importing.send_signal(how)
+        _, said = importing.communicate()
+    (folder / "slow.faults").unlink()
+    names = [disk.name for disk in client.disks()]
+    if how is signal.SIGINT:
+        assert importing.returncode == 130
+        assert said.splitlines()[-1] == "segue: interrupted"
+        assert names == ["disk"]
+    else:
+        assert names == ["disk", "vm.importing"]
+        done = segue(installation.data, *words)
+        assert done.returncode == 1
+        assert "disk vm.importing is left of an import that was cut off" in done.stderr
+        client.delete_disk("vm.importing")
+    assert segue(installation.data, *words).returncode == 0
