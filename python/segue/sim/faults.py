@@ -307,7 +307,7 @@ class Faults:
                 after_ns = self.rng.randrange(4 * MS)
                 self.world.call_in(after_ns, other.process.post, other.burst, segment)
 
-    # Administrators ---------------------------------------------------------------------------------
+    # Administrators ----------------------------------------------------------------------------
 
     def resize(self) -> None:
         """A disk is grown or shrunk."""
@@ -498,7 +498,7 @@ class Faults:
             for r in m.under_way.values()
         )
 
-    # Operators --------------------------------------------------------------------------------------
+    # Operators ----------------------------------------------------------------------------
 
     def move_disk(self) -> None:
         """A disk is moved."""
