@@ -291,9 +291,11 @@ class Controller:
         return [self.peers[incarnation] for incarnation in sorted(holders)] if holders else []
 
     def may_allocate(self, container: int) -> bool:
-        """Whether new extents may lie there: it neither leaves nor is being drained."""
-        row = self.table.containers[container]
-        return container not in self.leaving and not row.leaving and not row.draining
+        """Whether new extents may lie there: it neither has left, nor leaves, nor is drained."""
+        row = self.table.containers.get(container)
+        if row is None or container in self.leaving:
+            return False
+        return not row.leaving and not row.draining
 
     def specs(self, disk: Disk) -> list[ContainerSpec]:
         """The flush set of a disk as its agents must open it, with what is being added to it."""

@@ -39,9 +39,10 @@ async def shrink_set(c: Controller, number: int, container: int) -> bool:
     if not c.locks.try_acquire(key, exclusive=True):
         return False
     try:
-        if c.table.disks.get(number) is not disk or not _may_leave(c, disk, container):
-            return False
-        await c.commit(DiskContainers(number, [n for n in disk.containers if n != container]))
+        async with c.locks.hold(("containers", number), exclusive=True):
+            if c.table.disks.get(number) is not disk or not _may_leave(c, disk, container):
+                return False
+            await c.commit(DiskContainers(number, [n for n in disk.containers if n != container]))
         failpoints.hit("flush_set.shrunk")
     finally:
         c.locks.release(key, exclusive=True)
