@@ -40,11 +40,13 @@ OFTEN = 20
 
 
 WITH_JOBS = ("movement.", "job.", "flush_set.", "do_write.closed", "complete.")
-"""Places that only jobs come to, ..."""
+WITH_VERBS = ("remove.", "resize.")
+"""Places that only jobs come to, or an operator's verbs, ..."""
 POINTS_HERE = [
     point
     for point in POINTS
-    if not point.startswith(WITH_JOBS) or point in ("complete.copied", "complete.piece_copied")
+    if not point.startswith(WITH_JOBS + WITH_VERBS)
+    or point in ("complete.copied", "complete.piece_copied")
 ]
 
 

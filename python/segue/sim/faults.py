@@ -42,7 +42,9 @@ CONTROLLER_POINTS = (
 )
 COPIER_TAGS = {"zeroing": "zero", "copying": "copy"}
 """Crash points of the controller -> tag of the copier's requests."""
-FAILPOINTS = tuple(name for name in failpoints.POINTS if not name.startswith("agent."))
+FAILPOINTS = tuple(
+    name for name in failpoints.POINTS if not name.startswith(("agent.", "remove.", "resize."))
+)
 LINK_POINTS = ("do_write", "split_read", "blocking")
 AGENT_POINTS = ("host write", "do_write", "read-merge-write", "parked", "flush", "opening")
 
