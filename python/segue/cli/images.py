@@ -215,9 +215,11 @@ def _pieces(extents: Iterator[Piece], size_bytes: int) -> Iterator[Piece]:
 
 def _runs_of_data(data: bytes, step: int) -> Iterator[Piece]:
     """Runs (first byte, end) of steps that are not all zero."""
-    first = None
+    first, zeroes = None, ZEROES[:step]
     for at in range(0, len(data), step):
-        is_zero = data[at : at + step] == ZEROES[: min(step, len(data) - at)]
+        is_zero = data.startswith(
+            zeroes if at + step <= len(data) else ZEROES[: len(data) - at], at
+        )
         if is_zero and first is not None:
             yield first, at
             first = None

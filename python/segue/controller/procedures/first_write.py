@@ -125,7 +125,7 @@ def take_location(c: Controller, disk: Disk, segment: int) -> tuple[int, bool, b
     """Reserves a location for the disk: (location, clean, used before), None if the pool is full.
 
     Where a job moves the segment to, then in the disk's own containers, then in others; in a clean
-    segment before an unclean one, in the emptiest container first (decision 0007).
+    segment before an unclean one, in the emptiest container first (decision 0010).
     """
     aim = [n for n in c.jobs.targets(disk.disk, segment) if may_hold(c, disk, n)]
     own = [n for n in disk.containers if may_hold(c, disk, n)]

@@ -194,7 +194,7 @@ def _pool(c: Controller, segment_bytes: int | None) -> list[Container]:
 def _room(c: Controller, container: Container) -> float:
     """The share of a container that were left if every disk that began there were full.
 
-    Disks are thin: by free space alone many new ones would begin on one container (decision 0007).
+    Disks are thin: by free space alone many new ones would begin on one container (decision 0010).
     """
     number, space = container.row.container, container.space
     promised = sum(
