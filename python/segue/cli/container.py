@@ -69,13 +69,14 @@ def container_add(
 @container.command("remove")
 @click.argument("name")
 @data_option
-def container_remove(name: str) -> None:
+@json_option
+def container_remove(name: str, as_json: bool) -> None:
     """Take an empty container out of its pool; a file that Segue made is deleted.
 
     Hosts go on meanwhile.
     """
     client().remove_container(name)
-    click.echo(f"container {name} removed")
+    print_json({"removed": name}) if as_json else click.echo(f"container {name} removed")
 
 
 @container.command("list")

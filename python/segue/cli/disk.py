@@ -48,20 +48,22 @@ def disk_create(
 @click.argument("size", type=Size())
 @click.option("--force", is_flag=True, help="Shrink over data, which is lost.")
 @data_option
-def disk_resize(name: str, size: int, force: bool) -> None:
+@json_option
+def disk_resize(name: str, size: int, force: bool, as_json: bool) -> None:
     """Give a disk another size; hosts see it when they connect again."""
     info = client().resize_disk(name, size, force)
-    click.echo(f"disk {info.name}: {format_size(info.size_bytes)}")
+    print_json(info) if as_json else click.echo(f"disk {info.name}: {format_size(info.size_bytes)}")
 
 
 @disk.command("rename")
 @click.argument("name")
 @click.argument("new")
 @data_option
-def disk_rename(name: str, new: str) -> None:
+@json_option
+def disk_rename(name: str, new: str, as_json: bool) -> None:
     """Give a disk another name; hosts that have it go on."""
-    client().rename_disk(name, new)
-    click.echo(f"disk {name} is now called {new}")
+    info = client().rename_disk(name, new)
+    print_json(info) if as_json else click.echo(f"disk {name} is now called {new}")
 
 
 @disk.command("list")

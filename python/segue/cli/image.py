@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from segue.cli.images import export_image, import_image
-from segue.cli.options import Failed, Size, client, data_option
+from segue.cli.options import Failed, Size, client, data_option, json_option
+from segue.cli.output import print_json
 from segue.cli.sizes import format_size
 
 FORMAT_HELP = "raw, qcow2, or whatever qemu-img knows."
@@ -28,8 +29,14 @@ def _said(error: OSError) -> str:
     "--segment-size", type=Size(), metavar="SIZE", help="Names the pool, if there are several."
 )
 @data_option
+@json_option
 def disk_import(
-    name: str, file: Path, image: str | None, block_size: str, segment_size: int | None
+    name: str,
+    file: Path,
+    image: str | None,
+    block_size: str,
+    segment_size: int | None,
+    as_json: bool,
 ) -> None:
     """Make a disk of an image FILE.
 
@@ -39,6 +46,9 @@ def disk_import(
         info = import_image(client(), name, file, image, int(block_size), segment_size)
     except OSError as error:
         raise Failed(f"import of {file}: {_said(error)}") from error
+    if as_json:
+        print_json(info)
+        return
     used = format_size(info.mapped_segments * info.segment_bytes)
     click.echo(f"disk {info.name}: {format_size(info.size_bytes)}, {used} of it data")
 
@@ -49,7 +59,8 @@ def disk_import(
 @click.option("--format", "image", default="raw", metavar="FORMAT", help=FORMAT_HELP)
 @click.option("--agent", "agent_name", metavar="NAME", help="Read it at this agent.")
 @data_option
-def disk_export(name: str, file: Path, image: str, agent_name: str | None) -> None:
+@json_option
+def disk_export(name: str, file: Path, image: str, agent_name: str | None, as_json: bool) -> None:
     """Write a disk to a new image FILE; holes stay holes.
 
     Until all of it is there the file is called FILE.part.
@@ -58,4 +69,8 @@ def disk_export(name: str, file: Path, image: str, agent_name: str | None) -> No
         export_image(client(), name, file, image, agent_name)
     except OSError as error:
         raise Failed(f"export to {file}: {_said(error)}") from error
-    click.echo(f"{file}: {format_size(file.stat().st_size)}")
+    size_bytes = file.stat().st_size
+    if as_json:
+        print_json({"disk": name, "file": str(file), "size_bytes": size_bytes})
+        return
+    click.echo(f"{file}: {format_size(size_bytes)}")
