@@ -1,6 +1,7 @@
 """`segue attach` and `segue detach` on the real kernel: a device of the disk's bytes, and no rest.
 
-This kernel may have no NBD client; the words given to nbd-client are run in tests/real/test_vm.py.
+Here with a loop device over nbdfuse, as on a kernel without its NBD client; the words given to
+nbd-client are run in tests/real/test_vm.py.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from pathlib import Path
 import pytest
 
 from segue import _native
-from segue.block_devices import BlockDevices, nbd_client_command
+from segue.block_devices import AttachError, BlockDevices, kernel_has_nbd, nbd_client_command
 from segue.installation import Installation, wait_until
 from tests.tools.conftest import MIB, Tool, segue
 
+pytestmark = pytest.mark.skipif(kernel_has_nbd(), reason="this kernel has its NBD client")
 DISK_BYTES = 16 * MIB
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -164,6 +167,30 @@ def test_not_permitted(segue_here: Installation, disk: str, tmp_path: Path) -> N
     line = refused(segue_here, "attach", disk, PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert line == "segue: losetup: /dev/loop-control: Permission denied\n"
     assert left_behind(segue_here) == []
+
+
+def test_not_root(place: Path) -> None:
+    """Somebody else, with an installation of their own; nothing is left of the attempt."""
+    data = place / "nobodys"
+    data.mkdir()
+    os.chown(data, NOBODY, NOBODY)
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        try:
+            said = BlockDevices(str(data)).attach("d", "nbd://127.0.0.1:1/d", False)
+        except AttachError as error:
+            said = str(error)
+        os.write(write_end, said.encode())
+        os._exit(0)
+    os.close(write_end)
+    os.waitpid(child, 0)
+    assert os.read(read_end, 1000) == b"/dev/fuse: Permission denied"
+    os.close(read_end)
+    assert os.listdir(data / "attached") == ["lock"]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
