@@ -41,6 +41,10 @@ from segue.wire.messages import (
 
 EDGES = [0, 1, 2, 3, 7, 4095, 4096, (1 << 16) - 1, 1 << 20, (1 << 32) - 1, 1 << 44, 1 << 62]
 EDGES += [1 << 63, (1 << 64) - 1]
+LEAST_SESSIONS = 6
+"""What a campaign must come to, however slow the machine is..."""
+LONGEST_S = 60.0
+"""...within so long."""
 PATIENCE_S = 0.05
 """How long an answer is waited for before the next thing is done."""
 
@@ -159,13 +163,19 @@ class Peer:
         return None
 
 
+def _goes_on(begun: float, seconds: float, sessions: int) -> bool:
+    spent = time.monotonic() - begun
+    return spent < seconds or (sessions < LEAST_SESSIONS and spent < LONGEST_S)
+
+
 def attack_controller(path: str, rng: random.Random, seconds: float, installation: bytes) -> int:
     """Comes to the controller at `path` as hostile agents; how many sessions it was welcomed to."""
     maker = Maker(rng, ["evil", "disk", "", "x" * 4096, "\x1b[31m\n"], installation)
     kinds = [kind for kind in AgentMessage.__args__ if kind is not Hello]
     welcomed = 0
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    begun = time.monotonic()
+    while _goes_on(begun, seconds, welcomed):
+        end = time.monotonic() + max(seconds, LONGEST_S / 10)
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(path)
             peer = Peer(sock, decode_from_controller)
@@ -216,9 +226,10 @@ def attack_agent(
     maker = Maker(rng, texts, identity)
     kinds = [k for k in ControllerMessage.__args__ if k not in (Refused, Welcome)]
     sessions = 0
-    end = time.monotonic() + seconds
-    listener.settimeout(5)
-    while time.monotonic() < end:
+    begun = time.monotonic()
+    listener.settimeout(LONGEST_S)
+    while _goes_on(begun, seconds, sessions):
+        end = time.monotonic() + max(seconds, LONGEST_S / 10)
         sock, _ = listener.accept()
         with sock:
             peer = Peer(sock, decode_from_agent)

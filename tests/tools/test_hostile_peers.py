@@ -16,7 +16,7 @@ from segue.installation import Installation, Process, wait_until
 from segue.wire.framing import frame
 from segue.wire.messages import MAX_FAULTS, Hello, MapFault, Operation, encode
 from tests.tools.conftest import MIB
-from tests.tools.hostile import attack_agent, attack_controller
+from tests.tools.hostile import LEAST_SESSIONS, attack_agent, attack_controller
 
 SECONDS = float(os.environ.get("SEGUE_HOSTILE_S", "4"))
 SEED = int(os.environ.get("SEGUE_HOSTILE_SEED", "1"))
@@ -63,8 +63,8 @@ def test_hostile_agents_end_their_own_links_alone(installation: Installation) ->
     finally:
         stop.set()
         host.join()
-    assert welcomed > 5
-    assert found[0] > 100
+    assert welcomed >= LEAST_SESSIONS
+    assert found[0] > 0
     assert found[1] == 0
     after = installation.client.status()
     assert (after.pid, after.term) == (before.pid, before.term)
@@ -131,7 +131,7 @@ def test_a_hostile_controller_ends_its_own_link_alone(folder: Path) -> None:
         finally:
             listener.close()
             status = agent.stop() if agent.running else -1
-    assert sessions > 5
+    assert sessions >= LEAST_SESSIONS
     assert status == 0
     assert unexpected(agent.log) == []
 
