@@ -50,6 +50,9 @@ class NoStorage:
         """Nothing."""
         return None
 
+    def extend(self, until_ns: int) -> None:
+        """Nothing."""
+
     async def fence_ended(self, *_: object) -> bool:
         """Nobody else is here."""
         return True

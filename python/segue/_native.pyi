@@ -272,6 +272,12 @@ class StorageHandle:
         `ending`: 0 asks only, 1 ends its sessions at a server (its lease is over), 2 for ever.
         """
 
+    def set_lease(self, until_ns: int) -> None:
+        """Writes across the network may begin until then, CLOCK_BOOTTIME."""
+
+    def set_policy(self, uri: str) -> None:
+        """What the operator has set for storage across the network, by its URI's parameters."""
+
     def away_s(self) -> float | None:
         """For how long its server has been away, in seconds."""
 
@@ -359,6 +365,23 @@ class NbdClient:
 
 def nbd_list_exports(address: str) -> list[str]:
     """The names of a server's exports; `OSError`."""
+
+class StorageServer:
+    """Exports storage over NBD with a fence, until it is closed or its process ends."""
+
+    def __new__(cls, storage: str, cache: str, name: str, state: str) -> StorageServer: ...
+    @property
+    def size_bytes(self) -> int:
+        """Size of the export."""
+
+    def listen_unix(self, path: str) -> None:
+        """Serve on a unix socket."""
+
+    def listen_tcp(self, host: str, port: int) -> int:
+        """Serve on a TCP port (0: any); gives the port."""
+
+    def close(self) -> None:
+        """Let nobody in any more."""
 
 def crc32c(data: bytes, crc: int = 0) -> int:
     """CRC-32C (Castagnoli) of `data`, going on from `crc`."""

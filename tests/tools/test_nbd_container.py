@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 from collections.abc import Iterator
 from errno import EIO
@@ -52,6 +53,10 @@ SERVERS = {
     "plain": (
         *("nbdkit", "-f", "-U", "{socket}", "--filter=nozero", "--filter=fua"),
         *("file", "{storage}"),
+    ),
+    "segue": (
+        *(sys.executable, "-m", "segue.cli", "serve", "{storage}", "--listen", "unix://{socket}"),
+        *("--name", ""),
     ),
     "narrow": (
         *("nbdkit", "-f", "-U", "{socket}", "--filter=blocksize-policy", "file", "{storage}"),
@@ -133,13 +138,15 @@ def test_an_export_that_cannot_be_a_container_is_refused(
         bare.client.add_container("again", server.uri("connections=1"), 0)
 
 
-@pytest.mark.parametrize("kind", ["file", "qemu"])
+@pytest.mark.parametrize("kind", ["file", "qemu", "segue"])
 def test_a_server_that_dies_under_load_and_returns(
     bare: Installation, servers: dict[str, Server], folder: Path, kind: str
 ) -> None:
     """What was acknowledged is there, and nobody was restarted."""
     server = serve(servers, folder, kind)
-    bare.client.add_container("far", server.uri("linger-ms=100"), 0)
+    # Segue's own has a fence: nothing need linger.
+    parameters = () if kind == "segue" else ("linger-ms=100",)
+    bare.client.add_container("far", server.uri(*parameters), 0)
     bare.client.create_disk("disk", 32 * MIB)
     host = _native.NbdClient(bare.uri("disk", "one"), "disk")
     model = bytearray(32 * MIB)

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -113,6 +113,31 @@ impl Stream {
             }
         }
         Err(last)
+    }
+
+    /// Sends all, through a shared reference.
+    pub(crate) fn send_all(&self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Stream::Unix(stream) => (&*stream).write_all(bytes),
+            Stream::Tcp(stream) => (&*stream).write_all(bytes),
+        }
+    }
+
+    /// Receives something, through a shared reference; 0: the end.
+    pub(crate) fn receive(&self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(stream) => (&*stream).read(into),
+            Stream::Tcp(stream) => (&*stream).read(into),
+        }
+    }
+
+    /// Ends both directions; whoever waits on it finds out.
+    pub(crate) fn shutdown(&self, how: Shutdown) {
+        // It may have ended already.
+        let _ = match self {
+            Stream::Unix(stream) => stream.shutdown(how),
+            Stream::Tcp(stream) => stream.shutdown(how),
+        };
     }
 
     pub(crate) fn set_timeout(&self, limit: Duration) -> io::Result<()> {

@@ -3,6 +3,7 @@
 //! * [`container`]: storage containers, their header and fence, and wrappers that misbehave.
 //! * [`plane`]: the data thread of an agent, which serves hosts.
 //! * [`client`]: a blocking NBD client.
+//! * [`serve`]: a server that exports a file or device, with a fence.
 //! * [`buffer`], [`pool`], [`sys`]: aligned buffers, threads that may block, system calls.
 //!
 //! Decisions live in `segue-map` and `segue-nbd`; here is whatever waits, blocks or is shared.
@@ -14,6 +15,7 @@ pub mod client;
 pub mod container;
 pub mod plane;
 pub mod pool;
+pub mod serve;
 pub mod sys;
 
 /// Runs `body`; a panic in it ends the process, once it has been reported.

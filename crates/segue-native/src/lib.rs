@@ -7,6 +7,7 @@ mod engine;
 mod messages;
 mod nbd_client;
 mod plane;
+mod serve;
 mod storage;
 
 use pyo3::prelude::*;
@@ -16,5 +17,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     engine::register(module)?;
     plane::register(module)?;
     storage::register(module)?;
-    nbd_client::register(module)
+    nbd_client::register(module)?;
+    serve::register(module)
 }

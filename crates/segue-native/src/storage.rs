@@ -228,6 +228,18 @@ impl StorageHandle {
         self.call(py, |container| container.fence_ended(incarnation, ending))
     }
 
+    /// Writes across the network may begin until then, CLOCK_BOOTTIME.
+    fn set_lease(&self, until_ns: u64) -> PyResult<()> {
+        self.open()?.set_lease(until_ns);
+        Ok(())
+    }
+
+    /// What the operator has set for storage across the network, by its URI's parameters.
+    fn set_policy(&self, uri: &str) -> PyResult<()> {
+        self.open()?.set_policy(uri);
+        Ok(())
+    }
+
     /// For how long its server has been away, in seconds; None: it is not, or there is none.
     fn away_s(&self) -> PyResult<Option<f64>> {
         let away_ns = self.open()?.port().and_then(|port| port.away_ns());

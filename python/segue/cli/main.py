@@ -18,6 +18,7 @@ from segue.cli.disk import disk
 from segue.cli.image import disk_export, disk_import
 from segue.cli.movement import job
 from segue.cli.options import Failed, data_option
+from segue.cli.serve import serve
 from segue.cli.status import status
 from segue.cli.top import top
 from segue.cli.up import down, up
@@ -82,6 +83,7 @@ for command in (
     status,
     top,
     check,
+    serve,
     attach,
     detach,
     completion,

@@ -378,10 +378,13 @@ async def _proven_dead(c: Controller, peer: Peer) -> bool:
     disks = [c.table.disks[number] for number in numbers]
     containers = {number for disk in disks for number in disk.containers}
     containers |= c.table.quarantined_at(peer.incarnation)
-    lost_ns = peer.lease_until_ns if peer.gone else None
-    if not await c.fence_ended_everywhere(peer.incarnation, sorted(containers), lost_ns):
+    was_gone, session = peer.gone, peer.session
+    if not await c.fence_ended_everywhere(peer.incarnation, sorted(containers)):
         return False
     if peer.link is not None or peer.attaching or peer.ending:
+        return False
+    if peer.gone is not was_gone or peer.session != session:
+        # It has been back meanwhile: what was proven is out of date.
         return False
     await end_incarnation(c, peer, durably=bool(containers))
     return True

@@ -18,7 +18,10 @@ import random
 from collections.abc import Coroutine
 from typing import Any
 
+import msgspec
+
 from segue import failpoints
+from segue.controller import fences
 from segue.controller.agents import serve_agent, watch
 from segue.controller.changes import (
     AnyChange,
@@ -46,6 +49,9 @@ from segue.store.contract import Store, StoreCorrupt, StoreError, Superseded
 from segue.wire.messages import Answer, Command, ContainerSpec
 
 log = logging.getLogger("segue.controller")
+
+REOPEN_S = 1.0
+"""Pause before a container that was away is tried again."""
 
 
 class Controller:
@@ -103,6 +109,8 @@ class Controller:
         self._term_readers: list[asyncio.Future[None]] = []
         self._term_reading = False
         self._term_seen_ns = 0
+        self.old_leases_until_ns = 0
+        """Leases of older terms, of their copiers too, are over then."""
         self._stamped = Stamp(0, 0)
         self._reused_since_stamp = False
         self._stamping = asyncio.Lock()
@@ -121,9 +129,10 @@ class Controller:
         self.table = load_table(loaded)
         self.fence = self.rng.getrandbits(61)
         self.commits = Commits(self.store, self.table, self.term, self.fail, self.waits)
+        self.storage.extend(self._term_seen_ns + self.settings.lease_ns)
         for number, container in self.table.containers.items():
             if not container.leaving:
-                await self.open_container(number)
+                await self._open_at_start(number)
         first: list[AnyChange] = []
         if not self.table.installation:
             first.append(InstallationMade(self.rng.randbytes(16)))
@@ -131,6 +140,10 @@ class Controller:
         old_fences = list(self.table.fences)
         await self.commits.commit(*first, TermBegun(self.term, self.fence))
         self.inherited = set(self.table.records)
+        longest = max((row.lease_ns for row in self.table.agents.values()), default=0)
+        self.old_leases_until_ns = self.clock.now_ns() + self.settings.lease_and_margin_ns(
+            max(longest, self.settings.lease_ns)
+        )
         self._recall_agents()
         self.background.start(old_fences)
         log.info(
@@ -300,10 +313,13 @@ class Controller:
     def specs(self, disk: Disk) -> list[ContainerSpec]:
         """The flush set of a disk as its agents must open it, with what is being added to it."""
         numbers = disk.containers + self.extending.get(disk.disk, [])
-        return [
-            container_spec(self.table.containers[number].row, number in disk.failed)
-            for number in numbers
-        ]
+        return [self.spec(number, number in disk.failed) for number in numbers]
+
+    def spec(self, number: int, failed: bool = False) -> ContainerSpec:
+        """A container as an agent or the copier must open it, with what the operator has set."""
+        container = self.table.containers[number]
+        spec = container_spec(container.row, failed)
+        return msgspec.structs.replace(spec, uri=fences.uri_as_set(container))
 
     def still_holders(self, holders: list[int]) -> list[int]:
         """Those that have not ended or returned since they were found to be lost.
@@ -324,9 +340,33 @@ class Controller:
         )
         peer.close_session()
 
+    async def _open_at_start(self, number: int) -> None:
+        """One across the network may be away: the rest is served, and it is tried again."""
+        try:
+            await self.open_container(number)
+        except OSError as error:
+            if not fences.is_remote(self.table.containers[number].row.uri):
+                raise
+            log.warning("event=container_away container=%d error=%s", number, error)
+            self.spawn(self._open_later(number), f"opening {self.name_of_container(number)}")
+
+    async def _open_later(self, number: int) -> None:
+        while number in self.table.containers:
+            await asyncio.sleep(REOPEN_S)
+            try:
+                await self.open_container(number)
+            except OSError:
+                continue
+            except StoreCorrupt as error:
+                self.fail(error)
+            else:
+                log.info("event=container_back container=%d", number)
+                self.background.work_appeared()
+            return
+
     async def open_container(self, number: int) -> None:
         """Opens a container for the copier, and refuses a store older than its stamp."""
-        spec = container_spec(self.table.containers[number].row)
+        spec = self.spec(number)
         stamp = await self.storage.open(spec, self.table.installation, self.fence)
         if stamp.term >= self.term or stamp.commit > self.table.number:
             name = self.table.containers[number].row.name
@@ -357,6 +397,7 @@ class Controller:
                 newest = await self.store.newest_term()
                 if newest == self.term:
                     self._term_seen_ns = begun_ns
+                    self.storage.extend(begun_ns + self.settings.lease_ns)
                 else:
                     self.fail(Superseded(f"term {newest} has begun"))
             except StoreError as error:
@@ -378,8 +419,10 @@ class Controller:
         """Writes the newest (term, commit number) into every container's header."""
         async with self._stamping:
             newest = Stamp(self.term, self.table.number)
+            begun_ns = self.clock.now_ns()
             if newest == self._stamped or await self.store.newest_term() != self.term:
                 return
+            self.storage.extend(begun_ns + self.settings.lease_ns)
             for number in sorted(self.open_containers):
                 try:
                     with self.waits.on("storage", self.name_of_container(number)):
@@ -398,27 +441,16 @@ class Controller:
 
     # Holders ------------------------------------------------------------------------------------
 
-    async def fence_ended_everywhere(
-        self, holder: int, containers: list[int], lost_ns: int | None = None
-    ) -> bool:
-        """Whether the holder's I/O has provably ended at all these containers.
-
-        `lost_ns`: when its lease had ended, if it has; a container's linger time counts from there.
-        """
+    async def fence_ended_everywhere(self, holder: int, containers: list[int]) -> bool:
+        """Whether the holder's I/O has provably ended at all these containers."""
         for number in containers:
-            if lost_ns is not None and self._lingered(number, lost_ns):
-                continue
             try:
-                if not await self.storage.fence_ended(number, holder):
+                if not await fences.fence_ended(self, number, holder):
                     return False
             except OSError as error:
                 log.warning("event=fence_unknown container=%d error=%s", number, error)
                 return False
         return True
-
-    def _lingered(self, number: int, lost_ns: int) -> bool:
-        linger_s = self.table.containers[number].linger_s
-        return linger_s > 0 and self.clock.now_ns() >= lost_ns + round(linger_s * SECOND_NS)
 
     def name_of_container(self, number: int) -> str:
         """For people."""

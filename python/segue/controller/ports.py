@@ -6,6 +6,7 @@ The simulator and the server hand in different objects of these shapes; everythi
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Protocol
 
 import msgspec
@@ -78,6 +79,17 @@ class Stamp(msgspec.Struct, frozen=True):
     commit: int
 
 
+class Ending(IntEnum):
+    """What may be done to a holder to find out that its I/O has ended."""
+
+    ASK = 0
+    """Nothing: its lease may still run."""
+    SESSIONS = 1
+    """End its sessions: its lease is over, so it begins nothing on those it makes after that."""
+    FOREVER = 2
+    """End its sessions and let it make no more: it was replaced."""
+
+
 class Storage(Protocol):
     """The controller's own hands on containers: copier, zeroing, headers, fences.
 
@@ -108,7 +120,10 @@ class Storage(Protocol):
         ...
 
     async def open(self, spec: ContainerSpec, installation: bytes, fence: int) -> Stamp:
-        """Opens a known container, checks its identity, takes the lock of `fence` (61 bits)."""
+        """Opens a known container, checks its identity, takes the lock of `fence` (61 bits).
+
+        One that is open takes over what its URI says by now.
+        """
         ...
 
     async def zero(self, container: int, offset_bytes: int, length_bytes: int) -> None:
@@ -128,10 +143,18 @@ class Storage(Protocol):
         """Makes durable all that this process wrote to the container."""
         ...
 
-    async def fence_ended(self, container: int, holder: int) -> bool:
+    async def fence_ended(self, container: int, holder: int, ending: Ending) -> bool:
         """Whether no I/O of `holder` (an incarnation, or a controller's fence) can be under way.
 
-        True only on proof: the lock that rode on the descriptor of its I/O is gone.
+        True only on proof: the lock that rode on the descriptor of its I/O is gone, or the server
+        has ended its sessions.  `ending` says what may be done to find out.
+        """
+        ...
+
+    def extend(self, until_ns: int) -> None:
+        """This term was seen to be the newest: its I/O across the network may begin until then.
+
+        CLOCK_BOOTTIME.  Elsewhere I/O is held back by nothing but its own process's end.
         """
         ...
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 from segue import _native
-from segue.controller.ports import CreatedContainer, Stamp
+from segue.controller.ports import CreatedContainer, Ending, Stamp
 from segue.wire.messages import ContainerSpec
 
 T = TypeVar("T")
@@ -27,6 +27,7 @@ class NativeStorage:
 
     def __init__(self) -> None:
         self._handles: dict[int, _native.StorageHandle] = {}
+        self._until_ns = 0
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="segue-storage")
 
     async def create(
@@ -65,6 +66,8 @@ class NativeStorage:
                 )
             )
         handle = self._handles[spec.container]
+        handle.set_lease(self._until_ns)
+        handle.set_policy(spec.uri)
         header = await self._run(handle.header)
         return Stamp(header["term"], header["commit"])
 
@@ -99,9 +102,15 @@ class NativeStorage:
         """See `Storage.flush`."""
         await self._run(self._handle(container).flush)
 
-    async def fence_ended(self, container: int, holder: int) -> bool:
+    async def fence_ended(self, container: int, holder: int, ending: Ending) -> bool:
         """See `Storage.fence_ended`."""
-        return await self._run(partial(self._handle(container).fence_ended, holder))
+        return await self._run(partial(self._handle(container).fence_ended, holder, ending))
+
+    def extend(self, until_ns: int) -> None:
+        """See `Storage.extend`."""
+        self._until_ns = max(self._until_ns, until_ns)
+        for handle in self._handles.values():
+            handle.set_lease(self._until_ns)
 
     async def stamp(self, container: int, stamp: Stamp) -> None:
         """See `Storage.stamp`."""

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from segue.controller.ports import CreatedContainer, Stamp
+from segue.controller.ports import CreatedContainer, Ending, Stamp
 from segue.sim.loop import MS, SECOND, US, Process, World
 from segue.wire.messages import ContainerSpec
 
@@ -432,10 +432,13 @@ class SimStorage:
         """See the port."""
         await self._do(container, "flush", 0, 0, (), "flush")
 
-    async def fence_ended(self, container: int, holder: int) -> bool:
+    async def fence_ended(self, container: int, holder: int, ending: Ending) -> bool:
         """See the port."""
         await self._pause()
         return self._opened(container).fence_ended(holder)
+
+    def extend(self, until_ns: int) -> None:
+        """See the port."""
 
     async def stamp(self, container: int, stamp: Stamp) -> None:
         """See the port."""

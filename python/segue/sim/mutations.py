@@ -71,9 +71,9 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "fences-are-not-asked",
         CONTROLLER + "controller.py",
-        "                if not await self.storage.fence_ended(number, holder):\n"
+        "                if not await fences.fence_ended(self, number, holder):\n"
         "                    return False\n",
-        "                await self.storage.fence_ended(number, holder)\n",
+        "                await fences.fence_ended(self, number, holder)\n",
     ),
     Mutation(
         "lease-is-counted-short",

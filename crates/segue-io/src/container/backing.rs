@@ -112,6 +112,9 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
         }
     }
 
+    /// Across the network: writes of blocking calls may begin until then, CLOCK_BOOTTIME.
+    fn set_lease(&self, _until_ns: u64) {}
+
     /// Where jobs are handed in, for storage across the network.
     fn port(&self) -> Option<&Port> {
         None

@@ -39,8 +39,10 @@ const STAMP_FENCE: u64 = (1 << 61) - 1;
 const MAKING_FENCE: u64 = (1 << 61) - 2;
 /// The lock byte of the process that has claimed a block device.
 const CLAIM_FENCE: u64 = (1 << 61) - 3;
+/// The lock byte of the server that exports the storage.
+pub(crate) const SERVE_FENCE: u64 = (1 << 61) - 4;
 /// The fences of agents and copiers lie below.
-const FENCES_END: u64 = CLAIM_FENCE;
+const FENCES_END: u64 = SERVE_FENCE;
 
 /// A container could not be opened, made or used: which, why, and the errno to tell.
 #[derive(Debug)]
@@ -310,6 +312,20 @@ impl Container {
     #[must_use]
     pub fn port(&self) -> Option<&Port> {
         self.backing.port()
+    }
+
+    /// Takes over what this URI of it sets for storage across the network; nothing for another.
+    pub fn set_policy(&self, uri: &str) {
+        let parsed = ContainerUri::parse(uri).ok();
+        let address = parsed.as_ref().and_then(ContainerUri::address);
+        if let (Some(port), Some(address)) = (self.port(), address) {
+            port.set_policy(address.policy);
+        }
+    }
+
+    /// See [`Backing::set_lease`].
+    pub fn set_lease(&self, until_ns: u64) {
+        self.backing.set_lease(until_ns);
     }
 
     /// See [`Backing::write_if`].

@@ -73,6 +73,8 @@ fn check(spec: &ContainerSpec, open: &Container) -> Result<(), String> {
             spec.write_unit_bytes
         ));
     }
+    // What the operator has set may have changed since it was opened.
+    open.set_policy(&spec.uri);
     Ok(())
 }
 

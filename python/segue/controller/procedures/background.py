@@ -140,9 +140,8 @@ class Background:
         """Ends a quarantine's holder that no disk is attached to, when its fences have ended."""
         c = self._c
         pause_s = c.settings.fence_poll_s
-        lost_ns = c.clock.now_ns()  # it was lost before this term
         while holder not in c.peers and (containers := c.table.quarantined_at(holder)):
-            if await c.fence_ended_everywhere(holder, sorted(containers), lost_ns):
+            if await c.fence_ended_everywhere(holder, sorted(containers)):
                 await c.commit(FenceEnded(holder))
                 self.work_appeared()
                 return
@@ -152,9 +151,10 @@ class Background:
     async def _fence_ended(self, fence: int) -> None:
         c = self._c
         pause_s = c.settings.fence_poll_s
-        for number in sorted(c.open_containers):
+        # Those that are away are asked as well, when they are back.
+        for number in sorted(n for n, row in c.table.containers.items() if not row.leaving):
             with c.waits.on("fence", f"an older controller at {c.name_of_container(number)}"):
-                while number in c.open_containers and not await c.fence_ended_everywhere(
+                while number in c.table.containers and not await c.fence_ended_everywhere(
                     fence, [number]
                 ):
                     await asyncio.sleep(pause_s)

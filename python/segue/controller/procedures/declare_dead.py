@@ -13,8 +13,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from segue.controller.changes import ContainerLinger, FenceEnded
+from segue.controller.fences import is_remote
 from segue.controller.peer import Peer, PeerState
 from segue.controller.procedures.verbs import Refusal
+from segue.controller.restrict import extend_containers
 
 SHORTEST_LINGER_S = 1.0
 LONGEST_LINGER_S = 7 * 24 * 3600.0
@@ -62,7 +64,22 @@ async def set_linger(c: Controller, name: str, linger_s: float) -> Container:
         container = c.table.containers[number]
         if container.linger_s != linger_s:
             await c.commit(ContainerLinger(number, linger_s))
+        if is_remote(container.row.uri):
+            await _tell(c, number)
         return container
+
+
+async def _tell(c: Controller, number: int) -> None:
+    """Those that have the container open hear of it: writes of lost connections wait for that."""
+    if number in c.open_containers:
+        await c.storage.open(c.spec(number), c.table.installation, c.fence)
+    for disk in sorted(d.disk for d in c.table.disks.values() if number in d.containers):
+        c.spawn(_tell_agents(c, disk), f"telling agents of linger at container #{number}")
+
+
+async def _tell_agents(c: Controller, disk: int) -> None:
+    async with c.locks.hold(("disk", disk), exclusive=False):
+        await extend_containers(c, disk)
 
 
 async def end_incarnation(c: Controller, peer: Peer, *, durably: bool) -> None:

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::address::{Address, Policy};
@@ -15,7 +16,7 @@ use super::work::{How, Job, Op, Waiter};
 use crate::buffer::Buffer;
 use crate::container::backing::{Backing, Ending, Gate, ZeroHow};
 use crate::container::header::Identity;
-use crate::sys::os_error;
+use crate::sys::{boottime_ns, os_error};
 
 /// How long a call waits for a server that is away, in ns.
 pub const PATIENCE_NS: u64 = 5_000_000_000;
@@ -25,6 +26,8 @@ pub const PATIENCE_NS: u64 = 5_000_000_000;
 pub struct NbdBacking {
     port: Port,
     address: Address,
+    /// Writes may begin until then, CLOCK_BOOTTIME.
+    lease_until_ns: Arc<AtomicU64>,
 }
 
 /// What a call has come to.
@@ -60,6 +63,7 @@ struct Caller {
     /// Leaves when it takes too long; else it waits for the end.
     leaves: bool,
     may_begin: Option<Gate>,
+    lease_until_ns: Arc<AtomicU64>,
 }
 
 impl fmt::Debug for Caller {
@@ -70,7 +74,8 @@ impl fmt::Debug for Caller {
 
 impl Waiter for Caller {
     fn may_begin(&self) -> bool {
-        self.may_begin.as_ref().is_none_or(|may_begin| may_begin())
+        let leased = self.leaves || boottime_ns() < self.lease_until_ns.load(Ordering::Acquire);
+        leased && self.may_begin.as_ref().is_none_or(|may_begin| may_begin())
     }
 
     fn returns(&self) -> bool {
@@ -110,7 +115,11 @@ impl NbdBacking {
             };
         }
         let port = Port::open(address.clone(), holder)?;
-        Ok(NbdBacking { port, address })
+        Ok(NbdBacking {
+            port,
+            address,
+            lease_until_ns: Arc::new(AtomicU64::new(u64::MAX)),
+        })
     }
 
     fn call(
@@ -126,6 +135,7 @@ impl NbdBacking {
             call: call.clone(),
             leaves: op == Op::Read,
             may_begin,
+            lease_until_ns: self.lease_until_ns.clone(),
         });
         self.port.submit(Job {
             op,
@@ -214,6 +224,10 @@ impl Backing for NbdBacking {
 
     fn expect(&self, container: Identity, installation: Option<Identity>) {
         self.port.expect(container, installation);
+    }
+
+    fn set_lease(&self, until_ns: u64) {
+        self.lease_until_ns.store(until_ns, Ordering::Release);
     }
 
     fn port(&self) -> Option<&Port> {

@@ -1,0 +1,106 @@
+//! Sockets that `segue serve` listens on, each with a thread that takes connections in.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::{Shared, session};
+use crate::client::Stream;
+use crate::sys::keep_alive;
+
+/// Pause after a connection could not be taken in (no descriptors, say).
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A client that takes no answer for so long is given up.
+const SEND_LIMIT: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+enum Place {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+/// See the module's text. Dropping it lets no more in.
+#[derive(Debug)]
+pub(super) struct Listening {
+    place: Place,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Listening {
+    pub(super) fn unix(path: &Path, shared: Arc<Shared>) -> io::Result<Listening> {
+        let is_dead = UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        if is_dead {
+            std::fs::remove_file(path)?;
+        }
+        let socket = UnixListener::bind(path)?;
+        let accept = move || {
+            let stream = socket.accept()?.0;
+            stream.set_write_timeout(Some(SEND_LIMIT))?;
+            Ok(Stream::Unix(stream))
+        };
+        Self::start(Place::Unix(path.to_owned()), accept, shared)
+    }
+
+    pub(super) fn tcp(host: &str, port: u16, shared: Arc<Shared>) -> io::Result<(Listening, u16)> {
+        let socket = TcpListener::bind((host, port))?;
+        let address = socket.local_addr()?;
+        let accept = move || {
+            let stream = socket.accept()?.0;
+            stream.set_nodelay(true)?;
+            stream.set_write_timeout(Some(SEND_LIMIT))?;
+            keep_alive(&stream)?;
+            Ok(Stream::Tcp(stream))
+        };
+        let listening = Self::start(Place::Tcp(address), accept, shared)?;
+        Ok((listening, address.port()))
+    }
+
+    fn start(
+        place: Place,
+        accept: impl Fn() -> io::Result<Stream> + Send + 'static,
+        shared: Arc<Shared>,
+    ) -> io::Result<Listening> {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = is_over.clone();
+        std::thread::Builder::new()
+            .name("segue-accept".into())
+            .spawn(move || {
+                while !over.load(Ordering::Acquire) {
+                    match accept() {
+                        Ok(stream) if !over.load(Ordering::Acquire) => {
+                            session::start(stream, shared.clone());
+                        }
+                        Ok(_) => {}
+                        Err(_) => std::thread::sleep(PAUSE),
+                    }
+                }
+            })?;
+        Ok(Listening { place, is_over })
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Release);
+        // Wakes the thread; that nobody listens any more does as well.
+        match &self.place {
+            Place::Unix(path) => {
+                drop(UnixStream::connect(path));
+                let _ = std::fs::remove_file(path);
+            }
+            Place::Tcp(address) => {
+                let mut address = *address;
+                if address.ip().is_unspecified() {
+                    address.set_ip(Ipv4Addr::LOCALHOST.into());
+                }
+                drop(TcpStream::connect_timeout(&address, PAUSE));
+            }
+        }
+    }
+}

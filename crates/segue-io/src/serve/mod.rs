@@ -1,0 +1,130 @@
+//! `segue serve`: exports a file or device over NBD, with a fence.
+//!
+//! A thread for each connection reads requests, a pool carries them out, and each answers by itself.
+//! Who may send requests, and when what they sent has ended, is [`sessions`]'s business; what is
+//! said on one connection, [`session`]'s.
+//!
+//! One server at a time: it takes a lock on the very description that does its I/O, and waits for
+//! one that an earlier server's I/O still holds. So a restarted server proves that nothing of the
+//! earlier one is under way.
+
+mod listening;
+mod session;
+mod sessions;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use segue_nbd::{BlockSizes, ExportInfo, Features};
+
+use crate::container::{Backing, Cache, ContainerUri, SERVE_FENCE};
+use crate::pool::Pool;
+use listening::Listening;
+use sessions::Sessions;
+
+/// Threads that do I/O.
+const POOL_THREADS: usize = 16;
+/// How long an earlier server's I/O is waited for.
+const LOCK_WAIT: Duration = Duration::from_secs(20);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// What all connections share.
+pub(crate) struct Shared {
+    export: ExportInfo,
+    storage: Arc<dyn Backing>,
+    sessions: Sessions,
+    pool: Pool,
+    /// A flush has failed: what it was for may be lost, and no later one is to hide that.
+    flush_failed: AtomicBool,
+}
+
+impl Shared {
+    fn flush(&self) -> io::Result<()> {
+        if self.flush_failed.load(Ordering::Acquire) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        self.storage
+            .flush()
+            .inspect_err(|_| self.flush_failed.store(true, Ordering::Release))
+    }
+}
+
+/// See the module's text. Dropping it ends the listeners; connections end with the process.
+pub struct Server {
+    shared: Arc<Shared>,
+    listening: Vec<Listening>,
+}
+
+impl Server {
+    /// Opens the storage: a container's URI (`file://`, `block://`, wrappers), and the file that
+    /// remembers who was revoked for ever.
+    ///
+    /// # Errors
+    /// Those of the storage and the file; EBUSY if another server has it.
+    pub fn open(storage: &str, cache: Cache, name: &str, state: &Path) -> io::Result<Server> {
+        let storage = ContainerUri::parse(storage)?.open(cache)?;
+        let deadline = Instant::now() + LOCK_WAIT;
+        while let Err(error) = storage.lock(SERVE_FENCE) {
+            if error.raw_os_error() != Some(libc::EBUSY) || Instant::now() > deadline {
+                return Err(error);
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+        let sizes = BlockSizes::new(
+            storage.unit_bytes(),
+            4096,
+            segue_nbd::consts::PAYLOAD_BYTES_MAX,
+        );
+        let export = ExportInfo {
+            name: name.to_owned(),
+            description: String::new(),
+            size_bytes: storage.size_bytes()?,
+            read_only: false,
+            can_multi_conn: true,
+            block_sizes: sizes.map_err(|error| io::Error::other(error.to_string()))?,
+            features: Features {
+                block_status: false,
+                ..Features::DISK
+            },
+        };
+        Ok(Server {
+            shared: Arc::new(Shared {
+                export,
+                storage,
+                sessions: Sessions::open(state)?,
+                pool: Pool::new(POOL_THREADS),
+                flush_failed: AtomicBool::new(false),
+            }),
+            listening: Vec::new(),
+        })
+    }
+
+    /// Size of the export, in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.shared.export.size_bytes
+    }
+
+    /// Serves on a unix socket; one left behind by a dead server is replaced.
+    ///
+    /// # Errors
+    /// Those of bind(2).
+    pub fn listen_unix(&mut self, path: &Path) -> io::Result<()> {
+        let listening = Listening::unix(path, self.shared.clone())?;
+        self.listening.push(listening);
+        Ok(())
+    }
+
+    /// Serves on a TCP port (0: any); gives the port.
+    ///
+    /// # Errors
+    /// Those of bind(2).
+    pub fn listen_tcp(&mut self, host: &str, port: u16) -> io::Result<u16> {
+        let (listening, port) = Listening::tcp(host, port, self.shared.clone())?;
+        self.listening.push(listening);
+        Ok(port)
+    }
+}

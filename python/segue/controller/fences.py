@@ -1,0 +1,84 @@
+"""What proves that a holder's I/O has ended at a container (design, section 4, "Fences"; rule 5).
+
+Three kinds of container:
+
+- same machine: the lock that rode on the descriptor of its I/O is gone.  Asking is enough.
+- `segue serve`: the server ends the holder's sessions and waits for what is under way.  A holder
+  whose lease is over begins nothing on a session it makes after that; one that was replaced (an
+  earlier copier, an incarnation whose agent has come back as another) is shut out for good.
+- any other server: nothing.  The operator may say how long requests of a lost client can linger
+  there: what was sent before the holder's lease ended is over that long after its end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
+
+from segue.controller.ports import Ending
+from segue.controller.settings import SECOND_NS
+
+if TYPE_CHECKING:
+    from segue.controller.controller import Controller
+    from segue.controller.table import Container
+
+MS_NS = 1_000_000
+
+
+def is_remote(uri: str) -> bool:
+    """Whether a container lies across the network."""
+    return uri.startswith(("nbd://", "nbd+unix://"))
+
+
+def uri_as_set(container: Container) -> str:
+    """The container's URI, with the linger time that its operator has set since it was added."""
+    uri = container.row.uri
+    if not is_remote(uri) or not container.linger_s:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}linger-ms={round(container.linger_s * 1000)}"
+
+
+def linger_ns(container: Container) -> int:
+    """How long requests of a lost client may linger at the storage; 0: nobody has said."""
+    if container.linger_s:
+        return round(container.linger_s * SECOND_NS)
+    if not is_remote(container.row.uri):
+        return 0
+    values = parse_qs(urlsplit(container.row.uri).query).get("linger-ms", [])
+    return int(values[-1]) * MS_NS if values else 0
+
+
+def ending_of(c: Controller, holder: int) -> Ending:
+    """What may be done to a holder to find out."""
+    if holder in c.table.fences:
+        return Ending.FOREVER
+    peer = c.peers.get(holder)
+    if peer is None:
+        is_over = c.clock.now_ns() >= c.old_leases_until_ns
+        return Ending.SESSIONS if is_over else Ending.ASK
+    for other in c.peers.values():
+        if other is not peer and other.name == peer.name and other.link is not None:
+            # It is refused from now on: see `agents._refusal`.
+            return Ending.FOREVER
+    return Ending.SESSIONS if peer.gone else Ending.ASK
+
+
+def has_lingered(c: Controller, number: int, holder: int) -> bool:
+    """Whether the operator's time has passed since the holder's lease ended."""
+    container = c.table.containers[number]
+    linger = linger_ns(container)
+    peer = c.peers.get(holder)
+    if not linger or (peer is not None and not peer.gone):
+        return False
+    if holder in c.table.fences and not is_remote(container.row.uri):
+        # A copier asks for its term's lease before each write across the network, not elsewhere.
+        return False
+    since = peer.lease_until_ns if peer is not None else c.old_leases_until_ns
+    return c.clock.now_ns() >= since + linger
+
+
+async def fence_ended(c: Controller, number: int, holder: int) -> bool:
+    """Whether the holder's I/O has provably ended at the container; raises `OSError`."""
+    if has_lingered(c, number, holder):
+        return True
+    return await c.storage.fence_ended(number, holder, ending_of(c, holder))
