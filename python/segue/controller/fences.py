@@ -38,14 +38,19 @@ def uri_as_set(container: Container) -> str:
     return f"{uri}{'&' if '?' in uri else '?'}linger-ms={round(container.linger_s * 1000)}"
 
 
+def linger_of(uri: str) -> int:
+    """What a container's URI says of lingering requests, in ns; 0: nothing."""
+    if not is_remote(uri):
+        return 0
+    values = parse_qs(urlsplit(uri).query).get("linger-ms", [])
+    return int(values[-1]) * MS_NS if values else 0
+
+
 def linger_ns(container: Container) -> int:
     """How long requests of a lost client may linger at the storage; 0: nobody has said."""
     if container.linger_s:
         return round(container.linger_s * SECOND_NS)
-    if not is_remote(container.row.uri):
-        return 0
-    values = parse_qs(urlsplit(container.row.uri).query).get("linger-ms", [])
-    return int(values[-1]) * MS_NS if values else 0
+    return linger_of(container.row.uri)
 
 
 def ending_of(c: Controller, holder: int) -> Ending:

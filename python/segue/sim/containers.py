@@ -16,6 +16,12 @@ Requests are under way between `submit` and their answer; a write takes effect i
 instant or, torn, at two.  They belong to a `Holder` (an agent's incarnation or a controller's
 copier) and outlive the death of its process, like requests in a kernel: `fence_ended` is true when
 the process is dead and none of its requests is left.
+
+A medium *across the network* shows no locks.  What it had of a lost client's is under way like
+anything else, and takes effect when it does.  With a fence (`segue serve`) it ends a holder's
+sessions when told to, which is answered when none of its requests is left, whatever its process
+does meanwhile; a holder shut out for ever does nothing more there.  Without one nothing is known
+but what the operator has said of it: no request is older than its linger time.
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from segue.controller.fences import is_remote, linger_of
 from segue.controller.ports import CreatedContainer, Ending, Stamp
 from segue.sim.loop import MS, SECOND, US, Process, World
 from segue.wire.messages import ContainerSpec
@@ -32,7 +39,9 @@ from segue.wire.messages import ContainerSpec
 SECTOR_BYTES = 512
 EIO = 5
 ENOENT = 2
+ECANCELED = 125
 EEXIST = 17
+END_TRIES = 50
 RUBBISH = 1 << 60
 """Tokens from here on were on the medium before Segue: no host may ever see one."""
 
@@ -103,6 +112,10 @@ class Medium:
         self.failing: frozenset[str] = frozenset()
         """Kinds of request that may fail until then."""
         self.failure_odds = 0.3
+        self.is_remote = is_remote(uri)
+        self.linger_ns = linger_of(uri)
+        """Across the network, without a fence: no request takes longer.  0: it has a fence."""
+        self.shut_out: set[int] = set()
         self.slow_until_ns = 0
         self.watch_start: Callable[[Request], None] | None = None
         self.watch_end: Callable[[Request], None] | None = None
@@ -174,6 +187,10 @@ class Medium:
         if self.watch_start is not None:
             self.watch_start(request)
         took_ns = self._time_ns(kind)
+        if self.linger_ns:
+            took_ns = min(took_ns, self.linger_ns // 2)
+        if holder.fence in self.shut_out:
+            request.errno, request.dropped, took_ns = EIO, True, 20 * US
         request.serial = self._serial
         effect_ns = int(took_ns * world.rng.random())
         if (
@@ -329,6 +346,16 @@ class Medium:
             return False
         return not any(r.holder.fence == fence for r in self.under_way.values())
 
+    async def end_sessions(self, fence: int, forever: bool) -> bool:
+        """A server with a fence: whether nothing of the holder is left; it tries for a while."""
+        if forever:
+            self.shut_out.add(fence)
+        for _ in range(END_TRIES):
+            await asyncio.sleep(MS / SECOND)
+            if not any(r.holder.fence == fence for r in self.under_way.values()):
+                return True
+        return False
+
     def _watch_death(self, holder: Holder) -> None:
         process = holder.process
         key = id(process)
@@ -376,6 +403,7 @@ class SimStorage:
         self.media = media
         self.opened: dict[int, Medium] = {}
         self.holder = Holder(process, 0, process.name)
+        self.until_ns = 0
 
     async def create(
         self,
@@ -435,10 +463,16 @@ class SimStorage:
     async def fence_ended(self, container: int, holder: int, ending: Ending) -> bool:
         """See the port."""
         await self._pause()
-        return self._opened(container).fence_ended(holder)
+        medium = self._opened(container)
+        if not medium.is_remote:
+            return medium.fence_ended(holder)
+        if medium.linger_ns or ending is Ending.ASK:
+            return False
+        return await medium.end_sessions(holder, ending is Ending.FOREVER)
 
     def extend(self, until_ns: int) -> None:
         """See the port."""
+        self.until_ns = max(self.until_ns, until_ns)
 
     async def stamp(self, container: int, stamp: Stamp) -> None:
         """See the port."""
@@ -474,6 +508,8 @@ class SimStorage:
         tag: str,
     ) -> Sequence[int]:
         medium = self._opened(container)
+        if medium.is_remote and kind == "write" and self.process.now_ns() >= self.until_ns:
+            raise OSError(ECANCELED, f"{kind} of {medium.uri}: the term's lease is over")
         answer: asyncio.Future[Sequence[int]] = asyncio.get_running_loop().create_future()
 
         def done(errno: int, found: Sequence[int]) -> None:

@@ -182,7 +182,10 @@ class Faults:
         if not others:
             return
         self._count("stuck_writer")
-        request.stuck_until_ns = self.world.now_ns + self._some_ns(self.lease_ns, 6 * self.lease_ns)
+        stuck_ns = self._some_ns(self.lease_ns, 6 * self.lease_ns)
+        if linger_ns := request.medium.linger_ns:
+            stuck_ns = min(stuck_ns, linger_ns // 2)
+        request.stuck_until_ns = self.world.now_ns + stuck_ns
         if self.rng.random() < 0.5:
             process.pause()
             for_ns = self._some_ns(self.lease_ns, 6 * self.lease_ns)

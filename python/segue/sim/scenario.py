@@ -25,7 +25,17 @@ from segue import failpoints
 from segue.controller.settings import Settings
 from segue.sim.faults import KINDS, Faults
 from segue.sim.loop import MS, SECOND, Blame, World, trace_line
-from segue.sim.stage import SEGMENT_BYTES, SEGMENT_SECTORS, DiskPlan, MediumPlan, Plan, Stage
+from segue.sim.stage import (
+    FENCED,
+    HERE,
+    PLAIN,
+    SEGMENT_BYTES,
+    SEGMENT_SECTORS,
+    DiskPlan,
+    MediumPlan,
+    Plan,
+    Stage,
+)
 
 RARE = ("power_loss", "ambush_power")
 
@@ -117,7 +127,12 @@ def draw_plan(rng: random.Random) -> Plan:
     room = int(segments * (rng.uniform(0.7, 1.0) if tight else rng.uniform(1.2, 2.0))) + 1
     count = rng.choice((1, 2, 2, 2, 3, 3))
     media = [
-        MediumPlan(-(-room // count), rng.random() < 0.4, rng.choice((1, 1, 512, 4096)))
+        MediumPlan(
+            -(-room // count),
+            rng.random() < 0.4,
+            rng.choice((1, 1, 512, 4096)),
+            rng.choice((HERE, HERE, FENCED, PLAIN)),
+        )
         for _ in range(count)
     ]
     return Plan(

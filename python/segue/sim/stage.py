@@ -30,6 +30,12 @@ SEGMENT_SECTORS = SEGMENT_BYTES // SECTOR_BYTES
 HEAL_NS = 60 * SECOND
 
 
+HERE = "sim://m{}"
+FENCED = "nbd://m{}/"
+PLAIN = "nbd://m{}/?linger-ms=4000"
+"""Where a container is: on the agents' machine, or across the network with and without a fence."""
+
+
 @dataclass
 class MediumPlan:
     """One container: how many segments, and what kind of storage."""
@@ -37,6 +43,11 @@ class MediumPlan:
     segments: int
     clean: bool = True
     write_unit_bytes: int = 1
+    place: str = HERE
+
+    def uri(self, number: int) -> str:
+        """Its name."""
+        return self.place.format(number)
 
 
 @dataclass
@@ -94,7 +105,7 @@ class Stage:
         self.network = Network(world)
         self.store = StoreDisk(world)
         self.media = {
-            f"sim://m{i}": Medium(world, f"sim://m{i}", SEGMENT_BYTES, m.clean, m.write_unit_bytes)
+            m.uri(i): Medium(world, m.uri(i), SEGMENT_BYTES, m.clean, m.write_unit_bytes)
             for i, m in enumerate(plan.media + plan.spares)
         }
         self.oracles = [Disk(f"vd{i}", disk.sectors) for i, disk in enumerate(plan.disks)]
