@@ -29,6 +29,7 @@ __all__ = [
     "Engine",
     "NbdClient",
     "StorageHandle",
+    "StorageServer",
     "boottime_ns",
     "container_power_loss",
     "crc32c",
@@ -366,6 +367,7 @@ class NbdClient:
 def nbd_list_exports(address: str) -> list[str]:
     """The names of a server's exports; `OSError`."""
 
+@final
 class StorageServer:
     """Exports storage over NBD with a fence, until it is closed or its process ends."""
 
