@@ -20,10 +20,13 @@ from segue.sim.scenario import Outcome, run_seed
 BATCH = 50
 """Seeds at a time beyond those asked for."""
 
+SELDOM = ("complete.abandoned", "detach.deleted")
+"""Killed at by tests that bring the place about (`tests/tools`): chance seldom does."""
+
 REQUIRED = (
     *(f"fault {kind}" for kind in KINDS if not kind.startswith("ambush")),
     *(f"crash point controller: {point}" for point in CONTROLLER_POINTS),
-    *(f"crash point failpoint {point}" for point in FAILPOINTS),
+    *(f"crash point failpoint {point}" for point in FAILPOINTS if point not in SELDOM),
     *(f"crash point agent: {point}" for point in AGENT_POINTS),
     *(f"crash point link: {point}" for point in LINK_POINTS),
     "crash point stuck write",
@@ -51,7 +54,6 @@ REQUIRED = (
     "copied hints",
     "jobs done",
     "jobs cancelled",
-    "jobs failed",
     "read-merge-write",
     "container_failed",
     "listed waiting",

@@ -24,6 +24,7 @@ from segue.sim.mutations import MUTATIONS, Mutation
 ROOT = Path(__file__).resolve().parents[3]
 COPIED = ("python", "tests/sim", "crates", "Cargo.toml", "Cargo.lock", "pyproject.toml")
 FIRST_SEEDS = 60
+INCIDENTS = ("tests/sim/test_incidents.py", "tests/sim/test_movement.py")
 NATIVE = Path("python/segue/_native.abi3.so")
 
 
@@ -88,7 +89,7 @@ def _run(tree: Path, options: argparse.Namespace) -> tuple[str, str]:
             report = _run_seeds(tree, options.start + start, seeds, options.jobs)
             found = re.search(r"^(seed \d+) FAILED: (.*)$", report, re.MULTILINE)
         else:
-            report = _python(tree, ["-m", "pytest", "-q", "-x", "tests/sim"])
+            report = _python(tree, ["-m", "pytest", "-q", "-x", *INCIDENTS])
             found = re.search(r"^(FAILED|ERROR) (.*)$", report, re.MULTILINE)
         if found is not None:
             return report, f"{found[1]}: {found[2]}"
