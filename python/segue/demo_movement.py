@@ -1,8 +1,8 @@
 """The demo's second half: a disk moves between containers while hosts write and check it.
 
 Two hosts, at two agents, write and read blocks of one disk all the time.  The disk is moved to
-another container and back; then its container is drained.  Every read is compared with what was
-written; the latency of the hosts' requests is printed for each part.
+another container and back; then its container is drained and removed.  Every read is compared with
+what was written; the latency of the hosts' requests is printed for each part.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Movement:
         self._part("old to new", lambda: self._wait(client.move_disk(DISK, "new").job))
         self._part("new to old", lambda: self._wait(client.move_disk(DISK, "old").job))
         self._part("old drained", lambda: self._wait(client.drain_container("old").job))
+        self._remove_drained()
         self._part("after", lambda: time.sleep(BY_ITSELF_S))
         self._stopped.set()
         for thread in threads:
@@ -67,7 +68,6 @@ class Movement:
         for host in hosts:
             host.compare_all()
             host.close()
-        self._check_drained()
 
     def _set_up(self) -> None:
         client = self._installation.client
@@ -120,11 +120,14 @@ class Movement:
         if info.state != "done":
             self.errors.append(f"job {job} {info.state}: {info.reason}")
 
-    def _check_drained(self) -> None:
+    def _remove_drained(self) -> None:
         client = self._installation.client
         info, disk = client.container("old"), client.disk(DISK)
         if info.used_segments or "old" in disk.containers:
             self.errors.append(f"container old was drained and holds {info.used_segments} segments")
-        wait_until(
-            "the drained container to be free", lambda: not client.container("old").held_segments
-        )
+            return
+        wait_until("what is held to be free", lambda: not client.container("old").held_segments)
+        client.remove_container("old")
+        if (self._folder / "old").exists():
+            self.errors.append("container old was removed, its file is there")
+        self._say("container old is removed, its file deleted, while the hosts go on")
