@@ -376,6 +376,8 @@ async def _proven_dead(c: Controller, peer: Peer) -> bool:
     if not peer.gone and set(numbers) - set(c.table.locked.get(peer.incarnation, [])):
         return False
     disks = [c.table.disks[number] for number in numbers]
+    if not peer.gone and not all(disk.containers for disk in disks):
+        return False  # a disk that lies nowhere (its container was removed) has no locks to miss
     containers = {number for disk in disks for number in disk.containers}
     containers |= c.table.quarantined_at(peer.incarnation)
     was_gone, session = peer.gone, peer.session
@@ -386,5 +388,5 @@ async def _proven_dead(c: Controller, peer: Peer) -> bool:
     if peer.gone is not was_gone or peer.session != session:
         # It has been back meanwhile: what was proven is out of date.
         return False
-    await end_incarnation(c, peer, durably=bool(containers))
+    await end_incarnation(c, peer, durably=bool(numbers or containers))
     return True

@@ -32,7 +32,7 @@ class Operator:
         """Moves a disk, or some segments of it, somewhere; often where it lies already."""
         rng, stage = self._rng, self._stage
         controller = stage.office.serving
-        if controller is None:
+        if controller is None or not controller.table.container_names:
             return
         number = rng.randrange(len(stage.oracles))
         disk = controller.table.disks[number + 1]
@@ -51,7 +51,7 @@ class Operator:
     def drain(self) -> None:
         """Drains a container, or lets one that was drained be filled again."""
         controller = self._stage.office.serving
-        if controller is None:
+        if controller is None or not controller.table.container_names:
             return
         name = self._rng.choice(sorted(controller.table.container_names))
         if controller.table.containers[controller.table.container_names[name]].draining:
