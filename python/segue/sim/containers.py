@@ -106,6 +106,8 @@ class Medium:
         """Sector -> (serial, token) of every effect since the durable one."""
         self.doubtful: set[tuple[int, int]] = set()
         """(sector, serial) of failed writes' effects: nobody was told that they are durable."""
+        self.dropped: set[int] = set()
+        """Sectors that are seen and not durable, and that no flush saves: a failed one was told."""
         self.under_way: dict[int, Request] = {}
         self.locks: dict[int, Process] = {}
         self.fail_until_ns = 0
@@ -135,6 +137,7 @@ class Medium:
         self.durable = [0] * sectors if self.clean else [RUBBISH + i for i in range(sectors)]
         self.seen = list(self.durable)
         self.dirty.clear()
+        self.dropped.clear()
         self.doubtful.clear()
 
     @property
@@ -241,6 +244,7 @@ class Medium:
                 continue
             token = tokens[sector - request.sector]
             self.seen[sector] = token
+            self.dropped.discard(sector)
             if request.errno:
                 self.doubtful.add((sector, self._serial))
             waiting = self.dirty.get(sector)
@@ -331,6 +335,7 @@ class Medium:
         for sector in list(self.dirty):
             if rng.random() < 0.5:
                 del self.dirty[sector]
+                self.dropped.add(sector)
 
     # Death and power ------------------------------------------------------------------------------
 
