@@ -218,9 +218,16 @@ async def _establish(c: Controller, peer: Peer, hello: Hello, was_lost: bool) ->
             if disk not in hello.tables:
                 peer.table_gone(disk)
                 c.spawn(end_attachment(c, peer, disk), f"the end of disk #{disk} at {peer.name}")
-            elif disk in c.table.disks:
-                await resize_table(c, peer, c.table.disks[disk], session)
-                await set_containers(c, peer, c.table.disks[disk], session)
+        told: dict[int, object] = {}
+        while behind := [d for d in attached if d in hello.tables and told.get(d) != _shape(c, d)]:
+            # Whoever extends a set or resizes passes over an incarnation that is lost, as this one
+            # may be until it is PRESENT: nothing may have changed since it was told.
+            for disk in behind:
+                told[disk] = _shape(c, disk)
+                if disk in c.table.disks:
+                    await resize_table(c, peer, c.table.disks[disk], session)
+                if disk in c.table.disks:
+                    await set_containers(c, peer, c.table.disks[disk], session)
     except (SessionLost, PeerLost):
         return
     if peer.session != session or peer.link is None or peer.gone is not was_gone:
@@ -230,6 +237,12 @@ async def _establish(c: Controller, peer: Peer, hello: Hello, was_lost: bool) ->
     if waited_for:
         # From here on no commit names it as a holder: this one ends all that did before.
         await c.commit(Returned(peer.incarnation))
+
+
+def _shape(c: Controller, disk: int) -> object:
+    """What an agent must know of a disk before hosts of it go on: its size and its flush set."""
+    row = c.table.disks.get(disk)
+    return (row.size_bytes, c.specs(row)) if row is not None else ()
 
 
 def _session_ended(c: Controller, peer: Peer, session: int) -> None:

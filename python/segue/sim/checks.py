@@ -177,7 +177,7 @@ class Checks:
         medium, sectors = self.place(most)
         if any(medium.seen[sectors.start : sectors.stop]):
             return False
-        writes = (r for r in medium.under_way.values() if r.kind == "write")
+        writes = (r for r in medium.acting() if r.kind == "write")
         return not any(r.overlaps(sectors.start, len(sectors)) for r in writes)
 
     # Commits: rules 3, 4, 5, 6 -------------------------------------------------------------------
@@ -230,7 +230,7 @@ class Checks:
     def _check_allocated(self, change: Allocated) -> None:
         self.count("allocated incomplete" if change.incomplete else "allocated clean")
         medium, sectors = self.place(change.location)
-        for request in medium.under_way.values():
+        for request in medium.acting():
             if request.kind != "flush" and request.overlaps(sectors.start, len(sectors)):
                 self.blame(
                     5,
@@ -298,7 +298,7 @@ class Checks:
                 )
         elif request.kind == "write" and not self._copier_may(location, request):
             self.blame(11, f"{request.holder.name} zeroes {self._name(location)}, not in a record")
-        for other in medium.under_way.values():
+        for other in medium.acting():
             if other is not request and other.kind != "flush":
                 self._check_overlap(request, other)
 

@@ -187,7 +187,7 @@ class Medium:
         serial = world.next_serial()
         self.under_way[serial] = request
         self._watch_death(holder)
-        if self.watch_start is not None:
+        if self.watch_start is not None and holder.fence not in self.shut_out:
             self.watch_start(request)
         took_ns = self._time_ns(kind)
         if self.linger_ns:
@@ -343,6 +343,10 @@ class Medium:
         """Takes the lock of the holder's fence on the descriptor it has opened."""
         self.locks[holder.fence] = holder.process
         self._told.setdefault(holder.fence, self._losses)
+
+    def acting(self) -> list[Request]:
+        """The requests under way that may have an effect: not those of who is shut out."""
+        return [request for request in self.under_way.values() if not request.dropped]
 
     def fence_ended(self, fence: int) -> bool:
         """Whether its lock is gone: process dead, and no request of it in the kernel."""

@@ -77,7 +77,7 @@ class MovementChecks:
         checks.count("movement begun")
         self._touched.pop(change.location, None)
         medium, sectors = checks.place(change.source)
-        for request in medium.under_way.values():
+        for request in medium.acting():
             if request.kind == "write" and request.overlaps(sectors.start, len(sectors)):
                 checks.blame(
                     5,
@@ -136,7 +136,7 @@ class MovementChecks:
     def _check_free(self, location: int, holders: list[int]) -> None:
         """Rule 5: nobody but the holders has a request under way there."""
         medium, sectors = self._checks.place(location)
-        for request in medium.under_way.values():
+        for request in medium.acting():
             if request.kind == "flush" or request.holder.fence in holders:
                 continue
             if request.overlaps(sectors.start, len(sectors)):
