@@ -266,6 +266,26 @@ def test_after_a_failed_flush_of_the_destination_all_is_copied_again(stage: Buil
     end(s)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_write_that_failed_is_not_seen_and_then_unseen(stage: Build, seed: int) -> None:
+    """What was copied and not flushed is taken back: nothing that a host wrote may go with it."""
+    s = stage(seed=seed, media=TWO, errors_allowed=True, settings=SLOW)
+    host, other = through(s, 0), through(s, 1)
+    written(s, host, 1)
+    ask(s, move_disk, "vd0", "m1", bandwidth=50_000)
+    s.wait(lambda: any(r.fresh & 1 for r in s.controller.table.records.values()), "not copied")
+    medium(s, 1).failing = frozenset({"write"})
+    medium(s, 1).failure_odds = 1.0
+    medium(s, 1).fail_until_ns = s.world.now_ns + 100 * SECOND
+    assert done(s, host, "write", 0, 8) == EIO
+    medium(s, 1).failing = frozenset({"flush"})
+    assert done(s, other, "read", 0, 8) == 0
+    s.wait(lambda: bool(s.controller.background.trouble), "no flush fails")
+    assert done(s, other, "read", 0, 8) == 0
+    medium(s, 1).heal()
+    end(s)
+
+
 def test_a_drained_container_takes_nothing_new(stage: Build) -> None:
     s = stage(media=TWO)
     host = through(s, 0)

@@ -215,6 +215,12 @@ MUTATIONS: list[Mutation] = [
         "",
     ),
     Mutation(
+        "fresh-bits-outlive-a-write",
+        PROCEDURES + "do_write.py",
+        "        record.fresh &= ~bits\n",
+        "",
+    ),
+    Mutation(
         "discard-forgets-the-source",
         CONTROLLER + "table.py",
         "        if record is not None and is_location(record.source):\n"

@@ -171,11 +171,13 @@ class _Run:
             self.failures = c.copier_failures.get(self.container, 0)
             raise
         async with c.locks.hold(("extent", self.extent), exclusive=False):
-            if not self.over and covered & record.all and record.here != record.all:
+            # What a `do_write` has taken back meanwhile may be anything.
+            covered &= record.fresh & record.all
+            if not self.over and covered and record.here != record.all:
                 failpoints.hit("complete.hints_flushed")
                 hints: list[AnyChange] = [
                     Copied(self.extent, first, count)
-                    for first, count in runs_of(covered & record.all, record.blocks)
+                    for first, count in runs_of(covered, record.blocks)
                 ]
                 await c.commit(*hints)
 

@@ -4,8 +4,10 @@ The caller holds disk and segment shared, and agents hold no entry for the segme
 that they may still read, `close_source` comes first.
 
 1. Take the extent shared, and the I/O's blocks exclusively at the extent's own location: the copier
-   is not writing them, their bits stand still.  Then, shared at the source, those of a first and
-   last block that is partly written and still reads from there.
+   is not writing them, their bits stand still.  Fresh bits of theirs are taken back: they may only
+   stand for what the source says, and this write may fail half done, or be done and lost from
+   sight.  Then, shared at the source, the blocks that still read from there: a first and last one
+   that is partly written needs its rest.
 2. Command `do_write` at the extent's own location, with where the rest of a partly written first
    or last block reads from; the agent answers done only when all of it is durable.
 3. Commit the written bits.
@@ -71,6 +73,7 @@ async def do_write(c: Controller, fault: Fault, disk: Disk, extent: int) -> None
     async with AsyncExitStack() as held:
         await held.enter_async_context(c.locks.hold(("extent", extent), exclusive=False))
         await held.enter_async_context(c.blocks.hold(location, bits, exclusive=True))
+        record.fresh &= ~bits
         elsewhere = bits & ~record.here
         await held.enter_async_context(c.blocks.hold(record.source, elsewhere, exclusive=False))
         if not fault.current:
