@@ -165,7 +165,10 @@ class Faults:
             request
             for medium in self.media.values()
             for request in medium.under_way.values()
-            if request.kind == "write" and isinstance(request.tag, Part)
+            if request.kind == "write"
+            and isinstance(request.tag, Part)
+            # Nothing takes longer there than its linger time: not stuck again and again.
+            and not (medium.linger_ns and request.stuck_until_ns)
         ]
         if not writes:
             self._set("stuck write", self._write_under_way, self.stuck_writer)

@@ -362,9 +362,12 @@ class Host:
         self.watch.count(f"errno {errno}")
         self.world.log("host-error", self.name, op, errno)
         begin_ns = io.begin_ns if isinstance(io, Ticket) else io.issued_ns
-        if errno in (EINVAL, ENOSPC) and io.first + io.count > min(
-            self.oracle.sizes_since(begin_ns)
-        ):
+        sizes = self.oracle.sizes_since(begin_ns)
+        agent = connection.agent
+        if agent.process.now_ns() >= agent.lease_until_ns:
+            # One that is cut off refuses by the size it knows, lease or not.
+            sizes = [size.sectors for size in self.oracle.sizes]
+        if errno in (EINVAL, ENOSPC) and io.first + io.count > min(sizes):
             # The client asks again for the size when it connects again.
             self.watch.count("beyond the end")
             connection.cut()
