@@ -32,6 +32,8 @@ from segue.controller.changes import (
     Attached,
     Cleaned,
     Completed,
+    DiskMade,
+    DiskResized,
     TableMade,
     Written,
 )
@@ -89,6 +91,8 @@ class Checks:
         self._quiesced: set[int] = set()
         self._before: dict[tuple[int, int], list[Request]] = {}
         """(disk, incarnation) -> writes of others under way when it was attached."""
+        self._sizes: dict[int, int] = {}
+        """Disk -> its size at the last commit that changed it."""
         self._lease_ended = False
         """In the present call of an engine."""
         self._clean_io: HostIo | None = None
@@ -189,6 +193,8 @@ class Checks:
         for change in changes:
             if isinstance(change, Allocated):
                 self._check_allocated(change)
+            elif isinstance(change, DiskMade):
+                self._sizes[change.disk] = change.size_bytes
             elif isinstance(change, Written):
                 self._check_written(change)
             elif isinstance(change, Completed):
@@ -196,6 +202,8 @@ class Checks:
             elif isinstance(change, Cleaned):
                 for location in change.locations:
                     self._check_zeroed(location, "marked clean")
+            elif isinstance(change, DiskResized):
+                self._check_resized(change)
             elif isinstance(change, Attached):
                 key = change.disk, change.incarnation
                 self._before[key] = self._writes_of_others(*key)
@@ -245,6 +253,21 @@ class Checks:
         span = slice(sectors.start, sectors.stop)
         if any(medium.seen[span]) or any(medium.durable[span]) or medium.is_dirty(sectors):
             self.blame(11, f"{self._name(location)} {why}, and is not durably zero")
+
+    def _check_resized(self, change: DiskResized) -> None:
+        """What a disk gains of a short segment must be durably zero."""
+        disk = self.replica.table.disks[change.disk]
+        old_bytes, self._sizes[change.disk] = self._sizes.get(change.disk, 0), disk.size_bytes
+        segment, used_bytes = divmod(old_bytes, disk.segment_bytes)
+        extent = disk.map.get(segment) if used_bytes and disk.size_bytes > old_bytes else 0
+        if not extent:
+            return
+        location = self.replica.table.extents.get(extent)
+        medium, sectors = self.place(location)
+        gained = sectors[used_bytes // SECTOR_BYTES :]
+        if any(medium.durable[s] for s in gained) or medium.is_dirty(gained):
+            self.blame(11, f"{self._name(location)}: grown into what is not durably zero")
+        self.count("grown within a segment")
 
     def _check_written(self, change: Written) -> None:
         """Rule 6: data durable, then commit."""

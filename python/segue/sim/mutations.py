@@ -259,12 +259,6 @@ MUTATIONS: list[Mutation] = [
         "            pass\n",
     ),
     Mutation(
-        "containers-in-use-are-removed",
-        PROCEDURES + "remove_container.py",
-        "    if space.used:\n",
-        "    if space.used > 1:\n",
-    ),
-    Mutation(
         "quarantined-containers-are-removed",
         PROCEDURES + "remove_container.py",
         "    if space.free != space.segments:\n",
