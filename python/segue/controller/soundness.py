@@ -22,16 +22,17 @@ _STATES = {
     SOURCE: "a source",
 }
 
+Owners = dict[int, tuple[int, int]]
+"""Location -> (disk, segment) of the entry that uses it, or (0, extent) of the record."""
+
 
 def problems(table: Table) -> list[str]:
     """Every contradiction in the table, one sentence each; empty for a sound one."""
-    owners: dict[int, str] = {}
-    """Location -> the entry that uses it."""
+    owners: Owners = {}
     found = list(_names(table))
     for disk in table.disks.values():
         found += _disk(table, disk)
-        for segment, extent, location in table.mapped_segments(disk):
-            found += _entry(table, disk, segment, extent, location, owners)
+        found += _entries(table, disk, owners)
     found += _marks(table)
     found += _extents(table)
     found += _records(table, owners)
@@ -41,6 +42,34 @@ def problems(table: Table) -> list[str]:
     found += _holders(table)
     found += _agents(table)
     return found
+
+
+def _entries(table: Table, disk: Disk, owners: Owners) -> Iterator[str]:
+    """All entries of a disk; those that are plainly sound cost no words (there may be millions)."""
+    segments = disk.segments
+    pool = table.containers
+    spaces = {number: pool[number].space for number in disk.containers if number in pool}
+    for segment, extent, location in table.mapped_segments(disk):
+        space, at = spaces.get(container_of(location)), segment_of(location)
+        if (
+            location
+            and segment < segments
+            and space is not None
+            and at < space.segments
+            and location not in owners
+            and space.state(at) == USED
+            and not space.is_clean(at)
+        ):
+            owners[location] = disk.disk, segment
+        else:
+            yield from _entry(table, disk, segment, extent, location, owners)
+
+
+def _owner(table: Table, owner: tuple[int, int]) -> str:
+    number, segment = owner
+    if number:
+        return f"disk {table.disks[number].name} segment {segment}"
+    return f"the record of extent {segment}"
 
 
 def exists(table: Table, location: int) -> bool:
@@ -73,7 +102,7 @@ def _disk(table: Table, disk: Disk) -> Iterator[str]:
 
 
 def _entry(
-    table: Table, disk: Disk, segment: int, extent: int, location: int, owners: dict[int, str]
+    table: Table, disk: Disk, segment: int, extent: int, location: int, owners: Owners
 ) -> Iterator[str]:
     where = f"disk {disk.name} segment {segment}"
     if segment >= disk.segments:
@@ -87,8 +116,8 @@ def _entry(
         yield f"{where}: {name} does not exist"
         return
     if location in owners:
-        yield f"{where}: {name} is also used by {owners[location]}"
-    owners[location] = where
+        yield f"{where}: {name} is also used by {_owner(table, owners[location])}"
+    owners[location] = disk.disk, segment
     if container_of(location) not in disk.containers:
         yield f"{where}: {name} is not in the disk's flush set"
     space = table.containers[container_of(location)].space
@@ -117,7 +146,7 @@ def _extents(table: Table) -> Iterator[str]:
             yield f"extent {extent}: has a record, no disk refers to it"
 
 
-def _records(table: Table, owners: dict[int, str]) -> Iterator[str]:
+def _records(table: Table, owners: Owners) -> Iterator[str]:
     for extent, record in table.records.items():
         if record.source:
             yield from _source(table, extent, record, owners)
@@ -134,7 +163,7 @@ def _records(table: Table, owners: dict[int, str]) -> Iterator[str]:
             )
 
 
-def _source(table: Table, extent: int, record: Record, owners: dict[int, str]) -> Iterator[str]:
+def _source(table: Table, extent: int, record: Record, owners: Owners) -> Iterator[str]:
     """A location that is a source is nobody's own and no other record's source (rule 4)."""
     where = f"extent {extent}"
     if not is_location(record.source):
@@ -145,8 +174,8 @@ def _source(table: Table, extent: int, record: Record, owners: dict[int, str]) -
         yield f"{where}: its source, {name}, does not exist"
         return
     if record.source in owners:
-        yield f"{where}: its source, {name}, is also used by {owners[record.source]}"
-    owners[record.source] = f"the record of extent {extent}"
+        yield f"{where}: its source, {name}, is also used by {_owner(table, owners[record.source])}"
+    owners[record.source] = 0, extent
     disk = table.disks.get(record.disk)
     if disk is not None and container_of(record.source) not in disk.containers:
         yield f"{where}: its source, {name}, is not in the flush set of disk {disk.name}"
@@ -164,16 +193,14 @@ def _jobs(table: Table) -> Iterator[str]:
             yield f"job {number}: its number was never given"
 
 
-def _unused(
-    table: Table, state: str, locations: Iterable[int], owners: dict[int, str]
-) -> Iterator[str]:
+def _unused(table: Table, state: str, locations: Iterable[int], owners: Owners) -> Iterator[str]:
     """Locations that are nobody's for now."""
     for location in locations:
         name = table.name_of(location)
         if not exists(table, location):
             yield f"{name}: {state}, does not exist"
         elif location in owners:
-            yield f"{name}: {state}, used by {owners[location]}"
+            yield f"{name}: {state}, used by {_owner(table, owners[location])}"
         elif state == _STATES[QUARANTINED] and location in table.cleaning:
             yield f"{name}: in quarantine and being cleaned"
 
