@@ -25,6 +25,8 @@ from segue.store.sqlite import SqliteStore
 from segue.wire import messages as wire
 
 DISK_BYTES = 1 << 40
+LEASE_S = 3600.0
+"""The client asks once."""
 
 
 class NoStorage:
@@ -111,7 +113,11 @@ async def run(faults: int, outstanding: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteStore(Path(folder) / "segue.db")
         c = Controller(
-            store, NoStorage(), BootClock(), Settings(prefetch_segments=0), random.Random(1)
+            store,
+            NoStorage(),
+            BootClock(),
+            Settings(prefetch_segments=0, lease_s=LEASE_S),
+            random.Random(1),
         )
         await c.start()
         await c.add_container("c", "file:///c", 1 << 40)

@@ -51,7 +51,7 @@ def ratios(figures: dict[str, Any], path: Path) -> None:
         axis.invert_yaxis()
         axis.set_title({"page": "page cache", "direct": "O_DIRECT"}[way])
         axis.set_xlabel("Segue / best peer (dotted: the aims)")
-    axes[0][0].legend(loc="lower left", fontsize=7)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="upper center", ncols=2, fontsize=8)
     save(figure, path)
 
 
@@ -75,8 +75,8 @@ def timelines(lines: dict[str, Any], path: Path) -> None:
 
 def save(figure: Any, path: Path) -> None:
     """An SVG that is the same for the same figures."""
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    figure.tight_layout(rect=(0, 0, 1, 0.95))
+    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
     plt.close(figure)
     print(f"wrote {path.name}")
 
