@@ -13,11 +13,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from segue import failpoints
 from segue.controller.changes import AgentKnown, Returned
 from segue.controller.commits import TermEnded
+from segue.controller.fences import is_remote
 from segue.controller.peer import Fault, Peer, PeerLost, PeerState, SessionLost
 from segue.controller.ports import Link, LinkClosed
 from segue.controller.procedures.attach import (
@@ -396,6 +398,12 @@ async def _proven_dead(c: Controller, peer: Peer) -> bool:
     was_gone, session = peer.gone, peer.session
     if not await c.fence_ended_everywhere(peer.incarnation, sorted(containers)):
         return False
+    if peer.hearing is None:
+        mapped = {number for disk in disks for number in disk.containers}
+        # By itself: what it waits for may wait for this incarnation's end.
+        peer.hearing = c.spawn(_hear_of_lost_pages(c, peer, mapped))
+    if not peer.hearing.done():
+        return False
     if peer.link is not None or peer.attaching or peer.ending:
         return False
     if peer.gone is not was_gone or peer.session != session:
@@ -403,3 +411,17 @@ async def _proven_dead(c: Controller, peer: Peer) -> bool:
         return False
     await end_incarnation(c, peer, durably=bool(numbers or containers))
     return True
+
+
+async def _hear_of_lost_pages(c: Controller, peer: Peer, containers: set[int]) -> None:
+    """Flushes what a dead agent may have written, before its hosts go on elsewhere (promise P5).
+
+    Its last flush may have failed with nobody left to tell.  The kernel tells each descriptor
+    that was open then, ours among them; one opened from now on would hear nothing.  A failure is
+    durable when this returns.
+    """
+    for number in sorted(containers & c.open_containers):
+        if not is_remote(c.table.containers[number].row.uri):
+            with suppress(OSError):
+                await c.flushes.flush(number)
+    peer.wake()

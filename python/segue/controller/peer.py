@@ -154,6 +154,8 @@ class Peer:
         """Disks that it has a table of, as far as this session knows."""
         self.ending = False
         """Its end is being committed: a hello of it waits, and is a newcomer's then."""
+        self.hearing: asyncio.Task[None] | None = None
+        """Flushes what it wrote, once its I/O has ended: see `agents._hear_of_lost_pages`."""
         self.attaching: set[int] = set()
         """Disks whose attachment is being made: the peer must not be forgotten meanwhile."""
         self.listed = not known
@@ -258,6 +260,7 @@ class Peer:
     def open_session(self, link: Link, session: int) -> None:
         """A hello was accepted: older sessions' faults and commands are void."""
         self.close_session()
+        self.hearing = None
         self.link = link
         self.session = session
         self.leased = False
