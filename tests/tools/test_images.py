@@ -96,10 +96,10 @@ def test_an_import_cut_off_says_so(
     random_file: Callable[[int], Path],
     how: signal.Signals,
 ) -> None:
-    image = random_file(16 * MIB)
+    image = random_file(48 * MIB)
     client = installation.client
     client.add_container("slow", f"faulty+file://{folder}/slow", 64 * MIB, segment_bytes=256 << 10)
-    (folder / "slow.faults").write_text("delay write 200000\n")
+    (folder / "slow.faults").write_text("delay write 500000\n")
     words = ["disk", "import", "vm", str(image), "--segment-size", "256K"]
     command = [sys.executable, "-m", "segue.cli", "--data", str(installation.data), *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as importing:
