@@ -20,7 +20,8 @@ from segue.controller.config import STORE_NAME
 from segue.controller.soundness import problems
 from segue.store.check import check as check_store
 from segue.store.check import newest_commit
-from segue.store.contract import Loaded
+from segue.store.contract import Loaded, StoreCorrupt
+from segue.store.mark import read_mark
 
 DATA_AT_BYTES = 1 << 20
 """Where segment 0 of a container starts (crates/segue-io, container/header.rs)."""
@@ -29,17 +30,23 @@ DATA_AT_BYTES = 1 << 20
 def check_installation(data: str) -> list[str]:
     """Every problem found in the installation of the folder `data`, one sentence each.
 
-    Raises `StoreError` if there is no store.
+    Raises `StoreError` if there is no store and none was made.
     """
     path = os.path.join(data, STORE_NAME)
+    try:
+        made = read_mark(data)
+    except StoreCorrupt as error:
+        return [error.what]
 
     def look(loaded: Loaded) -> Iterator[str]:
         table = fold(loaded)
+        if made and table.installation != made:
+            yield f"{path}: is the store of another installation than was made here"
         yield from problems(table)
         for container in table.containers.values():
             yield from _container(path, table.installation, container.row)
 
-    return check_store(path, tree_roots, look)
+    return check_store(path, tree_roots, look, must_exist=bool(made))
 
 
 def _container(store: str, installation: bytes, row: ContainerAdded) -> Iterator[str]:

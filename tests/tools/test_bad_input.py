@@ -6,6 +6,7 @@ cannot start are started on a copy of a stopped one, whose files are compared af
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import shutil
@@ -25,6 +26,7 @@ from segue import _native
 from segue.cli.main import main
 from segue.client import ApiError
 from segue.installation import Installation, wait_until
+from segue.store.sqlite import SqliteStore
 from tests.tools.conftest import MIB
 
 DEADLINE_S = 60.0
@@ -339,6 +341,23 @@ def store_is_a_folder(folder: Path) -> None:
     (folder / "data" / "segue.db").mkdir()
 
 
+def empty_store(folder: Path) -> None:
+    os.truncate(folder / "data" / "segue.db", 0)
+
+
+def lose_store(folder: Path) -> None:
+    (folder / "data" / "segue.db").unlink()
+
+
+def new_store(folder: Path) -> None:
+    lose_store(folder)
+    asyncio.run(SqliteStore(str(folder / "data" / "segue.db")).close())
+
+
+def damage_mark(folder: Path) -> None:
+    (folder / "data" / "installation").write_bytes(b"\xff")
+
+
 def newer_store(folder: Path) -> None:
     with closing(sqlite3.connect(folder / "data" / "segue.db")) as db:
         db.execute("pragma user_version = 99")
@@ -371,6 +390,10 @@ def shared_folder(folder: Path) -> None:
         (damage_left, "left: its header is damaged"),
         (damage_store, "store damaged: head"),
         (no_store, "file is not a database"),
+        (empty_store, "segue.db is empty, and an installation was made here"),
+        (lose_store, "segue.db is missing, and an installation was made here"),
+        (new_store, "it is the store of another installation"),
+        (damage_mark, "installation names no installation"),
         (store_is_a_folder, "segue.db: unable to open"),
         (newer_store, "the store has version 99, this Segue knows 1"),
         (old_store, "an old copy of the store was put back"),

@@ -117,8 +117,8 @@ class Controller:
 
     # Life of the term ---------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Begins a term.
+    async def start(self, installation: bytes = b"") -> None:
+        """Begins a term; `installation` is whose store it must be, empty for a first start.
 
         Raises `StoreError` for a store that cannot be served, `OSError` for a container that cannot
         be opened, `TermEnded` if a newer term began meanwhile or the first commit failed.
@@ -127,6 +127,8 @@ class Controller:
         loaded = await self.store.begin_term()
         self.term = loaded.term
         self.table = load_table(loaded)
+        if installation and self.table.installation != installation:
+            raise StoreCorrupt("it is the store of another installation than was made here")
         self.fence = self.rng.getrandbits(61)
         self.commits = Commits(self.store, self.table, self.term, self.fail, self.waits)
         self.storage.extend(self._term_seen_ns + self.settings.lease_ns)

@@ -26,6 +26,7 @@ from segue.controller.config import (
 )
 from segue.controller.controller import Controller
 from segue.controller.storage import NativeStorage
+from segue.store.mark import make_mark, read_mark
 from segue.store.sqlite import SqliteStore
 from segue.wire.link import Address, Link, serve, unix_listener
 from segue.wire.messages import AgentMessage, decode_from_agent
@@ -70,15 +71,17 @@ class Server:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT; raises `TermFailed`, `StoreError`, `OSError`.
 
-        Whatever can be refused is refused before the term is claimed: a controller that cannot
-        serve changes nothing.
+        A controller that cannot serve changes nothing but, at the most, the number of the term:
+        what only the table can tell, containers above all, is known when the term is claimed, and
+        a term more or less means nothing.
         """
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         make_data_folder(self._config.data)
-        store = SqliteStore(self._config.store_path)
+        made = read_mark(self._config.data)
+        store = SqliteStore(self._config.store_path, must_exist=bool(made))
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(store.close)
             servers = [await self._bind(address, undo) for address in self._addresses]
@@ -89,9 +92,11 @@ class Server:
                 store, storage, BootClock(), self._config.settings, random.SystemRandom()
             )
             try:
-                await controller.start()
+                await controller.start(made)
             except TermEnded as error:
                 raise TermFailed(f"the term ended before it began: {error}") from error
+            if not made:
+                make_mark(self._config.data, controller.table.installation)
             undo.pop_all()
         # A procedure that fails where nobody awaits it must not leave half a term in service.
         loop.set_exception_handler(lambda _, context: _unexpected(controller, context))

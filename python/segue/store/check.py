@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from .contract import Loaded, StoreCorrupt, StoreError, StoreInUse
+from .mark import lost, refuse_lost
 from .page_format import decode_directory, decode_header
 from .pages import decode_root
 from .place import InstallationLock
@@ -39,14 +40,25 @@ _WAL_MODES = b"\2\2"
 _JOURNAL_MODES = b"\1\1"  # of a store whose creation was interrupted
 
 
-def check(path: str, tree_roots: TreeRoots | None = None, look: Look | None = None) -> list[str]:
+def check(
+    path: str,
+    tree_roots: TreeRoots | None = None,
+    look: Look | None = None,
+    *,
+    must_exist: bool = False,
+) -> list[str]:
     """All damage found in the store at `path`, in words; empty if there is none.
 
     Changes nothing and may run beside a controller (the WAL is looked at only when none runs).
     With `tree_roots` every tree is walked and pages that no tree holds are named too; without, each
-    page is verified by itself.  `look` is called if no damage was found.  Raises `StoreError` if
-    there is no such file.
+    page is verified by itself.  `look` is called if no damage was found.  With `must_exist` an
+    empty store is damage.  Raises `StoreError` if there is no such file.
     """
+    if must_exist:
+        try:
+            refuse_lost(path)
+        except StoreCorrupt as error:
+            return [_text(error)]
     if not os.path.exists(path):
         raise StoreError(f"{path}: no such store")
     problems = list(_wal_problems(path))
@@ -58,7 +70,7 @@ def check(path: str, tree_roots: TreeRoots | None = None, look: Look | None = No
         db = connect(path, read_only=True)
         try:
             db.execute("begin")
-            problems += _table_problems(db, tree_roots)
+            problems += _table_problems(db, tree_roots, lost(path, "empty") if must_exist else None)
             if look is not None and not problems:
                 problems += _looked_at(db, look)
         finally:
@@ -90,9 +102,13 @@ def _wal_problems(path: str) -> Iterator[str]:
         yield damage
 
 
-def _table_problems(db: sqlite3.Connection, tree_roots: TreeRoots | None) -> Iterator[str]:
+def _table_problems(
+    db: sqlite3.Connection, tree_roots: TreeRoots | None, if_empty: StoreError | None
+) -> Iterator[str]:
     try:
         if not read_version(db):
+            if if_empty is not None:
+                yield _text(if_empty)
             return
         for (line,) in db.execute("pragma integrity_check"):
             text = line.decode() if isinstance(line, bytes) else str(line)

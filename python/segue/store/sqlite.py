@@ -28,6 +28,7 @@ from .contract import (
     StoreTooNew,
     Superseded,
 )
+from .mark import refuse_lost
 from .place import InstallationLock, create_file, refuse_network_file_system, sync_folder
 from .sqlite_file import SQLITE_ERRORS, SqliteFile, connect, copy_wal, read_page
 from .sqlite_wal import wal_damage
@@ -61,11 +62,12 @@ class SqliteStore:
     `StoreCorrupt`, `StoreFailed`, or `StoreError` for a folder that is not there.
     """
 
-    def __init__(self, path: str, *, exclusive: bool = True) -> None:
+    def __init__(self, path: str, *, exclusive: bool = True, must_exist: bool = False) -> None:
         """Open or create the store.
 
         `exclusive=False` takes no lock and does not look for damage in the WAL: for a second
-        controller on the same machine, kept apart by terms alone.
+        controller on the same machine, kept apart by terms alone.  With `must_exist` nothing is
+        created: a store that is missing or empty is damaged, and left as it is.
         """
         self.path = os.path.abspath(path)
         self._lock: InstallationLock | None = None
@@ -75,11 +77,11 @@ class SqliteStore:
         self._copying: threading.Thread | None = None
         self._checkpointing = asyncio.Lock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._file = self._open(exclusive)
+        self._file = self._open(exclusive, must_exist)
         self._thread = threading.Thread(target=self._run, name="segue-store", daemon=True)
         self._thread.start()
 
-    def _open(self, exclusive: bool) -> SqliteFile:
+    def _open(self, exclusive: bool, must_exist: bool) -> SqliteFile:
         folder = os.path.dirname(self.path)
         try:
             refuse_network_file_system(folder)
@@ -87,8 +89,12 @@ class SqliteStore:
                 self._lock = InstallationLock(self.path + ".lock")
                 if damage := wal_damage(self.path + "-wal"):
                     raise StoreCorrupt(damage)
-            create_file(self.path)
-            file = SqliteFile(self.path)
+            if must_exist:
+                # Before SQLite sees it, which deletes the WAL of an empty file.
+                refuse_lost(self.path)
+            else:
+                create_file(self.path)
+            file = SqliteFile(self.path, must_exist=must_exist)
             # Not only when the file is new: a crash may have come between the two.
             sync_folder(folder)
             return file

@@ -31,6 +31,7 @@ from .contract import (
     StoreTooNew,
     Superseded,
 )
+from .mark import lost
 from .records import Checkpoint, Head, chain, doom
 
 APPLICATION_ID = 0x53656775  # "Segu"
@@ -209,15 +210,16 @@ def copy_wal(path: str) -> None:
 class SqliteFile:
     """One connection that writes; blocking; one thread at a time."""
 
-    def __init__(self, path: str) -> None:
-        """Open the database at `path`, an empty file included, which becomes a store."""
+    def __init__(self, path: str, *, must_exist: bool = False) -> None:
+        """Open the database at `path`; an empty one becomes a store unless it `must_exist`."""
+        self._path = path
         try:
             self._db = connect(path)
         except SQLITE_ERRORS as error:
             raise store_error(error, path) from error
         self._frames = 0
         try:
-            self._configure()
+            self._configure(must_exist)
         except SQLITE_ERRORS as error:
             self._db.close()
             raise store_error(error, path) from error
@@ -225,9 +227,11 @@ class SqliteFile:
             self._db.close()
             raise
 
-    def _configure(self) -> None:
+    def _configure(self, must_exist: bool) -> None:
         # Look before the first write: a newer format's file stays as it is.
         exists = read_version(self._db)
+        if must_exist and not exists:
+            raise lost(self._path, "empty")
         self._db.execute("pragma page_size = 4096")
         mode = self._db.execute("pragma journal_mode = wal").fetchone()[0]
         self._db.execute("pragma synchronous = full")
