@@ -10,7 +10,7 @@
 //!   `loss` what happens when one is lost.
 //! * [`NbdBacking`]: the same for callers that block.
 //!
-//! Every write is durable before it is answered (decision 0007), so there is nothing to flush, and
+//! Every write is durable before it is answered (decision 0008), so there is nothing to flush, and
 //! nothing to lose with a server that restarts.
 
 mod address;
