@@ -11,6 +11,7 @@ import pytest
 
 from segue.controller.changes import Detached
 from segue.controller.procedures.declare_dead import declare_dead, set_linger
+from segue.controller.procedures.resize import resize_disk
 from segue.controller.procedures.verbs import Refusal, clear_error
 from segue.sim.containers import Medium
 from segue.sim.host import EIO, ENOSPC, LOST, Host
@@ -213,6 +214,24 @@ def test_failed_flush_is_an_error_until_it_is_cleared(stage: Build) -> None:
     clearing = s.office.terms[-1].process.run(clear_error(s.controller, "vd0"))
     s.wait(clearing.done, "the error is not cleared")
     s.wait(lambda: done(s, one, "flush") == 0, "the flush fails after the error was cleared")
+    end(s)
+
+
+def test_growing_over_a_failing_flush_is_refused_and_holds_nothing_up(stage: Build) -> None:
+    """The failure is marked while the disk is held for growing (seed 3002431)."""
+    s = stage(errors_allowed=True, disks=[DiskPlan(sectors=SEGMENT + 8)])
+    host = through(s, 0)
+    assert done(s, host, "write", SEGMENT, 8, FUA) == 0
+    medium(s).failing = frozenset({"flush"})
+    medium(s).fail_until_ns = s.world.now_ns + 100 * SECOND
+    medium(s).failure_odds = 1.0
+    grown = s.office.terms[-1].process.run(resize_disk(s.controller, "vd0", SEGMENT * 1024))
+    s.wait(grown.done, "growing hangs")
+    with pytest.raises(Refusal, match="cannot be zeroed"):
+        grown.result()
+    medium(s).heal()
+    assert done(s, host, "flush") == EIO
+    assert done(s, host, "read", SEGMENT, 8) == 0
     end(s)
 
 

@@ -286,6 +286,30 @@ def test_a_write_that_failed_is_not_seen_and_then_unseen(stage: Build, seed: int
     end(s)
 
 
+def test_a_write_cut_off_before_its_bit_has_one_place_to_be_read_from(stage: Build) -> None:
+    """It is over a copied block, its agent and the term are gone: all later reads agree."""
+    hints = msgspec.structs.replace(SLOW, copy_hint_bytes=4096)
+    s = stage(media=TWO, settings=hints)
+    one, two = through(s, 0), through(s, 1)
+    one.gives_up = 1.0
+    written(s, two, 1)
+    ask(s, move_disk, "vd0", "m1", bandwidth=50_000)
+    s.wait(lambda: any(r.copied & 1 for r in s.checks.replica.table.records.values()), "no hint")
+    write = one.do("write", 0, 8)
+    holder, under_way = s.agent(0).plane.holder, medium(s, 1).under_way
+    s.wait(lambda: any(r.holder is holder for r in under_way.values()), "no do_write runs")
+    s.wait(lambda: not any(r.holder is holder for r in under_way.values()), "it does not end")
+    s.agent(0).process.kill()
+    s.office.terms[-1].process.kill()
+    s.wait(write.done, "the host does not see that its agent died")
+    s.wait(lambda: s.office.serving is not None, "no controller serves")
+    assert done(s, two, "read", 0, 8) == 0
+    assert done(s, two, "write", 64, 8) == 0
+    assert done(s, two, "read", 0, 8) == 0
+    s.machines[0].boot_when_over()
+    end(s)
+
+
 def test_a_drained_container_takes_nothing_new(stage: Build) -> None:
     s = stage(media=TWO)
     host = through(s, 0)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
@@ -98,6 +99,8 @@ class Controller:
         self.felt: HostLatency = Unfelt()
         self.copier_failures: dict[int, int] = {}
         """Container -> how many flushes of the copier have failed there."""
+        self.marking: Counter[int] = Counter()
+        """Container -> how many commits of a failed flush there are under way."""
         self.open_containers: set[int] = set()
         self.leaving: set[int] = set()
         """Containers about to be made `leaving`: nothing new may begin there."""
@@ -142,6 +145,8 @@ class Controller:
         old_fences = list(self.table.fences)
         await self.commits.commit(*first, TermBegun(self.term, self.fence))
         self.inherited = set(self.table.records)
+        for record in self.table.records.values():
+            record.doubted = record.copied
         longest = max((row.lease_ns for row in self.table.agents.values()), default=0)
         self.old_leases_until_ns = self.clock.now_ns() + self.settings.lease_and_margin_ns(
             max(longest, self.settings.lease_ns)

@@ -66,6 +66,10 @@ class Record:
     job: int = 0
     fresh: int = 0
     """Copied or zeroed by this term's copier and not yet flushed: decides reads, stored nowhere."""
+    doubted: int = 0
+    """Copied blocks that a `do_write` may have gone over without its bit: in this term, or, for all
+    that anybody knows, in an older one.  They are read at the extent's own location from then on,
+    whatever is there: what was seen once is not unseen (rule 1)."""
     closed: bool = False
     """Every agent was made invalid in this term: the source is not to be granted any more."""
 
@@ -87,6 +91,7 @@ class Record:
         self.written &= self.all
         self.copied &= self.all
         self.fresh &= self.all
+        self.doubted &= self.all
 
     @property
     def word(self) -> int:
@@ -98,8 +103,13 @@ class Record:
 
     @property
     def granted(self) -> int:
-        """The most that may be granted now; see `closed`."""
-        return 0 if self.closed else self.word
+        """The most that may be granted now; see `closed` and `doubted`."""
+        return 0 if self.closed or self.doubted else self.word
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an agent may hold the source: it must be closed before a host's write."""
+        return not self.closed and self.word != 0
 
     def reads_from(self, block: int, location: int) -> int:
         """Where a block reads from, given the extent's own location; 0: zeroes."""

@@ -319,7 +319,9 @@ class Table:
         self.disks[change.disk].containers = change.containers
 
     def _flush_failed(self, change: FlushFailed) -> None:
-        self.disks[change.disk].failed[change.container] = change.errno
+        disk = self.disks.get(change.disk)
+        if disk is not None:  # else it was deleted while this was being committed
+            disk.failed[change.container] = change.errno
 
     def _flush_cleared(self, change: FlushCleared) -> None:
         self.disks[change.disk].failed.clear()

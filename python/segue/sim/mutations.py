@@ -164,6 +164,12 @@ MUTATIONS: list[Mutation] = [
         "        elif not (entry := record.word):\n",
     ),
     Mutation(
+        "source-is-opened-again-beside-copied-blocks",
+        CONTROLLER + "controller.py",
+        "            record.doubted = record.copied\n",
+        "            record.doubted = 0\n",
+    ),
+    Mutation(
         "source-is-free-before-agents-are-invalid",
         PROCEDURES + "complete.py",
         "            lost = await invalidate(c, record.disk, record.segment, 1)\n",

@@ -236,7 +236,7 @@ class Stage:
     def converge(self) -> None:
         """Everything must become idle, every I/O be answered."""
         if not self.world.run_until(lambda: not self.unfinished(1), HEAL_NS, every=32):
-            what = "; ".join(self.unfinished(10))
+            what = "; ".join([*self.unfinished(10), *self._waiting()])
             raise Blame(f"rule 7: not converged {HEAL_NS // SECOND} s after all healed: {what}")
         while any(medium.under_way for medium in self.media.values()):
             self.world.run_for(10 * MS)
@@ -295,6 +295,16 @@ class Stage:
             if peer.faults:
                 found.append(f"{peer.name}: unanswered faults {list(peer.faults)}")
         return found
+
+    def _waiting(self) -> list[str]:
+        """What each work of the controller waits for, as `segue status` says it."""
+        controller = self.office.serving
+        if controller is None:
+            return []
+        return [
+            f"{work.what} holds {list(work.held)}, waits for {[str(w.what) for w in work.waits]}"
+            for work in controller.waits.works
+        ]
 
     def read_everything(self) -> None:
         """Through every agent that may serve the disk; all must agree with the oracle."""

@@ -71,7 +71,7 @@ async def complete(c: Controller, extent: int) -> None:
         except OSError as error:
             log.warning("event=copy_failed extent=%d disk=%d error=%s", extent, record.disk, error)
             c.background.trouble[extent] = str(error)
-            if c.jobs.given_up(record.job) and is_location(record.source) and not record.written:
+            if c.jobs.given_up(record.job) and run.revertible:
                 await run.abandon()
                 continue
             await c.background.before_trying_again(pause_s)
@@ -100,6 +100,12 @@ class _Run:
     def over(self) -> bool:
         """The record is gone, whatever became of the extent."""
         return self.c.table.records.get(self.extent) is not self.record
+
+    @property
+    def revertible(self) -> bool:
+        """Nothing that a host has written, or may have, was ever read at the new location."""
+        record = self.record
+        return is_location(record.source) and not record.written and not record.doubted
 
     async def copy_rest(self) -> bool:
         """Steps 1 to 3, one round over the blocks not yet here; True when all are.
@@ -199,13 +205,13 @@ class _Run:
         c.background.work_appeared()
 
     async def abandon(self) -> None:
-        """Gives up a movement that no host has written through: the extent stays at its source.
+        """Gives up a movement that is `revertible`: the extent stays at its source.
 
         Holding it exclusively, no `do_*`, lost ones included, and no piece is under way.
         """
-        c, record = self.c, self.record
+        c = self.c
         async with self._alone():
-            if not self.over and not record.written:
+            if not self.over and self.revertible:
                 await c.commit(MovementAbandoned(self.extent))
                 failpoints.hit("complete.abandoned")
         c.background.work_appeared()

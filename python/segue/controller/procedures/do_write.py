@@ -18,13 +18,17 @@ acknowledged.  With the segment and the extent held exclusively it makes the seg
 blocking, at every agent, and notes in the record, for this term, that the source is closed; the
 first written bit says so durably.
 
-Interleavings.  A crash between `close_source` and 3 leaves a record without written bits: the next
-term lets agents read the old location again, which is right, for no write was acknowledged.  A
-crash after 2 leaves bytes at the location that no bit speaks of: reads take the source, the host
-has no answer, and the fault comes again.  If the session is cut, the agent's list says whether the
-command is running or done (then this procedure goes on) or never came (then it gives up: the fault
-is listed and starts anew).  If the agent is lost, its write may still land: the blocks stay held
-until it has provably ended (rule 12).
+Interleavings.  A crash between `close_source` and 3 leaves a record without written bits.  If it
+has no copied ones either, the next term lets agents read the old location again: no write was
+acknowledged, and nobody reads the bytes at the new location that no bit speaks of.  The host has no
+answer, and the fault comes again.  If it has copied bits, this write may have gone over one of
+their blocks: they are *doubted*, and the next term lets them be read where the bits say only, by
+`do_split_read`.  With one agent at the source beside another at the new location the write would be
+seen and then not.  The same holds of a movement that is given up.
+
+If the session is cut, the agent's list says whether the command is running or done (then this
+procedure goes on) or never came (then it gives up: the fault is listed and starts anew).  If the
+agent is lost, its write may still land: the blocks stay held until it has provably ended (rule 12).
 """
 
 from __future__ import annotations
@@ -56,7 +60,7 @@ async def close_source(c: Controller, fault: Fault, disk: Disk) -> None:
         extent = disk.map.get(segment)
         async with c.locks.hold(("extent", extent), exclusive=True):
             record = c.table.records.get(extent)
-            if record is None or not record.granted or not fault.current or extent in c.inherited:
+            if record is None or not record.is_open or not fault.current or extent in c.inherited:
                 return
             await invalidate(c, disk.disk, segment, 1)
             failpoints.hit("do_write.closed")
@@ -74,6 +78,7 @@ async def do_write(c: Controller, fault: Fault, disk: Disk, extent: int) -> None
         await held.enter_async_context(c.locks.hold(("extent", extent), exclusive=False))
         await held.enter_async_context(c.blocks.hold(location, bits, exclusive=True))
         record.fresh &= ~bits
+        record.doubted |= bits & record.copied
         elsewhere = bits & ~record.here
         await held.enter_async_context(c.blocks.hold(record.source, elsewhere, exclusive=False))
         if not fault.current:

@@ -6,7 +6,7 @@
     incomplete, source open       first touch    close source     discard
     incomplete extent             split read     do_write         discard
 
-A source is open while agents may read the old location: no host has written since it became one.
+A source is open while agents may hold the old location: no host has written since it became one.
 Shared holders of disk and segment look and answer; whatever changes an entry holds the segment
 exclusively.  A first write finds out only under the shared lock that it needs the exclusive one:
 it lets go and looks again, since the locks cannot be upgraded.  A fault on an incomplete extent
@@ -150,7 +150,7 @@ async def _answer_shared(c: Controller, fault: Fault, disk: Disk) -> bool:
         first_touch(c, fault, disk)
     elif reads:
         await do_split_read(c, fault, disk, extent)
-    elif record.granted:
+    elif record.is_open:
         return False
     else:
         await do_write(c, fault, disk, extent)

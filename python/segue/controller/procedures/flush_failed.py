@@ -3,6 +3,11 @@
 Every disk that may have been written on that container is marked, at all its agents: pages that a
 kernel dropped after one failed flush must not be covered by a later flush that succeeds.  The mark
 is an error of the disk until an operator clears it.
+
+Marking takes no lock and waits for nothing but its commit: whoever holds a disk may be waiting for
+this very flush (growing zeroes a segment's rest), or for an agent that counts as ended only when a
+last flush was heard of.  A disk deleted meanwhile has nothing to mark; one that is about to let go
+of the container does not while a mark is being made (`Controller.marking`).
 """
 
 from __future__ import annotations
@@ -118,9 +123,13 @@ class CopierFlushes:
 
 async def _mark(c: Controller, number: int, errno: int) -> list[int]:
     """Commits the failure for every disk with that container; the disks newly marked."""
-    disks = sorted(d.disk for d in c.table.disks.values() if number in d.containers)
-    async with c.locks.hold(*(("disk", disk) for disk in disks), exclusive=False):
-        disks = [d for d in disks if d in c.table.disks and number not in c.table.disks[d].failed]
-        if disks:
+    disks = sorted(
+        d.disk for d in c.table.disks.values() if number in d.containers and number not in d.failed
+    )
+    if disks:
+        c.marking[number] += 1
+        try:
             await c.commit(*(FlushFailed(disk, number, errno) for disk in disks))
+        finally:
+            c.marking[number] -= 1
     return disks

@@ -52,6 +52,8 @@ async def shrink_set(c: Controller, number: int, container: int) -> bool:
 
 def _may_leave(c: Controller, disk: Disk, container: int) -> bool:
     """Whether nothing of the disk is there, nothing has failed there, and it has another one."""
-    if container in disk.failed or disk.containers == [container] or disk.disk in c.extending:
+    if container in disk.failed or c.marking[container] or disk.containers == [container]:
+        return False
+    if disk.disk in c.extending:
         return False
     return (disk.disk, container) not in c.table.lying
