@@ -118,6 +118,16 @@ pub fn fallocate(file: &File, mode: i32, offset: u64, length: u64) -> io::Result
     }
 }
 
+/// Has all dirty pages of a file written and waits for that: sync_file_range(2). Nothing is durable
+/// by that; an error is left to whoever makes it so.
+pub fn write_back(file: &File) {
+    let flags = libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: no memory is passed.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
+}
+
 /// Takes a write lock, tied to this open file description, on one byte.
 ///
 /// # Errors

@@ -76,6 +76,20 @@ fn faults_follow_the_rules_of_the_moment() {
 }
 
 #[test]
+fn the_flush_after_a_stamp_that_failed_fails_too() {
+    let case = Case::new("faulty");
+    let open = case.open(1);
+    case.rules("fail write 5\n");
+    assert!(open.stamp(1, 1).is_err(), "it may have been told of a loss");
+    case.rules("");
+    let failed = open.flush_in_order().unwrap_err();
+    assert_eq!(failed.raw_os_error(), Some(libc::EIO));
+    open.flush_in_order().unwrap();
+    open.stamp(1, 1).unwrap();
+    open.flush_in_order().unwrap();
+}
+
+#[test]
 fn power_loss_spares_what_was_flushed_or_fua_and_loses_some_of_the_rest() {
     let (mut kept, mut lost, mut torn) = (0, 0, 0);
     for seed in 0..8 {

@@ -210,7 +210,7 @@ impl StorageHandle {
 
     /// Make durable whatever has been written to the container before.
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
-        self.call(py, Container::flush)
+        self.call(py, Container::flush_in_order)
     }
 
     /// Whether no I/O under the fence of `incarnation` can be under way, or begin: its lock is

@@ -159,6 +159,10 @@ impl Backing for Faulty {
         }
     }
 
+    fn write_back(&self) {
+        self.inner.write_back();
+    }
+
     fn lock(&self, fence: u64) -> io::Result<()> {
         self.inner.lock(fence)
     }

@@ -165,6 +165,10 @@ impl Backing for Forgetful {
         held.0.set_len(0)
     }
 
+    fn write_back(&self) {
+        self.inner.write_back();
+    }
+
     fn lock(&self, fence: u64) -> io::Result<()> {
         self.inner.lock(fence)
     }

@@ -11,11 +11,13 @@ mod forgetful;
 mod header;
 mod making;
 pub mod nbd;
+mod syncs;
 mod uri;
 
 use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use backing::{Backing, Ending, Gate, ZeroHow};
@@ -24,6 +26,7 @@ pub use file::{Cache, FileBacking};
 pub use forgetful::{Forgetful, Forgotten, power_loss};
 pub use header::{DATA_AT_BYTES, Header, Identity, Slot, is_segment_size};
 pub use making::{create, inspect, remove};
+pub use syncs::Syncs;
 pub use uri::ContainerUri;
 
 use nbd::Port;
@@ -86,6 +89,9 @@ pub struct Container {
     uri: String,
     /// The stamp's lock keeps other descriptions out, this keeps other threads.
     stamping: Mutex<()>,
+    syncs: Syncs,
+    /// A stamp has failed: it may have been told of a loss that was for a flush.
+    stamp_failed: AtomicBool,
 }
 
 impl Container {
@@ -131,7 +137,19 @@ impl Container {
             data_bytes,
             uri: uri.to_owned(),
             stamping: Mutex::new(()),
+            syncs: Syncs::default(),
+            stamp_failed: AtomicBool::new(false),
         })
+    }
+
+    /// The same container with something between it and its storage.
+    #[cfg(test)]
+    pub(crate) fn wrapped(
+        mut self,
+        wrap: impl FnOnce(Arc<dyn Backing>) -> Arc<dyn Backing>,
+    ) -> Container {
+        self.backing = wrap(self.backing);
+        self
     }
 
     /// The header as it was read when the container was opened.
@@ -227,6 +245,31 @@ impl Container {
     /// The storage's.
     pub fn flush(&self) -> io::Result<()> {
         self.backing.flush()
+    }
+
+    /// The order in which its syncs may be handed over. Whoever calls [`Container::flush`], or asks
+    /// for FUA, on a container that others sync keeps to it; [`Container::flush_in_order`] does.
+    #[must_use]
+    pub fn syncs(&self) -> &Syncs {
+        &self.syncs
+    }
+
+    /// [`Container::flush`] in its order; fails too if a stamp has failed since the last.
+    ///
+    /// # Errors
+    /// The storage's; EIO if another sync of it failed meanwhile.
+    pub fn flush_in_order(&self) -> io::Result<()> {
+        self.backing.write_back();
+        self.syncs.in_order(|| self.flush())?;
+        match self.stamp_failed.swap(false, Ordering::AcqRel) {
+            true => Err(sys::os_error(libc::EIO)),
+            false => Ok(()),
+        }
+    }
+
+    /// See [`Backing::write_back`].
+    pub fn write_back(&self) {
+        self.backing.write_back();
     }
 
     /// Makes a range read as zeroes whose ends need not fit the write unit; durable after
@@ -364,7 +407,8 @@ impl Container {
         }
         (header.term, header.commit) = (term, commit);
         header.sequence += 1;
-        header.write(&*self.backing)
+        let written = self.syncs.in_order(|| header.write(&*self.backing));
+        written.inspect_err(|_| self.stamp_failed.store(true, Ordering::Release))
     }
 
     /// The header as it is now.

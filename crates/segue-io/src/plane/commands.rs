@@ -176,17 +176,21 @@ impl DataThread {
     }
 
     /// The data thread ends, and with it all descriptors.
-    pub(super) fn flush_all(&self) {
+    pub(super) fn flush_all(&mut self) {
+        // No flush waits for what only this thread can take from the ring.
+        self.executor.drain_ring();
         for (number, container) in self.executor.open_containers() {
             flush_last(number, container, &self.outbox);
         }
+        self.executor.take_completions();
+        self.take_engine_events();
     }
 }
 
 /// Flushes a container that is about to be closed: a kernel tells of a page that it could not write
 /// only those who have the file open, so an error of what was written here could get lost.
 fn flush_last(number: u16, container: &Container, outbox: &Outbox) {
-    let Err(error) = container.flush() else {
+    let Err(error) = container.flush_in_order() else {
         return;
     };
     crate::log(format_args!(

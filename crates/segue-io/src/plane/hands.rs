@@ -11,7 +11,7 @@ use super::executor::Executor;
 use super::remote;
 use super::ring::{Left, Ring};
 use super::stats::Stats;
-use super::task::{Edge, Merge, Said, Task, What};
+use super::task::{Edge, Merge, Task, What};
 use crate::buffer::Buffer;
 use crate::container::Container;
 use crate::sys::{Epoll, boottime_ns, errno_of};
@@ -119,11 +119,22 @@ impl Executor {
         }
     }
 
+    /// Waits for all that is in the ring, and takes it.
+    pub(super) fn drain_ring(&mut self) {
+        if let RingState::Open(ring) = &mut self.ring {
+            let left = ring.drain();
+            self.left_ring(left);
+        }
+    }
+
     fn left_ring(&mut self, left: Vec<Left>) -> bool {
         let some = !left.is_empty();
         for left in left {
             match left {
                 Left::Finished(task, ended) => self.finished(task, ended),
+                Left::Synced(task, number, ended) => {
+                    task.hand_over(Some(number), ended, &self.completions);
+                }
                 Left::Unsuited(task) => self.submit_to_pool(task),
             }
         }
@@ -181,10 +192,8 @@ impl Executor {
 
     fn submit_to_pool(&self, task: Task) {
         let (completions, guard) = (self.completions.clone(), self.guard.clone());
-        self.pool.submit(Box::new(move || {
-            let ended = task.run(&guard);
-            completions.push(Said::Ended(task, ended));
-        }));
+        self.pool
+            .submit(Box::new(move || task.carry_out(&guard, &completions)));
     }
 
     fn edge(&self, needed: bool, src: Src) -> Result<Edge, ()> {

@@ -22,6 +22,8 @@ const ENTER_GETEVENTS: u32 = 1;
 #[derive(Debug)]
 pub(super) enum Left {
     Finished(Task, Ended),
+    /// A sync, with its number: handed over in its order.
+    Synced(Task, u64, Ended),
     /// The pool has to do it.
     Unsuited(Task),
 }
@@ -31,7 +33,8 @@ pub(super) struct Ring {
     ring: IoUring,
     pub(super) wake: EventFd,
     queue: Vec<Task>,
-    tasks: Vec<Option<Task>>,
+    /// With its number, if it is a sync.
+    tasks: Vec<Option<(Task, Option<u64>)>>,
     free: Vec<usize>,
 }
 
@@ -93,7 +96,8 @@ impl Ring {
                 self.tasks.push(None);
                 self.tasks.len() - 1
             });
-            self.tasks[index] = Some(task);
+            let begun = task.begin_sync();
+            self.tasks[index] = Some((task, begun));
             let entry = entry.user_data(index as u64);
             // SAFETY: the task, kept until the completion, holds the buffer and the descriptor.
             let pushed = unsafe { self.ring.submission().push(&entry) };
@@ -119,24 +123,43 @@ impl Ring {
         let mut left = Vec::new();
         for completion in self.ring.completion() {
             let index = completion.user_data() as usize;
-            let task = self.tasks[index]
+            let (task, begun) = self.tasks[index]
                 .take()
                 .expect("a completion for each task");
             self.free.push(index);
             let (What::Read { length, .. } | What::Write { length, .. }) = task.what else {
                 unreachable!("only reads and writes are pushed");
             };
-            left.push(match completion.result() {
-                done if done as usize == length && done >= 0 => {
-                    Left::Finished(task, Ended::Done(0))
-                }
+            let ended = match completion.result() {
+                done if done as usize == length && done >= 0 => Some(Ended::Done(0)),
                 // Cut short, or refused for its alignment or for being non-blocking.
-                0.. => Left::Unsuited(task),
-                error if matches!(-error, libc::EINVAL | libc::EAGAIN | libc::EINTR) => {
+                0.. => None,
+                error if matches!(-error, libc::EINVAL | libc::EAGAIN | libc::EINTR) => None,
+                error => Some(Ended::Done(-error)),
+            };
+            left.push(match (ended, begun) {
+                (Some(ended), None) => Left::Finished(task, ended),
+                (Some(ended), Some(number)) => Left::Synced(task, number, ended),
+                (None, begun) => {
+                    if let Some(number) = begun {
+                        task.container.syncs().end(number, false, Box::new(drop));
+                    }
                     Left::Unsuited(task)
                 }
-                error => Left::Finished(task, Ended::Done(-error)),
             });
+        }
+        left
+    }
+}
+
+impl Ring {
+    /// Waits for all that is in flight.
+    pub(super) fn drain(&mut self) -> Vec<Left> {
+        let mut left = Vec::new();
+        while self.in_flight() > 0 {
+            if self.ring.submit_and_wait(1).is_ok() {
+                left.extend(self.reap());
+            }
         }
         left
     }
@@ -145,11 +168,7 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         // The kernel writes into buffers of tasks in flight: they must outlive that.
-        while self.in_flight() > 0 {
-            if self.ring.submit_and_wait(1).is_ok() {
-                self.reap();
-            }
-        }
+        self.drain();
     }
 }
 

@@ -162,6 +162,52 @@ impl Task {
         self.cancelled.load(Ordering::Acquire)
     }
 
+    /// Whether it makes durable what another sync of its container may be told is lost.
+    ///
+    /// Across the network each request is durable, or fails, by itself.
+    pub(super) fn syncs(&self) -> bool {
+        let syncs = match &self.what {
+            What::Read { .. } => false,
+            What::Write { fua, .. } | What::Trim { fua, .. } => *fua,
+            What::Zero { how, .. } => how.fua,
+            What::Merge(merge) => merge.fua,
+            What::Flush => true,
+        };
+        syncs && self.container.port().is_none()
+    }
+
+    /// Its number among the syncs of its container, if it is one; given back by `hand_over`.
+    pub(super) fn begin_sync(&self) -> Option<u64> {
+        self.syncs().then(|| self.container.syncs().begin())
+    }
+
+    /// Does it on this thread and hands it over.
+    pub(super) fn carry_out(self, guard: &Arc<LeaseGuard>, completions: &Arc<Completions>) {
+        if matches!(self.what, What::Flush) && self.may_begin(guard) {
+            self.container.write_back();
+        }
+        let begun = self.begin_sync();
+        let ended = self.run(guard);
+        self.hand_over(begun, ended, completions);
+    }
+
+    /// Hands it over to the data thread: a sync that ended well when no failure can overtake it any
+    /// more (the engine fails those that one did overtake).
+    pub(super) fn hand_over(
+        self,
+        begun: Option<u64>,
+        ended: Ended,
+        completions: &Arc<Completions>,
+    ) {
+        let Some(number) = begun else {
+            return completions.push(Said::Ended(self, ended));
+        };
+        let (container, completions) = (self.container.clone(), completions.clone());
+        let failed = matches!(ended, Ended::Done(errno) if errno != 0 && errno != libc::EOPNOTSUPP);
+        let push = Box::new(move |_| completions.push(Said::Ended(self, ended)));
+        container.syncs().end(number, failed, push);
+    }
+
     /// Does it, if it may still be begun.
     pub(super) fn run(&self, guard: &Arc<LeaseGuard>) -> Ended {
         if !self.may_begin(guard) {

@@ -1,9 +1,10 @@
 //! Rule 8 for work on other threads, and merged writes.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use super::*;
-use crate::container::{Cache, DATA_AT_BYTES, create};
+use crate::container::{Backing, Cache, DATA_AT_BYTES, create};
+use crate::sys::os_error;
 
 const HOUR_NS: u64 = 3_600_000_000_000;
 const SEGMENT: u64 = 64 << 10;
@@ -146,4 +147,103 @@ fn an_edge_that_cannot_be_read_is_no_failure_of_what_is_written() {
     };
     let outside = task(&container, 0, 9, what);
     assert_eq!(outside.run(&guard), Ended::Refused(libc::EINVAL));
+}
+
+/// A kernel that tells the first flush of a loss, takes its time to say so, and tells no other.
+#[derive(Debug)]
+struct TellsOnce {
+    inner: Arc<dyn Backing>,
+    told: AtomicBool,
+    begun: mpsc::SyncSender<()>,
+    may_end: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Backing for TellsOnce {
+    fn size_bytes(&self) -> io::Result<u64> {
+        self.inner.size_bytes()
+    }
+
+    fn unit_bytes(&self) -> u32 {
+        self.inner.unit_bytes()
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.inner.read(offset, buffer)
+    }
+
+    fn write(&self, offset: u64, data: &[u8], fua: bool) -> io::Result<()> {
+        self.inner.write(offset, data, fua)
+    }
+
+    fn zero(&self, offset: u64, length: u64, how: ZeroHow) -> io::Result<()> {
+        self.inner.zero(offset, length, how)
+    }
+
+    fn trim(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.inner.trim(offset, length)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        if self.told.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.begun.send(()).unwrap();
+        self.may_end.lock().unwrap().recv().unwrap();
+        Err(os_error(libc::EIO))
+    }
+
+    fn lock(&self, fence: u64) -> io::Result<()> {
+        self.inner.lock(fence)
+    }
+
+    fn unlock(&self, fence: u64) -> io::Result<()> {
+        self.inner.unlock(fence)
+    }
+
+    fn is_locked_elsewhere(&self, fence: u64) -> io::Result<bool> {
+        self.inner.is_locked_elsewhere(fence)
+    }
+}
+
+#[test]
+fn a_flush_that_ended_well_is_not_heard_of_before_one_that_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let ((begun, has_begun), (go_on, may_end)) = (mpsc::sync_channel(1), mpsc::channel());
+    let plain = Arc::into_inner(container(&folder)).unwrap();
+    let tells_once = |inner| TellsOnce {
+        inner,
+        told: AtomicBool::new(false),
+        begun,
+        may_end: Mutex::new(may_end),
+    };
+    let container = Arc::new(plain.wrapped(|inner| Arc::new(tells_once(inner))));
+    let guard = Arc::new(LeaseGuard::default());
+    guard.extend(boottime_ns() + HOUR_NS);
+    let completions = Arc::new(Completions::new().unwrap());
+    let slow = task(&container, 0, 1, What::Flush);
+    let (its_guard, its_completions) = (guard.clone(), completions.clone());
+    let thread = std::thread::spawn(move || slow.carry_out(&its_guard, &its_completions));
+    has_begun.recv().unwrap();
+    let fua = What::Write {
+        offset: 0,
+        at: 0,
+        length: 4096,
+        fua: true,
+    };
+    for what in [What::Flush, fua, write(4096)] {
+        task(&container, 0, 2, what).carry_out(&guard, &completions);
+    }
+    let ends = || -> Vec<Ended> {
+        let said = completions.take().into_iter();
+        said.map(|said| match said {
+            Said::Ended(_, ended) => ended,
+            Said::Late(_) => panic!("nothing is late"),
+        })
+        .collect()
+    };
+    assert_eq!(ends(), [Ended::Done(0)], "only the write that is no sync");
+    go_on.send(()).unwrap();
+    thread.join().unwrap();
+    let all = [Ended::Done(libc::EIO), Ended::Done(0), Ended::Done(0)];
+    assert_eq!(ends(), all);
 }

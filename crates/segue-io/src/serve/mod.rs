@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use segue_nbd::{BlockSizes, ExportInfo, Features};
 
-use crate::container::{Backing, Cache, ContainerUri, SERVE_FENCE};
+use crate::container::{Backing, Cache, ContainerUri, SERVE_FENCE, Syncs};
 use crate::pool::Pool;
 use listening::Listening;
 use sessions::Sessions;
@@ -37,7 +37,9 @@ pub(crate) struct Shared {
     storage: Arc<dyn Backing>,
     sessions: Sessions,
     pool: Pool,
-    /// A flush has failed: what it was for may be lost, and no later one is to hide that.
+    syncs: Syncs,
+    /// A flush or FUA write has failed: what others wrote may be lost, and no later flush is to hide
+    /// that.
     flush_failed: AtomicBool,
 }
 
@@ -46,9 +48,19 @@ impl Shared {
         if self.flush_failed.load(Ordering::Acquire) {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        self.storage
-            .flush()
-            .inspect_err(|_| self.flush_failed.store(true, Ordering::Release))
+        self.storage.write_back();
+        self.sync(|| self.storage.flush())
+    }
+
+    /// What makes one request durable, in its order among those of all sessions; a failure is one
+    /// of the whole export.
+    fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.syncs.in_order(sync).inspect_err(|error| {
+            // Arguments that a write did not like: it has done nothing and lost nothing.
+            if error.raw_os_error() != Some(libc::EINVAL) {
+                self.flush_failed.store(true, Ordering::Release);
+            }
+        })
     }
 }
 
@@ -96,6 +108,7 @@ impl Server {
                 storage,
                 sessions: Sessions::open(state)?,
                 pool: Pool::new(POOL_THREADS),
+                syncs: Syncs::default(),
                 flush_failed: AtomicBool::new(false),
             }),
             listening: Vec::new(),

@@ -186,12 +186,16 @@ fn perform(shared: &Shared, request: &Request, buffer: Option<&Buffer>) -> io::R
     let storage = &shared.storage;
     let (offset, length) = (request.offset, request.length as usize);
     let fua = request.flags & consts::CMD_FLAG_FUA != 0;
+    let flush = || storage.flush();
     match (request.command, buffer) {
         // SAFETY: nobody else has the buffer.
         (Command::Read, Some(buffer)) => {
             storage.read(offset, unsafe { buffer.part_mut(0, length) })
         }
-        (Command::Write, Some(buffer)) => storage.write(offset, buffer.part(0, length), fua),
+        (Command::Write, Some(buffer)) => {
+            let write = || storage.write(offset, buffer.part(0, length), fua);
+            if fua { shared.sync(write) } else { write() }
+        }
         (Command::WriteZeroes, _) => {
             let how = ZeroHow {
                 no_hole: request.flags & consts::CMD_FLAG_NO_HOLE != 0,
@@ -199,11 +203,11 @@ fn perform(shared: &Shared, request: &Request, buffer: Option<&Buffer>) -> io::R
                 fua: false,
             };
             storage.zero(offset, length as u64, how)?;
-            if fua { shared.flush() } else { Ok(()) }
+            if fua { shared.sync(flush) } else { Ok(()) }
         }
         (Command::Trim, _) => {
             storage.trim(offset, length as u64)?;
-            if fua { shared.flush() } else { Ok(()) }
+            if fua { shared.sync(flush) } else { Ok(()) }
         }
         (Command::Flush, _) => shared.flush(),
         _ => Ok(()),
