@@ -19,6 +19,7 @@ __all__ = [
     "FLAG_FUA",
     "FLAG_NO_HOLE",
     "FLAG_REQ_ONE",
+    "LATENCY_BUCKETS",
     "STATE_ERROR",
     "STATE_INVALID",
     "STATE_NO_WRITE",
@@ -36,6 +37,7 @@ __all__ = [
     "create_container",
     "entry_pack",
     "inspect_container",
+    "latency_bucket_ns",
     "nbd_list_exports",
     "remove_container",
 ]
@@ -199,6 +201,13 @@ class DataPlane:
     def list_faults(self) -> None:
         """Asks for one "faults" event."""
 
+    def ask_latency(self, request: int, disk: int) -> None:
+        """Asks for one ("latency", request, rows) event: how long the disk's host I/O took.
+
+        A row: operation (1 read, 2 write, 3 write-zeroes, 4 trim, 5 flush), cause (`Cause` of
+        `segue.wire.messages`), sum of times and longest in ns, buckets, their counts.
+        """
+
     def export_answer(
         self, token: int, errno: int, disk: int, size_bytes: int, block_bytes: int, read_only: bool
     ) -> None:
@@ -221,6 +230,11 @@ class DataPlane:
 
 def boottime_ns() -> int:
     """CLOCK_BOOTTIME."""
+
+LATENCY_BUCKETS: int
+
+def latency_bucket_ns(bucket: int) -> int:
+    """The shortest time of a bucket; of number LATENCY_BUCKETS: where the last one ends."""
 
 # Containers -----------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 //! They are I/O under way from receipt to answer, whatever parks host I/O meanwhile.  The fault
 //! still waits for its answer afterwards.
 
+use crate::cause::Cause;
 use crate::control::{BlockRun, Control};
 use crate::engine::{Engine, HostOp};
 use crate::entry::Entry;
@@ -84,6 +85,7 @@ impl Engine {
             unit_at(Entry(tail), shift, last),
         );
         let Host { token, op, .. } = self.hosts[self.pieces[piece].host];
+        self.note(piece, Cause::DoWrite);
         self.work_starts(piece, command, 1);
         let id = self.add_part(piece, location.container(), true);
         let effect = if aligned {
@@ -139,6 +141,7 @@ impl Engine {
         }
         self.check_runs(piece, &info, runs).map_err(|_| INVALID)?;
         let reads = runs.iter().filter(|run| run.location != 0).count() as u32;
+        self.note(piece, Cause::SplitRead);
         self.work_starts(piece, command, reads);
         for run in runs {
             self.read_run(piece, run);

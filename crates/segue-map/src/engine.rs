@@ -10,6 +10,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use crate::blocking::Blocker;
+use crate::cause::Cause;
 use crate::control::Control;
 use crate::disk::Disk;
 use crate::errno::{EINVAL, ENOSPC, EPERM, ESHUTDOWN, Errno};
@@ -142,6 +143,9 @@ pub struct Engine {
     pub(crate) ignored_answers: u64,
     /// Hosts with pieces held back, of which others have finished in this call.
     pub(crate) going_on: Vec<u32>,
+    /// Whether `notes` are kept.
+    pub(crate) keeps_notes: bool,
+    pub(crate) notes: Vec<(u64, Cause)>,
     pub(crate) effects: VecDeque<Effect>,
     pub(crate) events: VecDeque<Event>,
 }
@@ -171,6 +175,8 @@ impl Engine {
             next_seq: 1,
             ignored_answers: 0,
             going_on: Vec::new(),
+            keeps_notes: false,
+            notes: Vec::new(),
             effects: VecDeque::new(),
             events: VecDeque::new(),
         }

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use crate::cause::Cause;
 use crate::control::EntryRun;
 use crate::engine::{Engine, HostOp};
 use crate::entry::{self, Entry};
@@ -71,6 +72,7 @@ impl Engine {
         let Some(fault) = self.answered(request) else {
             return;
         };
+        self.note(fault.piece, Cause::Failed);
         if set_error {
             self.set_error(&fault);
         }
@@ -89,6 +91,9 @@ impl Engine {
                 ..
             }
         );
+        if !carried_out {
+            self.note(fault.piece, Cause::Completed);
+        }
         let op = self.hosts[self.pieces[fault.piece].host].op;
         // A discard may be done by changing the table; a read has no data and a write is lost
         // unless a `do_*` has carried it out here.

@@ -1,5 +1,6 @@
 //! Host I/Os as a whole: parked bytes, the one reply, time limits, connections that vanish.
 
+use crate::cause::Cause;
 use crate::engine::{Engine, HostOp};
 use crate::errno::{EIO, Errno};
 use crate::in_flight::{Life, NONE, State, Work};
@@ -10,6 +11,7 @@ impl Engine {
     pub(crate) fn park(&mut self, piece: u32) {
         let seq = self.take_seq();
         let disk = self.pieces[piece].disk;
+        self.note(piece, Cause::Parked);
         self.pieces[piece].state = State::Parked(seq);
         self.disks[disk].parked.insert(seq, piece);
         self.count_bytes(piece);

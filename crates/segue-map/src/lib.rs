@@ -10,6 +10,7 @@ extern crate alloc;
 
 mod blocking;
 mod bound;
+mod cause;
 mod check;
 mod clean;
 mod commands;
@@ -30,6 +31,7 @@ mod slab;
 mod start;
 pub mod table;
 
+pub use cause::{CAUSES, Cause};
 pub use control::{BlockRun, ContainerSpec, Control, EntryRun};
 pub use engine::{Config, Engine, HostOp, PIECES_AT_ONCE, Stats, host_flags};
 pub use entry::Entry;

@@ -5,6 +5,7 @@
 
 use alloc::vec::Vec;
 
+use crate::cause::Cause;
 use crate::decide::{Action, OpClass, Status, decide, status};
 use crate::engine::{Engine, HostOp, host_flags};
 use crate::entry::Entry;
@@ -202,6 +203,7 @@ impl Engine {
         );
         self.pieces[piece].state = State::Faulted(request);
         self.count_bytes(piece);
+        self.note(piece, Cause::Faulted);
         self.events.push_back(Event::Fault(info));
     }
 

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use segue_io::plane::{Export, Plane, PlaneEvent};
+use segue_io::plane::{BUCKETS, Export, LatencyRow, Plane, PlaneEvent, bucket_floor_ns};
 use segue_map::Config;
 
 use crate::messages::{control_from_py, event_to_py};
@@ -13,15 +14,28 @@ use crate::storage::os_error;
 
 /// Adds this file's classes and functions.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<DataPlane>()
+    module.add_class::<DataPlane>()?;
+    module.add("LATENCY_BUCKETS", BUCKETS)?;
+    module.add_function(wrap_pyfunction!(latency_bucket_ns, module)?)
+}
+
+/// The shortest time of a latency bucket, ns; of the one after the last: where that ends.
+#[pyfunction]
+fn latency_bucket_ns(bucket: usize) -> PyResult<u64> {
+    if bucket > BUCKETS {
+        return Err(PyValueError::new_err(format!(
+            "there are {BUCKETS} buckets"
+        )));
+    }
+    Ok(bucket_floor_ns(bucket))
 }
 
 /// The data thread of an agent and what hosts, containers and the controller have to do with it.
 ///
 /// All methods but `shutdown` return at once: they queue a message for the data thread.  `events`
 /// gives what it has to say, as tuples: those of `Engine.events`, and ``("want_export", token,
-/// name)``, ``("want_list", token)``, ``("unused", disk, given)``.  A panic in the data thread ends the
-/// process.
+/// name)``, ``("want_list", token)``, ``("unused", disk, given)``, ``("latency", request, rows)``.
+/// A panic in the data thread ends the process.
 #[pyclass(frozen, module = "segue._native")]
 pub struct DataPlane {
     plane: Plane,
@@ -84,6 +98,11 @@ impl DataPlane {
         self.plane.list_faults();
     }
 
+    /// Ask for one ``("latency", request, rows)`` event.
+    fn ask_latency(&self, request: u64, disk: u32) {
+        self.plane.ask_latency(request, disk);
+    }
+
     /// Answer a ``want_export``; with `errno` 0 the disk is served.
     #[pyo3(signature = (token, errno, disk, size_bytes, block_bytes, read_only))]
     fn export_answer(
@@ -144,6 +163,20 @@ impl DataPlane {
     }
 }
 
+type LatencyTuple = (u8, u8, u64, u64, Vec<u32>, Vec<u64>);
+
+fn latency_tuple(row: LatencyRow) -> LatencyTuple {
+    let (buckets, counts) = row.buckets.into_iter().unzip();
+    (
+        row.operation,
+        row.cause,
+        row.sum_ns,
+        row.max_ns,
+        buckets,
+        counts,
+    )
+}
+
 fn plane_event_to_py(py: Python<'_>, event: PlaneEvent) -> PyResult<Option<Bound<'_, PyTuple>>> {
     Ok(Some(match event {
         PlaneEvent::Engine(event) => event_to_py(py, event)?,
@@ -151,6 +184,10 @@ fn plane_event_to_py(py: Python<'_>, event: PlaneEvent) -> PyResult<Option<Bound
         PlaneEvent::WantList { token } => ("want_list", token).into_pyobject(py)?,
         PlaneEvent::QuestionGone { token } => ("question_gone", token).into_pyobject(py)?,
         PlaneEvent::Unused { disk, given } => ("unused", disk, given).into_pyobject(py)?,
+        PlaneEvent::Latency { request, rows } => {
+            let rows: Vec<_> = rows.into_iter().map(latency_tuple).collect();
+            ("latency", request, rows).into_pyobject(py)?
+        }
         PlaneEvent::Stopped => return Ok(None),
     }))
 }

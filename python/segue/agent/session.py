@@ -29,6 +29,8 @@ from segue import failpoints
 from segue.wire.messages import (
     PROTOCOL_VERSION,
     Answer,
+    AskLatency,
+    Cause,
     CloseExport,
     CompleteToHost,
     ContainerFailed,
@@ -39,6 +41,8 @@ from segue.wire.messages import (
     Failure,
     FaultStatus,
     Hello,
+    Latency,
+    LatencyRow,
     Lease,
     LeaseRequest,
     ListExports,
@@ -81,6 +85,9 @@ class Plane(Protocol):
 
     def list_faults(self) -> None:
         """Ask for one ("faults", tables, pending) event."""
+
+    def ask_latency(self, request: int, disk: int) -> None:
+        """Ask for one ("latency", request, rows) event."""
 
     def export_answer(
         self, token: int, errno: int, disk: int, size_bytes: int, block_bytes: int, read_only: bool
@@ -236,6 +243,8 @@ class Session:
                 self._plane.list_answer(token, message.names)
         elif isinstance(message, Retry | Failure | CompleteToHost):
             self._fault_answer(message)
+        elif isinstance(message, AskLatency):
+            self._plane.ask_latency(message.request, message.disk)
         else:
             self._command(message)
 
@@ -424,6 +433,12 @@ class Session:
             self._opens.pop(request, None)
             self._lists.pop(request, None)
 
+    def _on_latency(self, event: PlaneEvent, now: int) -> None:
+        """Nobody waits for it any more in another session."""
+        _, request, rows = event
+        if self.phase is Phase.UP:
+            self._outbox.append(Latency(request, [_latency_row(*row) for row in rows]))
+
     def _on_unused(self, event: PlaneEvent, now: int) -> None:
         """Out of date if the disk was given to another host that the plane did not know of yet."""
         disk = event[1]
@@ -462,7 +477,14 @@ class Session:
         "want_list": _on_want_list,
         "question_gone": _on_question_gone,
         "unused": _on_unused,
+        "latency": _on_latency,
     }
+
+
+def _latency_row(
+    operation: int, cause: int, sum_ns: int, max_ns: int, buckets: list[int], counts: list[int]
+) -> LatencyRow:
+    return LatencyRow(operation, Cause(cause), sum_ns, max_ns, buckets, counts)
 
 
 def _map_fault(fields: PlaneEvent) -> MapFault:

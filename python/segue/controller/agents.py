@@ -48,6 +48,7 @@ from segue.wire.messages import (
     DeleteTable,
     FaultStatus,
     Hello,
+    Latency,
     Lease,
     LeaseRequest,
     ListExports,
@@ -271,6 +272,8 @@ def _dispatch(c: Controller, peer: Peer, message: AgentMessage) -> None:
                 _take_fault(c, peer, fault, None)
         case Answer():
             peer.answered(message)
+        case Latency():
+            peer.latency_told(message)
         case LeaseRequest():
             _work(
                 c,

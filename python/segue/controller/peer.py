@@ -17,20 +17,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from enum import Enum
+from typing import TypeVar
 
 from segue.controller.grants import Grants
 from segue.controller.ports import Link
 from segue.controller.waits import Waits, current_work
 from segue.wire.messages import (
     Answer,
+    AskLatency,
     Command,
     ControllerMessage,
     FaultStatus,
+    Latency,
+    LatencyRow,
     MapFault,
     PendingFault,
 )
 
 log = logging.getLogger("segue.controller.peer")
+T = TypeVar("T")
 
 
 class SessionLost(Exception):
@@ -165,6 +170,7 @@ class Peer:
         self._grants: dict[int, Grants] = {}
         self._commands: dict[int, asyncio.Future[Answer]] = {}
         self._dos: dict[int, asyncio.Future[Answer]] = {}
+        self._questions: dict[int, asyncio.Future[list[LatencyRow]]] = {}
         self._changed: dict[asyncio.Future[None], None] = {}
 
     def __str__(self) -> str:
@@ -179,6 +185,7 @@ class Peer:
         if state in (PeerState.LOST, PeerState.ENDED):
             self._fail(self._commands, PeerLost())
             self._fail(self._dos, PeerLost())
+            self._fail(self._questions, PeerLost())
         self.wake()
 
     def wake(self) -> None:
@@ -274,6 +281,7 @@ class Peer:
             self.state = PeerState.ABSENT
         self.deferred.clear()
         self._fail(self._commands, SessionLost())
+        self._fail(self._questions, SessionLost())
         self.wake()
 
     def take_list(
@@ -356,6 +364,25 @@ class Peer:
             self._commands.pop(command, None)
             self._dos.pop(command, None)
 
+    async def latency(self, request: int, disk: int) -> list[LatencyRow]:
+        """How long the host I/O of a disk took here; raises `SessionLost`, `PeerLost`."""
+        if self.link is None:
+            raise SessionLost
+        answer: asyncio.Future[list[LatencyRow]] = asyncio.get_running_loop().create_future()
+        self._questions[request] = answer
+        self.link.send(AskLatency(request, disk))
+        try:
+            with self._waits.on("answer", Asked(self, request, "AskLatency")):
+                return await answer
+        finally:
+            self._questions.pop(request, None)
+
+    def latency_told(self, message: Latency) -> None:
+        """Takes in the answer."""
+        waiting = self._questions.get(message.request)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(message.rows)
+
     def answered(self, answer: Answer) -> None:
         """Takes in an answer; one that nobody waits for is dropped (an older session's)."""
         if log.isEnabledFor(logging.DEBUG):
@@ -372,7 +399,7 @@ class Peer:
                 waiting.set_result(answer)
 
     @staticmethod
-    def _fail(table: dict[int, asyncio.Future[Answer]], error: Exception) -> None:
+    def _fail(table: dict[int, asyncio.Future[T]], error: Exception) -> None:
         for waiting in table.values():
             if not waiting.done():
                 waiting.set_exception(error)

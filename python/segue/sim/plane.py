@@ -171,6 +171,10 @@ class Plane:
         """See ``agent.session.Plane``."""
         self._enqueue(self._list_faults)
 
+    def ask_latency(self, request: int, disk: int) -> None:
+        """See ``agent.session.Plane``; nothing is measured here."""
+        self._enqueue(lambda: self._tell(("latency", request, [])))
+
     def export_answer(
         self, token: int, errno: int, disk: int, size_bytes: int, block_bytes: int, read_only: bool
     ) -> None:

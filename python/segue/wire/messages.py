@@ -55,6 +55,25 @@ class Operation(IntEnum):
     """Trim, or write-zeroes without NO_HOLE, of whole segments: may be made zero in the table."""
 
 
+class Cause(IntEnum):
+    """The dearest thing that a host I/O met on its way (histograms of latency)."""
+
+    CLEAN = 0
+    """Its entries let it go ahead."""
+    PARKED = 1
+    """It was parked by a quiesce, or for want of a lease."""
+    FAULTED = 2
+    """A fault; if none of the below: answered by `Retry`, or not before the host was."""
+    SPLIT_READ = 3
+    """A fault, carried out by `DoSplitRead`."""
+    DO_WRITE = 4
+    """A fault, carried out by `DoWrite`."""
+    COMPLETED = 5
+    """A fault, answered by `CompleteToHost` alone (a discard)."""
+    FAILED = 6
+    """A fault, answered by `Failure`."""
+
+
 class FaultStatus(IntEnum):
     """How a fault listed in `Hello` stands at the agent."""
 
@@ -241,6 +260,28 @@ class ListExports(Message, frozen=True, tag=9):
     request: Count
 
 
+class LatencyRow(Message, frozen=True):
+    """How long host I/O of one operation and cause took, since the agent has its table.
+
+    `operation`: 1 read, 2 write, 3 write-zeroes, 4 trim, 5 flush.  ``counts[i]`` I/Os lie in bucket
+    ``buckets[i]`` (`segue._native.latency_bucket_ns`), ascending; empty buckets are left out.
+    """
+
+    operation: Number
+    cause: Cause
+    sum_ns: Count
+    max_ns: Count
+    buckets: Annotated[list[Number], msgspec.Meta(max_length=1024)]
+    counts: Annotated[list[Count], msgspec.Meta(max_length=1024)]
+
+
+class Latency(Message, frozen=True, tag=10):
+    """Answers `AskLatency`; no rows if the agent has no table of the disk, or no I/O came."""
+
+    request: Count
+    rows: Annotated[list[LatencyRow], msgspec.Meta(max_length=64)]
+
+
 # Controller -> agent: session ------------------------------------------------------------------
 
 
@@ -291,6 +332,13 @@ class Exports(Message, frozen=True, tag=36):
 
     request: Count
     names: list[ExportName]
+
+
+class AskLatency(Message, frozen=True, tag=37):
+    """How long did the host I/O of `disk` take?  Answered by `Latency`; sent only when asked."""
+
+    request: Count
+    disk: Number
 
 
 # Controller -> agent: answers to faults (each fault gets exactly one) --------------------------
@@ -448,6 +496,7 @@ AgentMessage = (
     | OpenExport
     | CloseExport
     | ListExports
+    | Latency
 )
 FaultAnswer = Retry | Failure | CompleteToHost
 Command = (
@@ -463,7 +512,9 @@ Command = (
     | DoWrite
     | DoSplitRead
 )
-ControllerMessage = Welcome | Refused | Lease | ExportOpened | Exports | FaultAnswer | Command
+ControllerMessage = (
+    Welcome | Refused | Lease | ExportOpened | Exports | AskLatency | FaultAnswer | Command
+)
 
 # msgspec's own, and what it lets through: text that is no UTF-8, arrays nested thousands deep.
 _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)

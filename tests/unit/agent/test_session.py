@@ -9,6 +9,8 @@ import pytest
 from segue.agent.session import FIRST_INTERVAL_NS, MAX_QUESTIONS, SILENCE_NS, Phase, Session
 from segue.wire.messages import (
     Answer,
+    AskLatency,
+    Cause,
     CloseExport,
     CompleteToHost,
     ContainerFailed,
@@ -20,6 +22,8 @@ from segue.wire.messages import (
     FaultStatus,
     GetEntry,
     Hello,
+    Latency,
+    LatencyRow,
     Lease,
     LeaseRequest,
     ListExports,
@@ -60,6 +64,9 @@ class RecordingPlane:
 
     def list_faults(self) -> None:
         self.calls.append(("list_faults",))
+
+    def ask_latency(self, request: int, disk: int) -> None:
+        self.calls.append(("ask_latency", request, disk))
 
     def export_answer(self, *args: Any) -> None:
         self.calls.append(("export_answer", *args))
@@ -281,6 +288,15 @@ def test_a_list_asked_for_by_an_earlier_connection_opens_nothing(world: World) -
     [hello] = world.said()
     assert isinstance(hello, Hello)
     assert hello.tables == [2]
+
+
+def test_latency_is_asked_of_the_plane_and_sent_in_the_session() -> None:
+    world = World()
+    world.up()
+    world.handle(AskLatency(7, 3))
+    assert world.plane.take()[-1] == ("ask_latency", 7, 3)
+    world.event("latency", 7, [(2, 4, 30, 20, [5, 9], [1, 2])])
+    assert world.said() == [Latency(7, [LatencyRow(2, Cause.DO_WRITE, 30, 20, [5, 9], [1, 2])])]
 
 
 def test_commands_reach_the_plane_and_their_answers_the_controller(world: World) -> None:

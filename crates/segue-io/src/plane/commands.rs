@@ -136,12 +136,14 @@ impl DataThread {
                         sets_changed = true;
                         if is_done {
                             self.openings.set_taken(disk, numbers);
+                            self.executor.latencies.begin(disk);
                         }
                     }
                     if let Some(disk) = self.watched.deletes.remove(command) {
                         sets_changed = true;
                         if is_done {
                             self.openings.table_gone(disk);
+                            self.executor.latencies.forget(disk);
                         }
                     }
                 }

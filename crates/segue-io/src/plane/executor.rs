@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use segue_map::{Config, Control, Effect, Engine, Event, HostOp, IoKind};
+use segue_map::{Cause, Config, Control, Effect, Engine, Event, HostOp, IoKind};
 use segue_nbd::server::{Command, Request};
 
 use super::hands::{Opened, RingState};
+use super::latency::Latencies;
 use super::stats::Stats;
 use super::task::{Completions, Ended, LeaseGuard, Said, Task, What};
 use super::tokens::{ConnKey, HostIo, Tokens};
@@ -57,6 +58,7 @@ pub(super) struct Executor {
     pub(super) answers: Vec<Answered>,
     pub(super) events: Vec<Event>,
     pub(super) stats: Arc<Stats>,
+    pub(super) latencies: Latencies,
 }
 
 impl Executor {
@@ -65,9 +67,11 @@ impl Executor {
         stats: Arc<Stats>,
         epoll: Arc<Epoll>,
     ) -> std::io::Result<Executor> {
+        let mut engine = Engine::new(config);
+        engine.keep_notes();
         Ok(Executor {
             epoll,
-            engine: Engine::new(config),
+            engine,
             tokens: Tokens::default(),
             buffers: Buffers::default(),
             containers: Vec::new(),
@@ -78,6 +82,7 @@ impl Executor {
             answers: Vec::new(),
             events: Vec::new(),
             stats,
+            latencies: Latencies::default(),
         })
     }
 
@@ -106,15 +111,19 @@ impl Executor {
         };
         let (offset, length) = (request.offset, u64::from(request.length));
         let flags = request.flags & !segue_nbd::consts::CMD_FLAG_DF;
+        let now = boottime_ns();
         let token = self.tokens.insert(HostIo {
             conn,
             request,
             buffer,
+            disk,
+            begun_ns: now,
+            cause: Cause::Clean,
             cancelled: None,
         });
         Stats::add(&self.stats.requests, 1);
         self.engine
-            .host_io(boottime_ns(), token, disk, op, offset, length, flags);
+            .host_io(now, token, disk, op, offset, length, flags);
         self.pump();
     }
 
@@ -232,6 +241,11 @@ impl Executor {
     // What goes out ---------------------------------------------------------------------------
 
     fn pump_events(&mut self) {
+        while let Some((token, cause)) = self.engine.poll_note() {
+            if let Some(io) = self.tokens.get(token) {
+                io.cause = io.cause.max(cause);
+            }
+        }
         while let Some(event) = self.engine.poll_event() {
             if event == Event::LeaseEnded {
                 self.guard.end();
@@ -360,6 +374,7 @@ impl Executor {
         let extents = Vec::new();
         if in_use {
             if let Some(io) = self.tokens.get(token) {
+                count(&mut self.latencies, self.engine.now(), io);
                 io.cancel();
                 let (conn, request) = (io.conn, io.request);
                 self.answers.push(Answered {
@@ -370,22 +385,24 @@ impl Executor {
                     extents,
                 });
             }
-        } else if let Some(HostIo {
-            conn,
-            request,
-            buffer,
-            ..
-        }) = self.tokens.remove(token)
-        {
+        } else if let Some(io) = self.tokens.remove(token) {
+            count(&mut self.latencies, self.engine.now(), &io);
             self.answers.push(Answered {
-                conn,
-                request,
-                buffer,
+                conn: io.conn,
+                request: io.request,
+                buffer: io.buffer,
                 errno,
                 extents,
             });
         }
     }
+}
+
+/// Counts how long an I/O took whose answer the engine has just given.
+#[inline]
+fn count(latencies: &mut Latencies, now: u64, io: &HostIo) {
+    let took_ns = now.saturating_sub(io.begun_ns);
+    latencies.count(io.disk, io.request.command, io.cause, took_ns);
 }
 
 #[cfg(test)]

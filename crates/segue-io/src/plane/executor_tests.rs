@@ -1,6 +1,6 @@
 //! Rule 8 on the data thread: what a lease has not seen begun is never begun, and never failed.
 
-use segue_map::{ContainerSpec, Entry, EntryRun};
+use segue_map::{Cause, ContainerSpec, Entry, EntryRun};
 
 use super::*;
 use crate::container::{Cache, Container, DATA_AT_BYTES, create};
@@ -88,6 +88,9 @@ impl Rig {
             flags,
         };
         let token = self.executor.tokens.insert(HostIo {
+            disk: 7,
+            begun_ns: now,
+            cause: Cause::Clean,
             conn: CONN,
             request,
             buffer: Some(buffer),

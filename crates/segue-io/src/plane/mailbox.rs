@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use segue_map::{Control, Event};
 
+use super::latency::LatencyRow;
 use super::listener::Listener;
 use super::opening::Opened;
 use crate::sys::EventFd;
@@ -32,6 +33,8 @@ pub(super) enum Message {
     SetLease(u64),
     EndLease,
     ListFaults,
+    /// Request and disk.
+    AskLatency(u64, u32),
     /// The errno is not 0.
     ExportAnswer(u64, Result<Export, i32>),
     ListAnswer(u64, Vec<String>),
@@ -68,6 +71,13 @@ pub enum PlaneEvent {
         /// How many answers had given the disk to a host by then: with more on the way, this is
         /// out of date already.
         given: u64,
+    },
+    /// Answers `ask_latency`.
+    Latency {
+        /// Of the question.
+        request: u64,
+        /// By operation and cause; empty if there is no table of the disk.
+        rows: Vec<LatencyRow>,
     },
     /// The data thread has ended after `shutdown`; nothing comes after this.
     Stopped,

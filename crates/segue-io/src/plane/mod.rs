@@ -14,6 +14,7 @@ mod connection;
 mod connections;
 mod executor;
 mod hands;
+mod latency;
 mod listener;
 mod mailbox;
 mod opening;
@@ -34,6 +35,7 @@ use std::thread::JoinHandle;
 
 use segue_map::{Config, Control};
 
+pub use latency::{BUCKETS, LatencyRow, bucket_floor_ns};
 use listener::Listener;
 pub use mailbox::{Export, PlaneEvent};
 use mailbox::{Inbox, Message, Outbox};
@@ -107,6 +109,11 @@ impl Plane {
     /// applied by then never will be.
     pub fn list_faults(&self) {
         self.inbox.push(Message::ListFaults);
+    }
+
+    /// Asks for the event `Latency`: how long the host I/O of a disk took.
+    pub fn ask_latency(&self, request: u64, disk: u32) {
+        self.inbox.push(Message::AskLatency(request, disk));
     }
 
     /// Answers `WantExport`; `Err` is an errno, not 0.

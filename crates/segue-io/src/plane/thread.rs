@@ -188,6 +188,10 @@ impl DataThread {
                     self.openings.cancel();
                     self.executor.list_faults();
                 }
+                Message::AskLatency(request, disk) => {
+                    let rows = self.executor.latencies.rows(disk);
+                    self.outbox.push(PlaneEvent::Latency { request, rows });
+                }
                 Message::ExportAnswer(token, answer) => {
                     self.connections
                         .export_answer(token, answer, &mut self.executor);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use segue_map::Cause;
 use segue_nbd::server::Request;
 
 use crate::buffer::Buffer;
@@ -21,6 +22,11 @@ pub(super) struct HostIo {
     pub(super) request: Request,
     /// Of reads and writes.
     pub(super) buffer: Option<Arc<Buffer>>,
+    pub(super) disk: u32,
+    /// When it was given to the engine, CLOCK_BOOTTIME.
+    pub(super) begun_ns: u64,
+    /// The dearest thing it has met.
+    pub(super) cause: Cause,
     /// Made for its first task: set when the host waits no longer.
     pub(super) cancelled: Option<Arc<AtomicBool>>,
 }
