@@ -119,7 +119,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        if data:  # who was told that there is none may have gone
+            self.wfile.write(data)
 
     do_GET = do_POST = do_DELETE = _answer
 
