@@ -218,7 +218,7 @@ class BlockDevices:
                 raise AttachError(_complaint(log_path.read_text(errors="replace"), "nbdfuse"))
             return file.exists()
 
-        self._wait("nbdfuse to serve", serves)
+        self._wait(f"{new.disk} to open (`segue status` may say what it waits for)", serves)
         return self._over(new, file)
 
     def _over(self, new: Attachment, file: Path) -> Attachment:

@@ -97,10 +97,13 @@ def test_first_run_second_run_and_one_at_a_time(
         f"segue: `segue up` runs in {first.data} already (pid {first.process.pid})"
     ]
     assert first.stop(signal.SIGINT) == 0
-    assert "event=stopped" in (first.data / "controller.log").read_text().splitlines()[-1]
+    log = (first.data / "controller.log").read_text()
+    assert "event=stopped" in log.splitlines()[-1]
+    assert "event=container_added container=local " in log
+    assert "event=disk_created disk=d size_bytes=67108864\n" in log
     second = up()
     second.ready()
-    assert "1 disks, 255M of 256M free on local" in second.said
+    assert "1 disk, 255M of 256M free on local" in second.said
     qemu_io("-f", "raw", "-c", "read -P 7 0 1M", uri)
     assert second.stop() == 0
 

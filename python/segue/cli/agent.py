@@ -51,7 +51,9 @@ def agent_show(name: str, as_json: bool) -> None:
 @data_option
 @json_option
 def agent_declare_dead(name: str, as_json: bool) -> None:
-    """Say that a lost agent is dead: its machine is off, its last I/O has ended.
+    """Say that a lost agent is dead.
+
+    Its machine is off, its last I/O has ended.
 
     Needed where a container has no fence that proves it; what the agent might still have written
     is then used again.  Refused while the agent is there or its lease runs.  NAME may be one

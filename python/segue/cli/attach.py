@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import click
 
 from segue.block_devices import AttachError, BlockDevices
@@ -23,14 +26,20 @@ def attach(name: str, read_only: bool, agent_name: str | None) -> None:
     try:
         click.echo(BlockDevices(data_folder()).attach(name, uri, read_only))
     except AttachError as error:
-        raise Failed(str(error)) from error
+        hint = ""
+        if os.strerror(errno.EACCES) in str(error):
+            hint = f" (a block device wants root, `segue disk uri {name}` does not)"
+        raise Failed(f"{error}{hint}") from error
 
 
 @click.command()
 @click.argument("disk_or_device", type=DISK, metavar="NAME|DEVICE")
 @data_option
 def detach(disk_or_device: str) -> None:
-    """Take away the block device of a disk, flushed; the controller need not run."""
+    """Take away the block device of a disk.
+
+    What was written is flushed first.  The controller need not run.
+    """
     try:
         gone = BlockDevices(data_folder()).detach(disk_or_device)
     except AttachError as error:

@@ -12,7 +12,10 @@ from segue.cli.output import print_json
 @data_option
 @json_option
 def check(as_json: bool) -> None:
-    """Check the durable table, whether a controller runs or not; names all damage."""
+    """Read the durable table, and name all damage in it.
+
+    A controller may run meanwhile, or not.  Exit status 1 if there is damage.
+    """
     # The store's reader is not wanted by any other verb.
     from segue.check import check_installation  # noqa: PLC0415
     from segue.store.contract import StoreError  # noqa: PLC0415

@@ -87,7 +87,10 @@ def _take_config(ctx: click.Context, _: click.Parameter, named: str | None) -> N
     for key, value in table.items():
         param = settings.get(key)
         if param is None or param.name is None:
-            raise click.UsageError(f"{path}: [{ctx.command.name}] has no setting {key!r}")
+            there = ", ".join(settings)
+            raise click.UsageError(
+                f"{path}: [{ctx.command.name}] has no setting {key!r}, only {there}"
+            )
         if isinstance(value, list) is not param.multiple or isinstance(value, dict):
             kind = "a list" if param.multiple else "one value"
             raise click.UsageError(f"{path}: [{ctx.command.name}] {key} takes {kind}")

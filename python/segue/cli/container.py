@@ -71,7 +71,9 @@ def container_add(
 @data_option
 @json_option
 def container_remove(name: str, as_json: bool) -> None:
-    """Take an empty container out of its pool; a file that Segue made is deleted.
+    """Take an empty container out of its pool.
+
+    A file that Segue made is deleted.
 
     Hosts go on meanwhile.
     """
@@ -104,7 +106,9 @@ def container_show(name: str, as_json: bool) -> None:
 @data_option
 @json_option
 def container_linger(name: str, seconds: float, as_json: bool) -> None:
-    """Say how long a lost agent's I/O can linger in this storage; 0: nobody knows.
+    """Say how long a lost agent's I/O can last here.
+
+    In SECONDS; 0: nobody knows.
 
     Where no fence proves that it has ended, it is taken for ended so long after the agent's lease.
     Too short a time can cost data.

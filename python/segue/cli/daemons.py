@@ -134,7 +134,7 @@ def agent(
     log_level: str,
     with_parent: bool,
 ) -> None:
-    """Run an agent; or, with a subcommand, look at the agents there are."""
+    """Run an agent, or look at those there are."""
     if ctx.invoked_subcommand is not None:
         return
     from segue.agent.config import AgentConfig, AgentConfigError, check_agent  # noqa: PLC0415

@@ -50,7 +50,10 @@ def disk_create(
 @data_option
 @json_option
 def disk_resize(name: str, size: int, force: bool, as_json: bool) -> None:
-    """Give a disk another size; hosts see it when they connect again."""
+    """Give a disk another size.
+
+    Hosts see it when they connect again.
+    """
     info = client().resize_disk(name, size, force)
     print_json(info) if as_json else click.echo(f"disk {info.name}: {format_size(info.size_bytes)}")
 
@@ -90,7 +93,10 @@ def disk_show(name: str, as_json: bool) -> None:
 @data_option
 @json_option
 def disk_delete(name: str, as_json: bool) -> None:
-    """Delete a disk and what is on it; hosts that use it get ESHUTDOWN."""
+    """Delete a disk and what is on it.
+
+    Hosts that use it get ESHUTDOWN.
+    """
     client().delete_disk(name)
     print_json({"deleted": name}) if as_json else click.echo(f"disk {name} deleted")
 
@@ -100,7 +106,10 @@ def disk_delete(name: str, as_json: bool) -> None:
 @data_option
 @json_option
 def disk_clear_error(name: str, as_json: bool) -> None:
-    """End a disk's flush errors: you have taken note that unflushed data may be lost."""
+    """End a disk's flush errors.
+
+    You have taken note that unflushed data may be lost.
+    """
     info = client().clear_error(name)
     print_json(info) if as_json else click.echo(f"disk {name}: flush errors ended")
 
@@ -112,7 +121,10 @@ def disk_clear_error(name: str, as_json: bool) -> None:
 @data_option
 @json_option
 def disk_map(name: str, first: int, runs: int, as_json: bool) -> None:
-    """Draw where the disk's segments lie; with --json as a list of runs."""
+    """Draw where the disk's segments lie.
+
+    With --json as a list of runs.
+    """
     if as_json:
         print_json(client().disk_map(name, first, runs))
         return
@@ -127,7 +139,9 @@ def disk_map(name: str, first: int, runs: int, as_json: bool) -> None:
 @data_option
 @json_option
 def disk_uri(name: str, agent_name: str | None, as_json: bool) -> None:
-    """Print the disk's NBD URI, for qemu-img, nbdcopy, nbdinfo, fio, nbd-client.
+    """Print the disk's NBD URI.
+
+    qemu-img, nbdcopy, nbdinfo, fio and nbd-client take it.
 
     With --json all of them: an agent can listen in several places.
     """

@@ -56,7 +56,9 @@ def disk_import(
 @click.command("export")
 @click.argument("name")
 @click.argument("file", type=FILE)
-@click.option("--format", "image", default="raw", metavar="FORMAT", help=FORMAT_HELP)
+@click.option(
+    "--format", "image", default="raw", metavar="FORMAT", show_default=True, help=FORMAT_HELP
+)
 @click.option("--agent", "agent_name", metavar="NAME", help="Read it at this agent.")
 @data_option
 @json_option

@@ -23,9 +23,16 @@ OVER = ("done", "cancelled", "failed")
 
 
 def _what(info: JobInfo) -> str:
+    """What is moved; a job that is over may outlive its disk and its container."""
+    container = info.container or "(removed)"
     if info.kind == "move":
-        return f"{info.disk} to {info.container}"
-    return info.container
+        return f"{info.disk or '(deleted)'} to {container}"
+    return "all containers" if info.kind == "rebalance" else container
+
+
+def _counted(info: JobInfo, text: str) -> str:
+    """A figure, but for a job that an earlier run of the controller ended: not counted here."""
+    return "-" if info.state in OVER and not info.moved_bytes else text
 
 
 COLUMNS: Columns = {
@@ -33,9 +40,9 @@ COLUMNS: Columns = {
     "KIND": lambda j: j.kind,
     "WHAT": _what,
     "STATE": lambda j: j.state,
-    "MOVED": lambda j: format_size(j.moved_bytes),
-    "LEFT": lambda j: format_size(j.left_bytes),
-    "RATE": lambda j: f"{format_size(j.bytes_per_s)}/s",
+    "MOVED": lambda j: _counted(j, format_size(j.moved_bytes)),
+    "LEFT": lambda j: _counted(j, format_size(j.left_bytes)),
+    "RATE": lambda j: _counted(j, f"{format_size(j.bytes_per_s)}/s"),
     "REMAINING": lambda j: "" if j.left_s is None else f"{j.left_s:.0f} s",
     "REASON": lambda j: j.reason,
 }
@@ -96,7 +103,10 @@ def disk_move(
 def container_drain(
     name: str, stop: bool, bandwidth: int, latency: float, wait: bool, as_json: bool
 ) -> None:
-    """Move everything out of the container NAME; nothing new is put there."""
+    """Move everything out of a container.
+
+    Nothing new is put there meanwhile, nor afterwards: --stop lets it be used again.
+    """
     if stop:
         client().fill_container(name)
         return

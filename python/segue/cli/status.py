@@ -45,7 +45,10 @@ QUARANTINE_COLUMNS: Columns = {
 @data_option
 @json_option
 def status(as_json: bool) -> None:
-    """The installation at a glance; exit status 1 if something wants looking at."""
+    """Show the installation at a glance.
+
+    Exit status 1 if something wants looking at: the lines that begin with "problem".
+    """
     info = client().status()
     if as_json:
         print_json(info)

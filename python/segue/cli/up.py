@@ -30,6 +30,7 @@ HEADER_BYTES = 1 << 20
 """Of a container, before its first segment: added, so that the rest is a round number."""
 POLL_S = 0.02
 READY = "Ctrl-C, or `segue down`, stops it."
+READY_DETACHED = "`segue down` stops it."
 
 
 @configured
@@ -44,9 +45,10 @@ READY = "Ctrl-C, or `segue down`, stops it."
 @click.option("--detach", "-d", is_flag=True, help="Return when it serves; `segue down` stops it.")
 @click.pass_context
 def up(ctx: click.Context, size: int | None, detach: bool) -> None:
-    """Run a whole installation in DIR: controller, agent, and a container to begin with.
+    """Run a whole installation in DIR.
 
-    DIR is made if it is not there.  What dies is started again.
+    A controller, an agent, and a container to begin with.  DIR is made if it is not there.  What
+    dies is started again.
     """
     data = data_folder()
     if len(os.fsencode(data)) > LONGEST_DIR:
@@ -77,13 +79,14 @@ def _ready(client: Client, data: str, size: int | None) -> None:
         path = os.path.join(data, f"{CONTAINER}.container")
         containers = [client.add_container(CONTAINER, f"file://{path}", size)]
     elif size is not None:
-        click.echo("--size is for the first run: there is a container already", err=True)
+        click.echo("--size is for the first run: there is a container already")
     status = client.status()
     free = sum(info.free_segments * info.segment_bytes for info in containers)
     total = sum(info.size_bytes for info in containers)
     names = ", ".join(info.name for info in containers)
     click.echo(
-        f"Segue {status.version} serves {data}: {status.disks} disks, "
+        f"Segue {status.version} serves {data}: "
+        f"{status.disks} disk{'s' if status.disks != 1 else ''}, "
         f"{format_size(free)} of {format_size(total)} free on {names}."
     )
     click.echo(f"  export SEGUE_DATA={shlex.quote(data)}")
@@ -117,7 +120,7 @@ def _detach(data: str, passed_on: list[str], size: int | None) -> None:
         )
     assert process.stdout is not None
     for line in process.stdout:
-        click.echo(line, nl=False)
+        click.echo(line.replace(READY, READY_DETACHED), nl=False)
         if READY in line:
             return
     with open(log.name, "rb") as said:
@@ -129,7 +132,10 @@ def _detach(data: str, passed_on: list[str], size: int | None) -> None:
 @click.command("down")
 @data_option
 def down() -> None:
-    """Stop what `segue up` runs in DIR; hosts' I/O under way is finished first."""
+    """Stop what `segue up` runs in DIR.
+
+    Hosts' I/O under way is finished first.
+    """
     from segue.supervisor import Folder  # noqa: PLC0415
 
     data = data_folder()

@@ -53,7 +53,7 @@ def test_another_file_can_be_named(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("[controller", "is no TOML"),
-        ("[controller]\nleas = 5", "[controller] has no setting 'leas'"),
+        ("[controller]\nleas = 5", "[controller] has no setting 'leas', only listen, "),
         ("[controller]\ndata = '/x'", "[controller] has no setting 'data'"),
         ("[controler]\nlease = 5", "'controler' is no table of settings"),
         ("lease = 5", "'lease' is no table of settings"),

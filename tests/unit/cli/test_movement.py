@@ -110,6 +110,19 @@ def test_jobs(api: Api) -> None:
     assert api.seen[-1][2] == {"bandwidth": 20 << 20}
 
 
+def test_jobs_outlive_what_they_moved(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = JOB | {"state": "done", "disk": "", "container": "", "left_s": None}
+    counted_by_an_older_term = {"moved_bytes": 0, "left_bytes": 0, "bytes_per_s": 0}
+    rows = [gone, gone | {"kind": "drain"} | counted_by_an_older_term, gone | {"kind": "rebalance"}]
+    monkeypatch.setitem(ANSWERS, ("GET", "/v1/jobs"), (200, rows))
+    listed = [" ".join(line.split()) for line in api.run("job", "list").output.splitlines()[1:]]
+    assert listed == [
+        "7 move (deleted) to (removed) done 30M 10M 5M/s",
+        "7 drain (removed) done - - -",
+        "7 rebalance all containers done 30M 10M 5M/s",
+    ]
+
+
 def test_waiting_for_a_job_that_failed_is_an_error(api: Api) -> None:
     done = api.run("job", "wait", "8")
     assert done.exit_code == 1

@@ -64,6 +64,7 @@ async def set_linger(c: Controller, name: str, linger_s: float) -> Container:
         container = c.table.containers[number]
         if container.linger_s != linger_s:
             await c.commit(ContainerLinger(number, linger_s))
+            log.info("event=linger_set container=%s linger_s=%g", name, linger_s)
         if is_remote(container.row.uri):
             await _tell(c, number)
         return container

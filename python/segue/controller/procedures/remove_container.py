@@ -111,3 +111,4 @@ async def _give_back(c: Controller, number: int) -> None:
         await c.storage.remove(container_spec(container.row))
         failpoints.hit("remove.given_back")
         await c.commit(ContainerGone(number))
+        log.info("event=container_removed container=%s", container.row.name)

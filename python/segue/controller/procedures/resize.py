@@ -27,6 +27,7 @@ is the disk's alone.  (With shared extents growing must first have one of its ow
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from segue import failpoints
@@ -40,6 +41,8 @@ from segue.controller.table import Disk
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
+
+log = logging.getLogger("segue.controller.resize")
 
 
 async def resize_disk(c: Controller, name: str, size_bytes: int, force: bool = False) -> Disk:
@@ -55,6 +58,7 @@ async def resize_disk(c: Controller, name: str, size_bytes: int, force: bool = F
         elif size_bytes > disk.size_bytes:
             await _grow(c, disk, size_bytes)
         await resize_tables(c, number)
+    log.info("event=disk_resized disk=%s size_bytes=%d", name, size_bytes)
     # What was incomplete may be complete by now.
     for extent in [e for e, record in c.table.records.items() if record.disk == number]:
         c.background.complete_later(extent)

@@ -42,7 +42,7 @@ CHUNK = 1024
 
 async def run_job(c: Controller, run: JobRun) -> None:
     """Runs the job to its end."""
-    log.info("event=job_runs job=%d kind=%s", run.row.job, run.row.kind)
+    _log_begin(c, run)
     for extent, record in list(c.table.records.items()):
         if record.job == run.row.job:
             _spawn(c, run, _follow(c, run, extent))
@@ -66,6 +66,18 @@ async def run_job(c: Controller, run: JobRun) -> None:
     failpoints.hit("job.ending")
     await c.jobs.end(run, outcome, failure)
     log.info("event=job_ended job=%d outcome=%s reason=%r", run.row.job, outcome, failure)
+
+
+def _log_begin(c: Controller, run: JobRun) -> None:
+    row = run.row
+    disk, container = c.table.disks.get(row.disk), c.table.containers.get(row.container)
+    log.info(
+        "event=job_runs job=%d kind=%s disk=%s container=%s",
+        row.job,
+        row.kind,
+        disk.name if disk is not None else "-",
+        container.row.name if container is not None else "-",
+    )
 
 
 async def _round(c: Controller, run: JobRun) -> tuple[int, set[Begun]]:

@@ -1,11 +1,12 @@
 """What an operator asks for (design, section 10): the verbs behind the API.
 
 Each checks everything first and changes nothing if it refuses: `Refusal`, with one clear sentence
-(rule 10).
+(rule 10).  What was changed stands in the log, in a line each.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ from segue.controller.table import container_spec
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
     from segue.controller.table import Container, Disk
+
+log = logging.getLogger("segue.controller.verbs")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 MAX_DISK_SEGMENTS = 1 << 32
@@ -118,6 +121,7 @@ async def add_container(
         except OSError as error:
             raise Refusal(f"cannot open {error.strerror or error}") from error
         await c.commit(row)
+        log.info("event=container_added container=%s uri=%s segments=%d", name, uri, made.segments)
         c.open_containers.add(number)
         c.background.work_appeared()
         return row
@@ -171,6 +175,7 @@ async def create_disk(
                 [first.row.container],
             )
         )
+        log.info("event=disk_created disk=%s size_bytes=%d", name, size_bytes)
         return c.table.disks[number]
 
 
@@ -213,6 +218,7 @@ async def rename_disk(c: Controller, name: str, new: str) -> Disk:
         if new in c.table.disk_names:
             raise Refusal(f"a disk called {new} exists already")
         await c.commit(DiskRenamed(number, new))
+        log.info("event=disk_renamed disk=%s to=%s", name, new)
         return c.table.disks[number]
 
 
@@ -229,6 +235,7 @@ async def delete_disk(c: Controller, name: str) -> None:
         async with incomplete_held(c, disk, 0, disk.segments):
             holders = c.still_holders(await delete_tables(c, number))
             await c.commit(DiskDeleted(number, holders))
+    log.info("event=disk_deleted disk=%s", name)
     c.background.work_appeared()
 
 
@@ -238,4 +245,5 @@ async def clear_error(c: Controller, name: str) -> None:
     async with c.locks.hold(("disk", disk.disk), exclusive=False):
         if disk.failed:
             await c.commit(FlushCleared(disk.disk))
+            log.info("event=error_cleared disk=%s", name)
             await extend_containers(c, disk.disk)
