@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from segue.controller.procedures.job_verbs import cancel_job, drain_container, move_disk
+from segue.controller.procedures.resize import resize_disk
 from segue.controller.procedures.verbs import Refusal, delete_disk
-from segue.sim.containers import Medium
+from segue.controller.record import Record
+from segue.sim.containers import SECTOR_BYTES, Medium
 from segue.sim.host import EIO, Host
 from segue.sim.loop import MS, SECOND
 from segue.sim.plane import Part
@@ -52,6 +54,11 @@ def lies(stage: Stage) -> dict[int, int]:
 def moving(stage: Stage) -> bool:
     """Whether a record with a source is durable."""
     return bool(stage.checks.replica.sources)
+
+
+def records(stage: Stage) -> list[Record]:
+    """What the controller knows of incomplete extents."""
+    return list(stage.controller.table.records.values())
 
 
 def no_job(stage: Stage) -> bool:
@@ -173,6 +180,40 @@ def test_trim_and_delete_of_what_is_moving_free_both_locations(stage: Build) -> 
     assert lies(s) == {}
     assert [job.outcome for job in s.controller.table.jobs.values()] == ["done", "failed"]
     s.oracles.pop()
+    end(s)
+
+
+def resized(stage: Stage, sectors: int) -> None:
+    """The operator gives vd0 another size; what is beyond a smaller one is gone."""
+    oracle, gone = stage.oracles[0], None
+    if sectors < oracle.sectors:
+        left = oracle.sectors - sectors
+        gone = oracle.issue_write(stage.world.now_ns, sectors, left, 0, fua=True)
+    oracle.begin_resize(stage.world.now_ns, sectors)
+    ask(stage, resize_disk, "vd0", sectors * SECTOR_BYTES, force=True)
+    if gone is not None:
+        oracle.acknowledge(stage.world.now_ns, gone)
+    oracle.settle_size(stage.world.now_ns, sectors)
+
+
+@pytest.mark.parametrize("written_meanwhile", [False, True])
+def test_a_disk_grows_whose_last_segment_is_moving(stage: Build, written_meanwhile: bool) -> None:
+    """Old bytes behind the end, at the source and at the destination, are read by nobody."""
+    s = stage(media=TWO, settings=SLOW)
+    host = through(s, 0)
+    written(s, host, 2)
+    resized(s, SEGMENT + 35)
+    ask(s, move_disk, "vd0", "m1", first=1, count=1, bandwidth=20_000)
+    s.wait(lambda: any(r.copied or r.fresh for r in records(s)), "nothing is copied")
+    host = through(s, 0, "n")
+    if written_meanwhile:
+        assert done(s, host, "write", SEGMENT + 24, 11) == 0
+    resized(s, 2 * SEGMENT)
+    assert moving(s)
+    assert done(s, host, "read", SEGMENT, SEGMENT) == 0
+    assert done(s, host, "write", SEGMENT + 50, 30) == 0
+    assert done(s, host, "read", SEGMENT, SEGMENT) == 0
+    s.wait(lambda: no_job(s), "the job does not end")
     end(s)
 
 

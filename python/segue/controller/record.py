@@ -84,9 +84,16 @@ class Record:
         return run_bits(0, self.blocks)
 
     def resize(self, blocks: int) -> None:
-        """The segment is shorter, or longer by blocks that are durably zero at its location."""
+        """The segment is shorter, or longer by blocks that are durably zero at its location.
+
+        At a source that is a location there may be anything: they count as written.
+        """
         if blocks > self.blocks:
-            self.copied |= run_bits(self.blocks, blocks - self.blocks)
+            gained = run_bits(self.blocks, blocks - self.blocks)
+            if is_location(self.source):
+                self.written |= gained
+            else:
+                self.copied |= gained
         self.blocks = blocks
         self.written &= self.all
         self.copied &= self.all

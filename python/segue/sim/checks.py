@@ -265,6 +265,7 @@ class Checks:
         location = self.replica.table.extents.get(extent)
         medium, sectors = self.place(location)
         gained = sectors[used_bytes // SECTOR_BYTES :]
+        self.movements.grown(location, range(used_bytes // SECTOR_BYTES, len(sectors)))
         if any(medium.durable[s] for s in gained) or medium.is_dirty(gained):
             self.blame(11, f"{self._name(location)}: grown into what is not durably zero")
         self.count("grown within a segment")

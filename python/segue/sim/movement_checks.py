@@ -37,7 +37,8 @@ class MovementChecks:
     def __init__(self, checks: Checks) -> None:
         self._checks = checks
         self._touched: dict[int, set[int]] = {}
-        """Location -> sectors in it that a `do_write` may have changed since it was taken."""
+        """Location -> sectors in it that need not be what the source says: a `do_write` may have
+        changed them since it was taken, or they were behind the disk's end."""
 
     def request_starts(self, request: Request, location: int) -> None:
         """Before a read or write of a medium."""
@@ -71,6 +72,17 @@ class MovementChecks:
                 self._checks.count("movement abandoned")
                 _, location = self._checks.replica.before[change.extent]
                 self._check_free(location, [])
+
+    def grown(self, location: int, gained: range) -> None:
+        """The disk has gained these sectors of a location."""
+        if location in self._checks.replica.incomplete:
+            self._checks.count(
+                "grown while moving" if self._moves(location) else "grown incomplete"
+            )
+            self._touched.setdefault(location, set()).update(gained)
+
+    def _moves(self, location: int) -> bool:
+        return self._checks.replica.owner[location] in self._checks.replica.sources.values()
 
     def _begun(self, change: MovementBegun) -> None:
         checks = self._checks

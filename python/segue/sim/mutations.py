@@ -255,14 +255,20 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "growing-shows-what-lay-there",
         PROCEDURES + "resize.py",
-        "        await _zero_rest(c, disk, segment, extent, used_bytes)\n",
-        "",
+        "                cut = await _zero_rest(c, disk, extent, used_bytes)\n",
+        "                cut: list[Written] = []\n",
     ),
     Mutation(
         "growing-is-not-flushed",
         PROCEDURES + "resize.py",
-        "            await copier_flush(c, number, failures)\n",
-        "            pass\n",
+        "    await copier_flush(c, number, failures)\n",
+        "",
+    ),
+    Mutation(
+        "growing-shows-what-lies-at-the-source",
+        PROCEDURES + "resize.py",
+        "    return [Written(extent, first, count)]\n",
+        "    return []\n",
     ),
     Mutation(
         "quarantined-containers-are-removed",

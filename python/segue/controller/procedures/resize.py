@@ -13,8 +13,10 @@ Growing:
 
 1. If the last segment is short and has data, the rest of its location may hold anything: another
    disk's old bytes, or this one's from before it shrank.  Make the segment invalid, blocking, at
-   every agent, zero that rest, and flush it without error.
-2. Commit the new size.
+   every agent, zero that rest, and flush it without error.  While it moves, what lies behind the
+   end at its source stays as it is: the block that the end cuts is copied now, and counts as
+   written from then on, like all behind it, for the source reads otherwise.
+2. Commit the new size, with that block's written bit.
 3. Tell every agent: new segments are invalid there and read as zeroes when they fault.
 
 A crash before the commit leaves the old size: what was made invalid is asked for again, and bytes
@@ -22,7 +24,8 @@ beyond the end are nobody's.  After it, agents hear of the size with their next 
 learn the new size when they connect again: NBD has no message for it.
 
 The rest of a short segment is zeroed under no record: the extent itself names its location, and
-is the disk's alone.  (With shared extents growing must first have one of its own.)
+is the disk's alone.  (With shared extents growing must first have one of its own.)  No piece is
+copied and no `do_*` is under way meanwhile: the extent is held.
 """
 
 from __future__ import annotations
@@ -31,11 +34,11 @@ import logging
 from typing import TYPE_CHECKING
 
 from segue import failpoints
-from segue.controller.changes import DiskResized
+from segue.controller.changes import DiskResized, Written
 from segue.controller.procedures.discard import incomplete_held
 from segue.controller.procedures.flush_failed import copier_flush
 from segue.controller.procedures.verbs import Refusal, check_disk_size, disk_called
-from segue.controller.record import container_of, segment_of
+from segue.controller.record import Record, container_of, is_location, run_bits, segment_of
 from segue.controller.restrict import invalidate, resize_tables
 from segue.controller.table import Disk
 
@@ -91,37 +94,63 @@ def _must_hold_nothing(disk: Disk, first: int, size_bytes: int) -> None:
 async def _grow(c: Controller, disk: Disk, size_bytes: int) -> None:
     segment, used_bytes = divmod(disk.size_bytes, disk.segment_bytes)
     extent = disk.map.get(segment) if used_bytes else 0
-    if extent:
-        await _zero_rest(c, disk, segment, extent, used_bytes)
-        failpoints.hit("resize.zeroed")
-    await c.commit(DiskResized(disk.disk, size_bytes, []))
+    if not extent:
+        await c.commit(DiskResized(disk.disk, size_bytes, []))
+    else:
+        await _forbid(c, disk, segment)
+        async with c.locks.hold(("extent", extent), exclusive=True):
+            try:
+                cut = await _zero_rest(c, disk, extent, used_bytes)
+            except OSError as error:
+                raise Refusal(
+                    f"the rest of the last segment of disk {disk.name} cannot be zeroed: "
+                    f"{error.strerror or error}"
+                ) from error
+            failpoints.hit("resize.zeroed")
+            await c.commit(*cut, DiskResized(disk.disk, size_bytes, []))
     failpoints.hit("resize.committed")
 
 
-async def _zero_rest(c: Controller, disk: Disk, segment: int, extent: int, used_bytes: int) -> None:
-    """Step 1 of growing."""
-    record = c.table.records.get(extent)
-    if record is not None and record.source:
-        raise Refusal(f"the last segment of disk {disk.name} is being copied: try again later")
+async def _forbid(c: Controller, disk: Disk, segment: int) -> None:
     lost = await invalidate(c, disk.disk, segment, 1)
     if c.still_holders(lost):
         raise Refusal(
             f"a lost agent may still write to the last segment of disk {disk.name} (segue status): "
             f"it must be back, or have ended"
         )
-    async with c.locks.hold(("extent", extent), exclusive=True):
-        location = c.table.extents.get(extent)
-        number = container_of(location)
-        failures = c.copier_failures.get(number, 0)
-        start = segment_of(location) * disk.segment_bytes
-        try:
-            for at in range(used_bytes, disk.segment_bytes, c.settings.copy_piece_bytes):
-                length = min(c.settings.copy_piece_bytes, disk.segment_bytes - at)
-                await c.copier_may_write()
-                await c.storage.zero(number, start + at, length)
-            await copier_flush(c, number, failures)
-        except OSError as error:
-            raise Refusal(
-                f"the rest of the last segment of disk {disk.name} cannot be zeroed: "
-                f"{error.strerror or error}"
-            ) from error
+
+
+async def _zero_rest(c: Controller, disk: Disk, extent: int, used_bytes: int) -> list[Written]:
+    """Step 1 of growing, with the extent held; what is to be committed with the size.
+
+    Raises `OSError`.
+    """
+    location, record = c.table.extents.get(extent), c.table.records.get(extent)
+    number = container_of(location)
+    failures = c.copier_failures.get(number, 0)
+    cut: list[Written] = []
+    if record is not None and is_location(record.source):
+        cut = await _copy_cut_block(c, disk, extent, record)
+    start = segment_of(location) * disk.segment_bytes
+    for at in range(used_bytes, disk.segment_bytes, c.settings.copy_piece_bytes):
+        length = min(c.settings.copy_piece_bytes, disk.segment_bytes - at)
+        await c.copier_may_write()
+        await c.storage.zero(number, start + at, length)
+    await copier_flush(c, number, failures)
+    return cut
+
+
+async def _copy_cut_block(c: Controller, disk: Disk, extent: int, record: Record) -> list[Written]:
+    """Copies the write unit that the disk's end lies in, if it is not here.
+
+    It counts as written, like the blocks behind it: the source reads otherwise from now on.
+    """
+    location = c.table.extents.get(extent)
+    unit = disk.unit_blocks(c.table.containers[container_of(location)].row.write_unit_bytes)
+    first = (record.blocks - 1) // unit * unit
+    count = record.blocks - first
+    if not record.here & run_bits(first, count):
+        source = container_of(record.source)
+        await copier_flush(c, source, c.copier_failures.get(source, 0))
+        await c.copier.piece(location, record, disk, first, count)
+    return [Written(extent, first, count)]
