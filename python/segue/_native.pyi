@@ -37,6 +37,7 @@ __all__ = [
     "create_container",
     "entry_pack",
     "inspect_container",
+    "latency_bucket",
     "latency_bucket_ns",
     "nbd_list_exports",
     "remove_container",
@@ -108,7 +109,8 @@ and from a `DataPlane` alone:
 class Engine:
     """The mapping engine without I/O, as the simulator drives it (docs/mapping.md).
 
-    Every call that takes `now` first lets time pass.  Take effects and events after every call.
+    Every call that takes `now` first lets time pass.  Take notes, effects and events after every
+    call.
     """
 
     def __new__(
@@ -161,6 +163,9 @@ class Engine:
 
     def events(self) -> list[_Event]:
         """Takes all events."""
+
+    def notes(self) -> list[tuple[int, int]]:
+        """Takes all notes: (token, `Cause`) of host I/Os not answered yet; before the effects."""
 
     def self_check(self) -> None:
         """Asserts the engine's invariants: a `BaseException` (a panic) if one is broken."""
@@ -232,6 +237,9 @@ def boottime_ns() -> int:
     """CLOCK_BOOTTIME."""
 
 LATENCY_BUCKETS: int
+
+def latency_bucket(ns: int) -> int:
+    """The bucket of latency histograms that a time is counted in."""
 
 def latency_bucket_ns(bucket: int) -> int:
     """The shortest time of a bucket; of number LATENCY_BUCKETS: where the last one ends."""

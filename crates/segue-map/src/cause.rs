@@ -29,11 +29,6 @@ pub enum Cause {
 pub const CAUSES: usize = 7;
 
 impl Engine {
-    /// From now on notes are kept, for [`Engine::poll_note`].
-    pub fn keep_notes(&mut self) {
-        self.keeps_notes = true;
-    }
-
     /// The next note: the token of a host I/O that is not answered yet, and what it has met.
     ///
     /// To be taken until there is none after every call, before its effects.
@@ -52,7 +47,7 @@ impl Engine {
     /// Notes what the host I/O of a piece has met.
     pub(crate) fn note(&mut self, piece: u32, cause: Cause) {
         let host = &self.hosts[self.pieces[piece].host];
-        if self.keeps_notes && host.life == Life::Waiting {
+        if host.life == Life::Waiting {
             self.notes.push((host.token, cause));
         }
     }

@@ -143,8 +143,7 @@ pub struct Engine {
     pub(crate) ignored_answers: u64,
     /// Hosts with pieces held back, of which others have finished in this call.
     pub(crate) going_on: Vec<u32>,
-    /// Whether `notes` are kept.
-    pub(crate) keeps_notes: bool,
+    /// For the driver to measure by.
     pub(crate) notes: Vec<(u64, Cause)>,
     pub(crate) effects: VecDeque<Effect>,
     pub(crate) events: VecDeque<Event>,
@@ -175,7 +174,6 @@ impl Engine {
             next_seq: 1,
             ignored_answers: 0,
             going_on: Vec::new(),
-            keeps_notes: false,
             notes: Vec::new(),
             effects: VecDeque::new(),
             events: VecDeque::new(),

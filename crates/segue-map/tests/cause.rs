@@ -7,13 +7,11 @@ use harness::{BLOCK, PAGE, Rig, SEGMENT, ZEROES, at, pieces};
 use segue_map::{Cause, Config, HostOp};
 
 fn noting() -> Rig {
-    let mut rig = Rig::with(Config {
+    Rig::with(Config {
         park_limit_bytes: 1 << 20,
         host_timeout_ns: Some(50),
         pieces_at_once: segue_map::PIECES_AT_ONCE,
-    });
-    rig.engine.keep_notes();
-    rig
+    })
 }
 
 /// The dearest note of the I/O 1; no other has one.

@@ -111,6 +111,12 @@ impl Engine {
         Ok(effects)
     }
 
+    fn notes(&mut self) -> Vec<(u64, u8)> {
+        core::iter::from_fn(|| self.engine.poll_note())
+            .map(|(token, cause)| (token, cause as u8))
+            .collect()
+    }
+
     fn events<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let events = PyList::empty(py);
         while let Some(event) = self.engine.poll_event() {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use segue_io::plane::{BUCKETS, Export, LatencyRow, Plane, PlaneEvent, bucket_floor_ns};
+use segue_io::plane::{BUCKETS, Export, LatencyRow, Plane, PlaneEvent, bucket_floor_ns, bucket_of};
 use segue_map::Config;
 
 use crate::messages::{control_from_py, event_to_py};
@@ -16,7 +16,14 @@ use crate::storage::os_error;
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<DataPlane>()?;
     module.add("LATENCY_BUCKETS", BUCKETS)?;
+    module.add_function(wrap_pyfunction!(latency_bucket, module)?)?;
     module.add_function(wrap_pyfunction!(latency_bucket_ns, module)?)
+}
+
+/// The bucket that a time in ns is counted in.
+#[pyfunction]
+fn latency_bucket(ns: u64) -> usize {
+    bucket_of(ns)
 }
 
 /// The shortest time of a latency bucket, ns; of the one after the last: where that ends.

@@ -11,7 +11,7 @@ class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bandwidth: int = 0
     """Bytes a second; 0: no limit."""
     latency_us: int = 0
-    """The job slows down while the p99 of hosts' I/O is above this; 0: it does not."""
+    """The job slows down while the p99 of hosts' reads and writes is above this; 0: it does not."""
 
 
 class MoveDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,7 +47,12 @@ class JobInfo(msgspec.Struct, frozen=True):
     state: str
     """running, waiting, cancelling; done, cancelled, failed."""
     reason: str
-    """What it waits for, or why it failed."""
+    """What it waits for or is held back by, or why it failed."""
+    felt_us: int | None
+    """p99 of reads and writes of the hosts it competes with, when it last looked: worst disk.
+    None without a bound."""
+    allowed_bytes_per_s: int | None
+    """What its bound on hosts' latency allows it now; None: all it can."""
     moved_segments: int
     moved_bytes: int
     left_segments: int

@@ -33,11 +33,12 @@ from segue.controller.changes import (
 from segue.controller.checkpoint import checkpoint_steps, load_table, next_step
 from segue.controller.commits import Commits, TermEnded
 from segue.controller.copier import Copier
+from segue.controller.felt import HostLatency
 from segue.controller.jobs import Jobs
 from segue.controller.locks import BlockRanges, Locks
 from segue.controller.pacing import Pacing
 from segue.controller.peer import Peer
-from segue.controller.ports import Clock, HostLatency, Link, Stamp, Storage, Unfelt
+from segue.controller.ports import Clock, Link, Stamp, Storage
 from segue.controller.procedures import verbs
 from segue.controller.procedures.background import Background
 from segue.controller.procedures.flush_failed import CopierFlushes, last_flush
@@ -96,7 +97,7 @@ class Controller:
         self.copier = Copier(self)
         self.pacing = Pacing(self)
         self.flushes = CopierFlushes(self)
-        self.felt: HostLatency = Unfelt()
+        self.felt = HostLatency(self)
         self.copier_failures: dict[int, int] = {}
         """Container -> how many flushes of the copier have failed there."""
         self.marking: Counter[int] = Counter()

@@ -140,6 +140,7 @@ class Jobs:
         ):
             changes.append(ContainerDraining(run.row.container, False))
         await self._c.commit(*changes)
+        self._c.pacing.forget(run.row.job)
         run.ended_ns = self._c.clock.now_ns()
         self.running.pop(run.row.job, None)
 

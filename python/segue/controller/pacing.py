@@ -1,8 +1,8 @@
 """How fast jobs may copy: a bandwidth that the operator set, and what hosts feel.
 
-Each job has a bucket of tokens on the controller's clock.  Where it has a bound on hosts' latency
-and their p99 lately is above it, the job is slowed to half of what it did, again and again; below
-the bound it recovers by a quarter.
+Each job has a bucket of tokens on the controller's clock.  Where it has a bound on hosts' latency,
+`felt.py` says now and then what hosts felt lately: above the bound the job is slowed to half of
+what it did, again and again; below it, or with no host at work, it recovers by a quarter.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from segue.controller.felt import Felt
 from segue.controller.settings import SECOND_NS
 
 if TYPE_CHECKING:
@@ -18,61 +19,80 @@ if TYPE_CHECKING:
 
 BURST_NS = 50_000_000
 """A job that was idle may be so far ahead of its rate."""
-LOOK_NS = 200_000_000
-"""How often hosts' latency is looked at."""
 SLOWEST = 1 << 20
 """Bytes a second below which no latency slows a job: it is to end some day."""
 FASTEST = 1 << 40
 
 
 @dataclass(slots=True)
-class _Bucket:
+class Pace:
+    """How fast one job may go, and why."""
+
+    begun_ns: int
+    """When bytes were last counted from nothing."""
     due_ns: int = 0
     """When the next bytes may be started."""
-    looked_ns: int = 0
+    look_ns: int = 0
+    """When hosts' latency is looked at again."""
+    looking: bool = False
     taken: int = 0
-    """Bytes since hosts' latency was looked at."""
-    felt: int = FASTEST
+    """Bytes since `begun_ns`."""
+    rate: int = FASTEST
     """Bytes a second that hosts' latency allows."""
+    felt: Felt | None = None
+    """What hosts felt when that was last known."""
 
 
 class Pacing:
-    """The buckets of all jobs."""
+    """The paces of all jobs."""
 
     def __init__(self, c: Controller) -> None:
         self._c = c
-        self._buckets: dict[int, _Bucket] = {}
+        self._paces: dict[int, Pace] = {}
+
+    def pace(self, job: int) -> Pace | None:
+        """How fast a job goes that has copied something and is not over."""
+        return self._paces.get(job)
+
+    def forget(self, job: int) -> None:
+        """The job is over."""
+        self._paces.pop(job, None)
+        self._c.felt.forget(job)
 
     async def take(self, job: int, length_bytes: int) -> None:
         """Returns when a job may copy so much more; at once for what belongs to no job."""
         row = self._c.table.jobs.get(job)
         if row is None or row.outcome:
-            self._buckets.pop(job, None)
             return
-        bucket = self._buckets.setdefault(job, _Bucket())
         now_ns = self._c.clock.now_ns()
-        bucket.taken += length_bytes
-        if row.row.latency_us and now_ns - bucket.looked_ns >= LOOK_NS:
-            did = bucket.taken * SECOND_NS // max(1, now_ns - bucket.looked_ns)
-            bucket.looked_ns, bucket.taken = now_ns, 0
+        pace = self._paces.get(job)
+        if pace is None:
+            pace = self._paces[job] = Pace(now_ns)
+        pace.taken += length_bytes
+        if row.row.latency_us and not pace.looking and now_ns >= pace.look_ns:
+            pace.looking = True
             # Agents are asked: nobody waits for that here.
-            self._c.spawn(self._look(bucket, row.row.disk, row.row.latency_us * 1000, did))
-        rate = min(row.bandwidth or FASTEST, bucket.felt)
+            self._c.spawn(self._look(pace, job, row.row.latency_us * 1000))
+        rate = min(row.bandwidth or FASTEST, pace.rate)
         if rate >= FASTEST:
             return
-        begin_ns = max(bucket.due_ns, now_ns - BURST_NS)
-        bucket.due_ns = begin_ns + length_bytes * SECOND_NS // rate
+        begin_ns = max(pace.due_ns, now_ns - BURST_NS)
+        pace.due_ns = begin_ns + length_bytes * SECOND_NS // rate
         if begin_ns > now_ns:
             await asyncio.sleep(self._c.seconds(begin_ns - now_ns))
 
-    async def _look(self, bucket: _Bucket, disk: int, bound_ns: int, did: int) -> None:
-        """Looks at what the disk's hosts (0: all hosts) felt lately; the job `did` so many bytes
-        a second meanwhile.
-        """
-        p99_ns = await self._c.felt.p99_ns(disk)
-        if p99_ns is None:
+    async def _look(self, pace: Pace, job: int, bound_ns: int) -> None:
+        """Learns what hosts felt lately, and changes the rate if an interval has ended."""
+        felt = await self._c.felt.lately(job)
+        if self._paces.get(job) is not pace:
+            return self._c.felt.forget(job)
+        now_ns = self._c.clock.now_ns()
+        pace.look_ns, pace.looking = now_ns + self._c.settings.felt_look_ns, False
+        if felt is None:
             return
-        if p99_ns > bound_ns:
-            bucket.felt = max(SLOWEST, min(bucket.felt, did) // 2)
+        did = pace.taken * SECOND_NS // max(1, now_ns - pace.begun_ns)
+        pace.begun_ns, pace.taken, pace.felt = now_ns, 0, felt
+        if felt.p99_ns > bound_ns:
+            pace.rate = max(SLOWEST, min(pace.rate, did) // 2)
         else:
-            bucket.felt = min(FASTEST, bucket.felt + bucket.felt // 4)
+            pace.rate = min(FASTEST, pace.rate + pace.rate // 4)

@@ -45,22 +45,6 @@ class Link(Protocol):
         ...
 
 
-class HostLatency(Protocol):
-    """What hosts feel: for jobs that slow down when hosts wait."""
-
-    async def p99_ns(self, disk: int) -> int | None:
-        """p99 of the host I/O of a disk lately (0: of all disks); None if nothing is known."""
-        ...
-
-
-class Unfelt:
-    """A `HostLatency` that knows nothing."""
-
-    async def p99_ns(self, disk: int) -> int | None:
-        """Nothing is known."""
-        return None
-
-
 class CreatedContainer(msgspec.Struct, frozen=True):
     """What creating or opening storage for a container found.
 

@@ -41,6 +41,11 @@ class Settings(msgspec.Struct, frozen=True):
     fence_poll_s: float = 0.05
     """First interval of asking whether a silent agent's locks are gone; doubles up to 1 s."""
 
+    felt_look_s: float = 0.2
+    """How often agents are asked what hosts feel, while a job with a bound on that copies."""
+    felt_interval_s: float = 2.0
+    """What hosts feel is known after so long, or when each disk has had a hundred I/Os."""
+
     slow_fault_s: float = 1.0
     """A fault that took so long is logged with where its time went; 0: every fault."""
 
@@ -48,6 +53,16 @@ class Settings(msgspec.Struct, frozen=True):
     def slow_fault_ns(self) -> int:
         """The same, in nanoseconds."""
         return round(self.slow_fault_s * SECOND_NS)
+
+    @property
+    def felt_look_ns(self) -> int:
+        """The same, in nanoseconds."""
+        return round(self.felt_look_s * SECOND_NS)
+
+    @property
+    def felt_interval_ns(self) -> int:
+        """The same, in nanoseconds."""
+        return round(self.felt_interval_s * SECOND_NS)
 
     @property
     def lease_ns(self) -> int:

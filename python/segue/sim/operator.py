@@ -43,9 +43,7 @@ class Operator:
         to = rng.choice(sorted(controller.table.container_names))
         self._ask(
             "move",
-            move_disk(
-                controller, disk.name, to, first=first, count=count, bandwidth=self._bandwidth()
-            ),
+            move_disk(controller, disk.name, to, first=first, count=count, **self._pace()),
         )
 
     def drain(self) -> None:
@@ -57,13 +55,13 @@ class Operator:
         if controller.table.containers[controller.table.container_names[name]].draining:
             self._ask("fill", fill_container(controller, name))
         else:
-            self._ask("drain", drain_container(controller, name, bandwidth=self._bandwidth()))
+            self._ask("drain", drain_container(controller, name, **self._pace()))
 
     def rebalance(self) -> None:
         """Levels all containers."""
         controller = self._stage.office.serving
         if controller is not None:
-            self._ask("rebalance", rebalance(controller, bandwidth=self._bandwidth()))
+            self._ask("rebalance", rebalance(controller, **self._pace()))
 
     def change_job(self) -> None:
         """Cancels a job, or gives it another bandwidth."""
@@ -74,10 +72,12 @@ class Operator:
         if self._rng.random() < 0.6:
             self._ask("cancel", cancel_job(controller, number))
         else:
-            self._ask("limit", limit_job(controller, number, self._bandwidth()))
+            self._ask("limit", limit_job(controller, number, self._pace()["bandwidth"]))
 
-    def _bandwidth(self) -> int:
-        return self._rng.choice((0, 0, 100_000, 1_000_000))
+    def _pace(self) -> dict[str, int]:
+        """A bandwidth, a bound on what hosts feel, or neither."""
+        bandwidth, latency_us = self._rng.choice(((0, 0), (0, 50), (100_000, 50), (1_000_000, 0)))
+        return {"bandwidth": bandwidth, "latency_us": latency_us}
 
     def _ask(self, what: str, verb: Coroutine[Any, Any, Any]) -> None:
         term = self._stage.office.terms[-1]

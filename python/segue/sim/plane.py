@@ -17,9 +17,11 @@ from typing import Any, Protocol
 
 from segue import _native
 from segue.sim.containers import EIO, ENOENT, SECTOR_BYTES, Holder, Medium, Request
+from segue.sim.latency import Latencies
 from segue.sim.loop import US, Handle, Process, World
 from segue.wire.messages import (
     ContainerSpec,
+    DeleteTable,
     Message,
     NewTable,
     Outcome,
@@ -57,6 +59,9 @@ class HostIo:
     answered: bool = False
     over: Callable[[], None] | None = None
     """Called once when nothing of it can take effect any more."""
+    begun_ns: int = 0
+    cause: int = 0
+    """The dearest thing it has met: a `Cause`."""
     faults: list[int] = field(default_factory=list)
     """Requests of the faults it has raised."""
 
@@ -134,6 +139,7 @@ class Plane:
         self.on_event: Callable[[], None] = lambda: None
         self.exports: dict[int, Callable[[int, int, int, int, bool], None]] = {}
         self.lists: dict[int, Callable[[list[str]], None]] = {}
+        self.latencies = Latencies()
         self.users: dict[int, int] = {}
         """Open connections of each disk."""
         self.commanding = False
@@ -172,8 +178,8 @@ class Plane:
         self._enqueue(self._list_faults)
 
     def ask_latency(self, request: int, disk: int) -> None:
-        """See ``agent.session.Plane``; nothing is measured here."""
-        self._enqueue(lambda: self._tell(("latency", request, [])))
+        """See ``agent.session.Plane``."""
+        self._enqueue(lambda: self._tell(("latency", request, self.latencies.rows(disk))))
 
     def export_answer(
         self, token: int, errno: int, disk: int, size_bytes: int, block_bytes: int, read_only: bool
@@ -214,6 +220,8 @@ class Plane:
             self._open_all(message)
         else:
             self.commanding = type(message).__name__.startswith("Do")
+            if isinstance(message, DeleteTable):
+                self.latencies.forget(message.disk)
             if isinstance(message, ResizeTable):
                 self._has_size(message.disk, message.size_bytes)
             self._call(self.engine.deliver, message, changed=True)
@@ -292,6 +300,7 @@ class Plane:
         """A host I/O arrives."""
         io.token = self._token()
         self.ios[io.token] = io
+        io.begun_ns = self.process.now_ns()
         if io.op in ("read", "write"):
             io.buffer = list(io.tokens) if io.op == "write" else [-1] * io.count
         offset, length = io.first * SECTOR_BYTES, io.count * SECTOR_BYTES
@@ -314,6 +323,8 @@ class Plane:
     def _drain(self, changed: bool) -> None:
         """Takes effects and events until there are none, and sets the timer."""
         engine = self.engine
+        for token, cause in engine.notes():
+            self.ios[token].cause = max(self.ios[token].cause, cause)
         for effect in engine.effects():
             self.watch.effect(self, effect)
             _EFFECTS[effect[0]](self, effect)
@@ -533,6 +544,8 @@ class Plane:
             del self.ios[token]
             io.finished = True
         io.answered = True
+        took_ns = self.process.now_ns() - io.begun_ns
+        self.latencies.count(io.disk, io.op, io.cause, took_ns)
         io.replied(errno, list(io.buffer) if io.op == "read" and not errno else None)
         io.settle()
 

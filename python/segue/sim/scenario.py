@@ -165,6 +165,8 @@ def draw_settings(rng: random.Random) -> Settings:
         clean_batch=rng.choice((1, 3)),
         clean_ahead_segments=rng.choice((0, 2, 256)),
         checkpoint_log_bytes=rng.choice((250, 700, 1 << 20)),
+        felt_look_s=0.005,
+        felt_interval_s=0.02,
         stamp_interval_s=1.0,
         fence_poll_s=0.02,
     )

@@ -10,8 +10,7 @@ from segue.wire.messages import Cause, LatencyRow
 def of(*times_ns: int) -> Histogram:
     histogram = Histogram()
     for ns in times_ns:
-        bucket = next(b for b in range(10_000) if _native.latency_bucket_ns(b + 1) > ns)
-        histogram.take(LatencyRow(1, Cause.CLEAN, ns, ns, [bucket], [1]))
+        histogram.take(LatencyRow(1, Cause.CLEAN, ns, ns, [_native.latency_bucket(ns)], [1]))
     return histogram
 
 

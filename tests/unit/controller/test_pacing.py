@@ -9,7 +9,9 @@ import pytest
 
 from segue.controller.changes import JobMade
 from segue.controller.controller import Controller
+from segue.controller.felt import Felt
 from segue.controller.pacing import BURST_NS, FASTEST, SLOWEST, Pacing
+from segue.controller.settings import Settings
 from segue.controller.table import Table
 
 SECOND_NS = 1_000_000_000
@@ -24,6 +26,8 @@ class World:
         self.table = Table()
         self.table.apply([job])
         self.p99: int | None = None
+        self.asked = 0
+        self.settings = Settings()
         self.clock, self.felt = self, self
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -33,8 +37,12 @@ class World:
     def seconds(self, ns: int) -> float:
         return ns / SECOND_NS
 
-    async def p99_ns(self, disk: int) -> int | None:
-        return self.p99
+    async def lately(self, job: int) -> Felt | None:
+        self.asked += 1
+        return None if self.p99 is None else Felt(self.p99, 1)
+
+    def forget(self, job: int) -> None:
+        pass
 
     def spawn(self, work: Any) -> None:
         self.tasks.append(asyncio.get_running_loop().create_task(work))
@@ -52,10 +60,10 @@ async def copied_in(world: World, pacing: Pacing, pieces: int, took_ns: int) -> 
 
 def run(
     monkeypatch: pytest.MonkeyPatch, job: JobMade, *parts: tuple[int | None, int]
-) -> list[float]:
+) -> tuple[World, list[float]]:
     """MiB a second of each part: (what hosts' p99 is meanwhile, pieces)."""
 
-    async def main() -> list[float]:
+    async def main() -> tuple[World, list[float]]:
         world = World(job)
         pacing = Pacing(cast("Controller", world))
 
@@ -70,28 +78,40 @@ def run(
             for p99, pieces in parts:
                 world.p99 = p99
                 rates.append(pieces / await copied_in(world, pacing, pieces, 1_000_000))
-            return rates
+            return world, rates
 
     return asyncio.run(main())
 
 
 def test_bandwidth_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    [rate] = run(monkeypatch, JobMade(1, "move", 1, 1, 0, 0, 100 * MIB), (None, 500))
+    _, [rate] = run(monkeypatch, JobMade(1, "move", 1, 1, 0, 0, 100 * MIB), (None, 500))
     assert rate == pytest.approx(100, rel=0.05)
     assert BURST_NS < SECOND_NS
 
 
 def test_without_a_limit_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    [rate] = run(monkeypatch, JobMade(1, "move", 1, 1, 0, 0, 0), (None, 500))
+    world, [rate] = run(monkeypatch, JobMade(1, "move", 1, 1, 0, 0, 0), (9_000_000, 500))
     assert rate == pytest.approx(1000)
+    assert world.asked == 0
 
 
 def test_a_job_slows_down_while_hosts_wait_and_recovers(monkeypatch: pytest.MonkeyPatch) -> None:
     job = JobMade(1, "move", 1, 1, 0, 0, 0, latency_us=2000)
     parts = ((1_000_000, 500), (9_000_000, 500), (9_000_000, 50), (1_000_000, 8000))
-    calm, _, waiting, calm_again = run(monkeypatch, job, *parts)
+    world, (calm, _, waiting, calm_again) = run(monkeypatch, job, *parts)
     assert calm == pytest.approx(1000)
     assert waiting < calm / 3
     assert waiting * MIB > SLOWEST / 2
     assert calm_again > waiting * 3
     assert calm < FASTEST
+    seconds = world.now / SECOND_NS - 10
+    assert world.asked <= seconds / world.settings.felt_look_s + 1
+
+
+def test_while_nothing_is_known_the_rate_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = JobMade(1, "move", 1, 1, 0, 0, 0, latency_us=2000)
+    _, (_, slow, unknown, nobody) = run(
+        monkeypatch, job, (9_000_000, 500), (9_000_000, 50), (None, 50), (0, 500)
+    )
+    assert unknown == pytest.approx(slow, rel=0.1)
+    assert nobody > slow * 3, "no host is at work"

@@ -67,11 +67,9 @@ impl Executor {
         stats: Arc<Stats>,
         epoll: Arc<Epoll>,
     ) -> std::io::Result<Executor> {
-        let mut engine = Engine::new(config);
-        engine.keep_notes();
         Ok(Executor {
             epoll,
-            engine,
+            engine: Engine::new(config),
             tokens: Tokens::default(),
             buffers: Buffers::default(),
             containers: Vec::new(),

@@ -35,7 +35,7 @@ use std::thread::JoinHandle;
 
 use segue_map::{Config, Control};
 
-pub use latency::{BUCKETS, LatencyRow, bucket_floor_ns};
+pub use latency::{BUCKETS, LatencyRow, bucket_floor_ns, bucket_of};
 use listener::Listener;
 pub use mailbox::{Export, PlaneEvent};
 use mailbox::{Inbox, Message, Outbox};

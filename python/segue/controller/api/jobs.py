@@ -8,7 +8,9 @@ from litestar import get, post
 
 from segue.api.jobs import Drain, JobInfo, LimitJob, MoveDisk
 from segue.controller.controller import Controller
+from segue.controller.felt import Felt
 from segue.controller.jobs import JobRun
+from segue.controller.pacing import FASTEST
 from segue.controller.procedures import job_verbs
 from segue.controller.procedures.verbs import Refusal
 from segue.controller.settings import SECOND_NS
@@ -91,6 +93,8 @@ def _job_info(c: Controller, job: Job) -> JobInfo:
     row, run = job.row, c.jobs.known.get(job.row.job)
     disk, container = c.table.disks.get(row.disk), c.table.containers.get(row.container)
     left = c.jobs.left(run) if run is not None and not job.outcome else 0
+    pace = c.pacing.pace(row.job) if not job.outcome else None
+    felt = pace.felt if pace is not None else None
     rate, left_bytes = 0, 0
     if run is not None:
         left_bytes = left * c.jobs.segment_bytes(run)
@@ -107,13 +111,29 @@ def _job_info(c: Controller, job: Job) -> JobInfo:
         bandwidth=job.bandwidth,
         latency_us=row.latency_us,
         state=_state(job, run),
-        reason=job.reason or (run.waits_for if run is not None and not job.outcome else ""),
+        reason=job.reason or _reason(c, job, run, felt),
+        felt_us=felt.p99_ns // 1000 if felt is not None else None,
+        allowed_bytes_per_s=pace.rate if pace is not None and pace.rate < FASTEST else None,
         moved_segments=run.moved if run is not None else 0,
         moved_bytes=run.moved_bytes if run is not None else 0,
         left_segments=left,
         left_bytes=left_bytes,
         bytes_per_s=rate,
         left_s=left_bytes / rate if rate and not job.outcome else None,
+    )
+
+
+def _reason(c: Controller, job: Job, run: JobRun | None, felt: Felt | None) -> str:
+    """What a job that is not over waits for, or is held back by."""
+    if run is None or job.outcome:
+        return ""
+    bound_ns = job.row.latency_us * 1000
+    if run.waits_for or felt is None or felt.p99_ns <= bound_ns:
+        return run.waits_for
+    disk = c.table.disks.get(felt.disk)
+    return (
+        f"held back: hosts of {disk.name if disk is not None else 'a deleted disk'} "
+        f"wait {felt.p99_ns / 1e6:.3g} ms (p99), more than {bound_ns / 1e6:g} ms"
     )
 
 

@@ -1,0 +1,75 @@
+"""How long hosts wait, as agents measured it, and movement held back by it."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from segue.controller.pacing import SLOWEST
+from segue.host import MIB, Host, Tally
+from segue.installation import Installation, wait_until
+
+DISK_BYTES = 64 * MIB
+RATE = 8 * MIB
+"""Bandwidth of the jobs: slow enough that hosts' latency is looked at while they run."""
+
+
+@contextmanager
+def load(installation: Installation) -> Iterator[Tally]:
+    """A host that reads and writes 4 KiB all over the disk, all of which it has written before."""
+    tally, stopped = Tally(), threading.Event()
+    host = Host(installation.uri("disk", "one"), "disk", bytearray(DISK_BYTES), tally)
+    rng = random.Random(1)
+    host.write(0, rng.randbytes(DISK_BYTES // 2))
+    host.write(DISK_BYTES // 2, rng.randbytes(DISK_BYTES // 2))
+
+    def work() -> None:
+        while not stopped.is_set():
+            at = rng.randrange(DISK_BYTES // 4096) * 4096
+            host.compare(at, 4096) if rng.random() < 0.5 else host.write(at, rng.randbytes(4096))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield tally
+    finally:
+        stopped.set()
+        thread.join()
+        host.close()
+    assert tally.wrong == []
+
+
+def test_a_job_is_held_back_while_hosts_wait_longer_than_its_bound(folder: Path) -> None:
+    with Installation(folder / "data", ("--segment-size", "64K")) as installation:
+        installation.start_controller()
+        installation.start_agent("one")
+        client = installation.client
+        client.add_container("left", f"file://{folder}/left", 2 * DISK_BYTES)
+        client.add_container("right", f"file://{folder}/right", 2 * DISK_BYTES)
+        client.create_disk("disk", DISK_BYTES)
+        with load(installation):
+            tight = client.move_disk("disk", "right", bandwidth=RATE, latency_us=1).job
+            wait_until("the slowest", lambda: client.job(tight).allowed_bytes_per_s == SLOWEST)
+            info = client.job(tight)
+            assert (info.state, info.left_bytes > 0) == ("running", True)
+            assert info.felt_us is not None
+            assert info.felt_us > 1
+            assert info.reason.startswith("held back: hosts of disk wait ")
+            assert info.reason.endswith(" ms (p99), more than 0.001 ms")
+            client.cancel_job(tight)
+            wait_until("the end", lambda: client.job(tight).state == "cancelled")
+
+            loose = client.move_disk("disk", "right", bandwidth=RATE, latency_us=59_000_000).job
+            wait_until("what hosts feel", lambda: client.job(loose).felt_us is not None)
+            info = client.job(loose)
+            assert (info.allowed_bytes_per_s, info.reason) == (None, "")
+            client.cancel_job(loose)
+            wait_until("the end", lambda: client.job(loose).state == "cancelled")
+
+            free = client.move_disk("disk", "left").job
+            wait_until("the move", lambda: client.job(free).state != "running")
+            assert client.job(free).state == "done"
+        installation.stop()
