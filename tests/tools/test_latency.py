@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from segue.api.latency import LatencyInfo
 from segue.controller.pacing import SLOWEST
 from segue.host import MIB, Host, Tally
 from segue.installation import Installation, wait_until
@@ -40,6 +41,52 @@ def load(installation: Installation) -> Iterator[Tally]:
         thread.join()
         host.close()
     assert tally.wrong == []
+
+
+def kinds(rows: list[LatencyInfo]) -> dict[tuple[str, str], int]:
+    """(Operation, cause) -> how many."""
+    return {(row.operation, row.cause): row.count for row in rows}
+
+
+def test_hosts_io_is_counted_by_operation_and_cause_at_each_agent(
+    installation: Installation,
+) -> None:
+    installation.start_agent("two")
+    client, image = installation.client, bytearray(DISK_BYTES)
+    assert client.disk_latency("disk").rows == []
+    one, two = (
+        Host(installation.uri("disk", agent), "disk", image, Tally()) for agent in ("one", "two")
+    )
+    one.compare(0, 4096)
+    two.compare(0, 4096)  # both have the disk: what follows is not disturbed by an attachment
+    one.write(0, bytes(4096))
+    for _ in range(3):
+        one.write(4096, b"x" * 4096)
+    for _ in range(3):
+        two.compare(0, 4096)
+    one.flush()
+
+    info = client.disk_latency("disk")
+    assert (info.agents, info.silent) == (["one", "two"], [])
+    assert kinds(info.rows) == {
+        ("read", "clean"): 2,
+        ("read", "faulted"): 3,
+        ("write", "clean"): 3,
+        ("write", "faulted"): 1,
+        ("flush", "clean"): 1,
+    }
+    for row in info.rows:
+        assert 0 < row.p50_us <= row.p99_us <= row.p999_us <= row.max_us
+        assert row.mean_us <= row.max_us
+    [at_two] = client.agent_latency("two")
+    assert at_two.disk == "disk"
+    assert kinds(at_two.rows) == {("read", "clean"): 2, ("read", "faulted"): 2}
+
+    two.close()
+    installation.agents["two"].kill()
+    wait_until("agent two's end", lambda: client.disk_latency("disk").agents == ["one"])
+    assert kinds(client.disk_latency("disk").rows)["write", "clean"] == 3
+    one.close()
 
 
 def test_a_job_is_held_back_while_hosts_wait_longer_than_its_bound(folder: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import click
+import msgspec
 
 from segue.api.agents import AgentInfo
 from segue.cli.daemons import agent
+from segue.cli.latency import print_latency
 from segue.cli.options import AGENT, Failed, client, data_option, json_option
 from segue.cli.output import Columns, print_fields, print_json, print_rows
 
@@ -35,15 +37,24 @@ def agent_list(as_json: bool) -> None:
 @data_option
 @json_option
 def agent_show(name: str, as_json: bool) -> None:
-    """One agent, every incarnation of it."""
+    """One agent, every incarnation of it, and how long its hosts waited."""
     rows: list[AgentInfo] = [info for info in client().agents() if info.name == name]
     if not rows:
         raise Failed(f"no agent is called {name}")
+    latency = client().agent_latency(name)
     if as_json:
-        print_json(rows)
+        print_json(
+            [
+                msgspec.to_builtins(info) | {"latency": latency if info.state == "present" else []}
+                for info in rows
+            ]
+        )
         return
     for info in rows:
         print_fields(info)
+    for of_disk in latency:
+        click.echo(f"\n{of_disk.disk}:")
+        print_latency(of_disk)
 
 
 @agent.command("declare-dead")

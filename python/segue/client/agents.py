@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from segue.api.agents import AgentInfo, DeclaredDead
+from segue.api.latency import DiskLatency
 from segue.client.connection import Connection
 
 
@@ -14,6 +15,10 @@ class Agents(Connection):
     def agents(self) -> list[AgentInfo]:
         """All agents' incarnations that are known to live or not known to have ended."""
         return self.call("GET", "agents", list[AgentInfo])
+
+    def agent_latency(self, name: str) -> list[DiskLatency]:
+        """How long the agent's hosts waited, disk by disk."""
+        return self.call("GET", f"agents/{quote(name, safe='')}/latency", list[DiskLatency])
 
     def declare_dead(self, name: str) -> list[str]:
         """Take the lost incarnations of an agent for dead: you know that its I/O has ended.

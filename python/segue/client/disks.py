@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from segue.api.disks import CreateDisk, DiskDrawing, DiskInfo, DiskMap, RenameDisk, ResizeDisk
+from segue.api.latency import DiskLatency
 from segue.client.agents import Agents
 from segue.client.connection import ApiError
 
@@ -57,6 +58,10 @@ class Disks(Agents):
     def disk_drawing(self, name: str, cells: int = 1000) -> DiskDrawing:
         """The same summed up in equal cells, so many at most; 10,000 is the end."""
         return self.call("GET", f"disks/{quote(name, safe='')}/drawing?cells={cells}", DiskDrawing)
+
+    def disk_latency(self, name: str) -> DiskLatency:
+        """How long the disk's hosts waited, by operation and cause."""
+        return self.call("GET", f"disks/{quote(name, safe='')}/latency", DiskLatency)
 
     def disk_uris(self, name: str, agent: str | None = None) -> list[str]:
         """NBD URIs of the disk, at the agents that are there (or the one named)."""

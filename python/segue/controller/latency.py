@@ -30,7 +30,7 @@ class Measured(IntEnum):
 
     READ = 1
     WRITE = 2
-    ZERO = 3
+    WRITE_ZEROES = 3
     TRIM = 4
     FLUSH = 5
 

@@ -85,6 +85,23 @@ DRAWING = {
         {"cell": 67, "containers": {"right": 1}, "incomplete": 0},
     ],
 }
+LATENCY = {
+    "disk": "d",
+    "agents": ["one"],
+    "silent": ["two"],
+    "rows": [
+        {
+            "operation": "write_zeroes",
+            "cause": "do_write",
+            "count": 12,
+            "mean_us": 1234.5,
+            "p50_us": 12.04,
+            "p99_us": 999.9,
+            "p999_us": 2_000_000.0,
+            "max_us": 61_000_000.0,
+        }
+    ],
+}
 ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ("GET", "/v1/disks"): (200, [DISK]),
     ("GET", "/v1/disks/d"): (200, DISK),
@@ -102,6 +119,8 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ("POST", "/v1/disks/d/resize"): (200, DISK),
     ("POST", "/v1/disks/d/rename"): (200, DISK),
     ("GET", "/v1/agents"): (200, [AGENT]),
+    ("GET", "/v1/agents/one/latency"): (200, [LATENCY]),
+    ("GET", "/v1/disks/d/latency"): (200, LATENCY),
     ("GET", "/v1/status"): (200, STATUS),
     ("POST", "/v1/agents/one/declare-dead"): (200, {"incarnations": ["ab"]}),
 }

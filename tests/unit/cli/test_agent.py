@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.unit.cli.conftest import Api
 
 
 def test_show_agent(api: Api) -> None:
-    assert "incarnation  ab\n" in api.run("agent", "show", "one").output
+    shown = api.run("agent", "show", "one").output
+    assert "incarnation  ab\n" in shown
+    assert "\nd:\n" in shown
+    assert "write-zeroes" in shown
+    [info] = json.loads(api.run("agent", "show", "one", "--json").output)
+    assert info["incarnation"] == "ab"
+    assert info["latency"][0]["rows"][0]["count"] == 12
     assert api.run("agent", "show", "two").exit_code == 1
 
 

@@ -20,10 +20,11 @@ from segue.controller.api.containers import container_routes
 from segue.controller.api.disks import disk_routes
 from segue.controller.api.errors import EXCEPTION_HANDLERS, error_responses
 from segue.controller.api.jobs import job_routes
+from segue.controller.api.latency import latency_routes
 from segue.controller.api.status import status_routes
 from segue.controller.controller import Controller
 
-ROUTES = (status_routes, container_routes, disk_routes, agent_routes, job_routes)
+ROUTES = (status_routes, container_routes, disk_routes, agent_routes, job_routes, latency_routes)
 """A resource's function: the controller in, its route handlers out."""
 
 
