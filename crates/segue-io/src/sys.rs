@@ -118,14 +118,14 @@ pub fn fallocate(file: &File, mode: i32, offset: u64, length: u64) -> io::Result
     }
 }
 
-/// Has all dirty pages of a file written and waits for that: sync_file_range(2). Nothing is durable
-/// by that; an error is left to whoever makes it so.
-pub fn write_back(file: &File) {
+/// Has the dirty pages of a run of a file (`length` 0: to its end) written and waits for that:
+/// sync_file_range(2). Nothing is durable by that; an error is left to whoever makes it so.
+pub fn write_back(file: &File, offset: u64, length: u64) {
     let flags = libc::SYNC_FILE_RANGE_WRITE
         | libc::SYNC_FILE_RANGE_WAIT_BEFORE
         | libc::SYNC_FILE_RANGE_WAIT_AFTER;
     // SAFETY: no memory is passed.
-    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
+    unsafe { libc::sync_file_range(file.as_raw_fd(), offset as i64, length as i64, flags) };
 }
 
 /// Takes a write lock, tied to this open file description, on one byte.

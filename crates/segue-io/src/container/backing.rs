@@ -79,9 +79,10 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     /// See [`Backing::size_bytes`]: then what was written since the last success may be lost.
     fn flush(&self) -> io::Result<()>;
 
-    /// Waits until most of what a flush would wait for is written, and says nothing of how that
-    /// went: it makes nothing durable, and takes no error from the next [`Backing::flush`].
-    fn write_back(&self) {}
+    /// Waits until most of what a flush would wait for in a range (`length` 0: from there to the end)
+    /// is written, and says nothing of how that went: it makes nothing durable, and takes no error
+    /// from the next [`Backing::flush`].
+    fn write_back(&self, _offset: u64, _length: u64) {}
 
     /// Takes the lock of a fence (61 bits) on the very description that does the I/O, so that
     /// requests in flight keep it (design, section 4, "Fences").

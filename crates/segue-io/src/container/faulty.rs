@@ -159,8 +159,8 @@ impl Backing for Faulty {
         }
     }
 
-    fn write_back(&self) {
-        self.inner.write_back();
+    fn write_back(&self, offset: u64, length: u64) {
+        self.inner.write_back(offset, length);
     }
 
     fn lock(&self, fence: u64) -> io::Result<()> {

@@ -282,9 +282,9 @@ impl Backing for FileBacking {
         self.file.sync_data()
     }
 
-    fn write_back(&self) {
+    fn write_back(&self, offset: u64, length: u64) {
         if let Some(beside) = &self.beside {
-            sys::write_back(beside);
+            sys::write_back(beside, offset, length);
         }
     }
 

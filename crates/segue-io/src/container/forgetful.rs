@@ -165,8 +165,8 @@ impl Backing for Forgetful {
         held.0.set_len(0)
     }
 
-    fn write_back(&self) {
-        self.inner.write_back();
+    fn write_back(&self, offset: u64, length: u64) {
+        self.inner.write_back(offset, length);
     }
 
     fn lock(&self, fence: u64) -> io::Result<()> {

@@ -259,7 +259,7 @@ impl Container {
     /// # Errors
     /// The storage's; EIO if another sync of it failed meanwhile.
     pub fn flush_in_order(&self) -> io::Result<()> {
-        self.backing.write_back();
+        self.backing.write_back(0, 0);
         self.syncs.in_order(|| self.flush())?;
         match self.stamp_failed.swap(false, Ordering::AcqRel) {
             true => Err(sys::os_error(libc::EIO)),
@@ -267,9 +267,9 @@ impl Container {
         }
     }
 
-    /// See [`Backing::write_back`].
+    /// [`Backing::write_back`] of all of it.
     pub fn write_back(&self) {
-        self.backing.write_back();
+        self.backing.write_back(0, 0);
     }
 
     /// Makes a range read as zeroes whose ends need not fit the write unit; durable after
@@ -319,7 +319,7 @@ impl Container {
         length: u64,
     ) -> io::Result<()> {
         source.at(source_offset, length)?;
-        self.at(offset, length)?;
+        let at = self.at(offset, length)?;
         let buffer = Buffer::new(COPY_PIECE_BYTES.min(length) as usize);
         let mut done = 0;
         while done < length {
@@ -329,6 +329,9 @@ impl Container {
             self.write(offset + done, buffer.part(0, count), false)?;
             done += count as u64;
         }
+        // Left in a page cache, all of it would go to the device with the next flush, and the
+        // durable writes of hosts would wait behind it.
+        self.backing.write_back(at, length);
         Ok(())
     }
 

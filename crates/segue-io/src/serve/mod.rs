@@ -48,7 +48,7 @@ impl Shared {
         if self.flush_failed.load(Ordering::Acquire) {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        self.storage.write_back();
+        self.storage.write_back(0, 0);
         self.sync(|| self.storage.flush())
     }
 
