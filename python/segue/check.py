@@ -17,7 +17,6 @@ from segue import _native
 from segue.controller.changes import ContainerAdded
 from segue.controller.checkpoint import fold, tree_roots
 from segue.controller.config import STORE_NAME
-from segue.controller.soundness import problems
 from segue.store.check import check as check_store
 from segue.store.check import newest_commit
 from segue.store.contract import Loaded, StoreCorrupt
@@ -39,10 +38,10 @@ def check_installation(data: str) -> list[str]:
         return [error.what]
 
     def look(loaded: Loaded) -> Iterator[str]:
-        table = fold(loaded)
+        table, found = fold(loaded)
         if made and table.installation != made:
             yield f"{path}: is the store of another installation than was made here"
-        yield from problems(table)
+        yield from found
         for container in table.containers.values():
             yield from _container(path, table.installation, container.row)
 

@@ -7,23 +7,18 @@ its parent, the topmost by the root.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import NamedTuple, cast
 
 import msgspec
 
 from segue.controller.changes import AgentKnown, ContainerAdded, JobMade
+from segue.controller.derived import derive, occupy
 from segue.controller.record import Record, container_of, is_location, segment_of
 from segue.controller.soundness import exists, problems
-from segue.controller.space import CLEANING, QUARANTINED, SOURCE, USED, Space
-from segue.controller.table import (
-    MARKS_PER_WORD,
-    Container,
-    Disk,
-    Job,
-    Table,
-)
-from segue.store.contract import Loaded, StoreCorrupt, StoreTooNew
+from segue.controller.space import CLEANING, QUARANTINED, SOURCE, Space
+from segue.controller.table import Container, Disk, Job, Table
+from segue.store.contract import Loaded, ReadPages, StoreCorrupt, StoreTooNew
 from segue.store.pages import PageSpace, PageTree
 
 TABLE_VERSION = 2
@@ -207,26 +202,26 @@ def load_table(loaded: Loaded) -> Table:
 
     Raises `StoreCorrupt` for whatever is damaged or contradicts itself, `StoreTooNew`.
     """
-    table = fold(loaded)
-    if found := problems(table):
+    table, found = fold(loaded)
+    if found:
         raise StoreCorrupt("; ".join(found[:5]))
     return table
 
 
-def fold(loaded: Loaded) -> Table:
-    """The table of a checkpoint and the log since, whatever it says.
+def fold(loaded: Loaded) -> tuple[Table, list[str]]:
+    """The table of a checkpoint and the log since, and every contradiction in it.
 
     Raises `StoreCorrupt` where no table can be made of them, `StoreTooNew`.
     """
-    table = decode_table(loaded.root, loaded.read_page) if loaded.root else Table()
+    table = decode_table(loaded.root, loaded.read_pages) if loaded.root else Table()
     table.number = loaded.checkpoint_number
     for record in loaded.log:
         try:
             table.replay(record.body)
         except (msgspec.MsgspecError, LookupError, AssertionError) as error:
             raise StoreCorrupt(f"commit {record.number} cannot be applied: {error!r}") from error
-    table.derive_extents()
-    return table
+    entries_are_sound = derive(table)
+    return table, problems(table, entries_are_sound=entries_are_sound)
 
 
 def tree_roots(data: bytes) -> list[bytes]:
@@ -236,7 +231,7 @@ def tree_roots(data: bytes) -> list[bytes]:
     return [root.extents, *(disk.map for disk in root.disks), *marks]
 
 
-def decode_table(data: bytes, read_page: Callable[[int], bytes]) -> Table:
+def decode_table(data: bytes, read_pages: ReadPages) -> Table:
     """The table of a checkpoint.
 
     A location that does not exist is left to `soundness.problems` to name.
@@ -247,8 +242,9 @@ def decode_table(data: bytes, read_page: Callable[[int], bytes]) -> Table:
     table.last_disk = root.last_disk
     table.last_container = root.last_container
     for container in root.containers:
-        _load_container(table, container, read_page)
-    table.extents = PageTree.load(table.pages, root.extents, read_page)
+        _load_container(table, container, read_pages)
+    table.extents = PageTree.load(table.pages, root.extents, read_pages)
+    occupy(table)
     for record in root.records:
         table.records[record.extent] = Record(
             record.source,
@@ -262,7 +258,7 @@ def decode_table(data: bytes, read_page: Callable[[int], bytes]) -> Table:
         if is_location(record.source):
             _occupy(table, record.source, SOURCE)
     for row in root.disks:
-        _load_disk(table, row, read_page)
+        _load_disk(table, row, read_pages)
     table.agents = {row.agent: row for row in root.agents}
     table.attached = root.attached
     table.locked = root.locked
@@ -277,8 +273,6 @@ def decode_table(data: bytes, read_page: Callable[[int], bytes]) -> Table:
     for locations, state in ((root.quarantine, QUARANTINED), (root.cleaning, CLEANING)):
         for location in locations:
             _occupy(table, location, state)
-    for loaded in table.containers.values():
-        loaded.space.queue_marked()
     return table
 
 
@@ -297,15 +291,12 @@ def _occupy(table: Table, location: int, state: int) -> None:
         table.containers[container_of(location)].space.move(segment_of(location), state)
 
 
-def _load_container(table: Table, stored: ContainerRow, read_page: Callable[[int], bytes]) -> None:
+def _load_container(table: Table, stored: ContainerRow, read_pages: ReadPages) -> None:
     row = stored.row
     space = Space(row.segments, row.clean)
-    marks = PageTree.load(table.pages, stored.marks, read_page)
-    for word, bits in marks.items():
-        for bit in range(MARKS_PER_WORD):
-            segment = word * MARKS_PER_WORD + bit
-            if bits >> bit & 1 and segment < row.segments:
-                space.set_clean(segment, not row.clean)
+    marks = PageTree.load(table.pages, stored.marks, read_pages)
+    for words, bits in marks.arrays():
+        space.load_marks(words, bits)
     table.containers[row.container] = Container(
         row, space, marks, stored.leaving, stored.draining, stored.linger_s
     )
@@ -313,7 +304,7 @@ def _load_container(table: Table, stored: ContainerRow, read_page: Callable[[int
     table.container_names[row.name] = row.container
 
 
-def _load_disk(table: Table, row: DiskRow, read_page: Callable[[int], bytes]) -> None:
+def _load_disk(table: Table, row: DiskRow, read_pages: ReadPages) -> None:
     disk = Disk(
         row.disk,
         row.name,
@@ -321,13 +312,11 @@ def _load_disk(table: Table, row: DiskRow, read_page: Callable[[int], bytes]) ->
         row.segment_bytes,
         row.block_bytes,
         row.containers,
-        PageTree.load(table.pages, row.map, read_page),
+        PageTree.load(table.pages, row.map, read_pages),
         row.failed,
     )
     table.disks[row.disk] = disk
     table.disk_names[row.name] = row.disk
-    for _, _, location in table.mapped_segments(disk):
-        _occupy(table, location, USED)
 
 
 def _bits(bitmap: int, blocks: int) -> bytes:

@@ -8,8 +8,14 @@ that names the location is applied, or is given back.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 
+import numpy as np
+import numpy.typing as npt
+
+from segue.store.page_format import Words
+
+Picked = npt.NDArray[np.bool_]
+SCAN_SEGMENTS = 1 << 16
 FREE, USED, RESERVED, QUARANTINED, CLEANING, SOURCE = range(6)
 """`SOURCE`: the old location of an extent under movement; an extent's own location is `USED`."""
 
@@ -26,8 +32,13 @@ class Space:
         self.default_clean = default_clean
         self._state = bytearray(segments)
         self._marked = bytearray(segments)
+        # The same memory: numpy for many segments at once, bytearrays for one.
+        self._states = np.frombuffer(self._state, np.uint8)
+        self._marks = np.frombuffer(self._marked, np.uint8)
         self._fresh = 0
         """No free segment without a mark lies below this one, but for those in the queues."""
+        self._old = 0
+        """The same of free segments with a mark: only a load leaves some behind it."""
         self._clean: deque[int] = deque()
         self._unclean: deque[int] = deque()
         self.used = 0
@@ -57,15 +68,27 @@ class Space:
             if self._state[segment] == FREE and self.is_clean(segment) == clean:
                 self.move(segment, RESERVED)
                 return segment, True
-        if clean != self.default_clean:
+        marked = clean != self.default_clean
+        segment = self._next(self._old if marked else self._fresh, marked)
+        if marked:
+            self._old = segment + 1
+        else:
+            self._fresh = segment + 1
+        if segment == self.segments:
             return None
-        while self._fresh < self.segments:
-            segment = self._fresh
-            self._fresh += 1
-            if self._state[segment] == FREE and self.is_clean(segment) == clean:
-                self.move(segment, RESERVED)
-                return segment, False
-        return None
+        self.move(segment, RESERVED)
+        return segment, marked
+
+    def _next(self, begin: int, marked: bool) -> int:
+        """The first free segment from `begin` on with a mark, or without; else `segments`."""
+        for first in range(begin, self.segments, SCAN_SEGMENTS):
+            end = min(first + SCAN_SEGMENTS, self.segments)
+            if begin == first and self._state[first] == FREE and self._marked[first] == marked:
+                return first
+            found = (self._states[first:end] == FREE) & (self._marks[first:end] == marked)
+            if found.any():
+                return first + int(found.argmax())
+        return self.segments
 
     def move(self, segment: int, state: int) -> None:
         """Gives a segment another state; one that becomes FREE can be taken again."""
@@ -86,17 +109,29 @@ class Space:
         elif state == USED:
             self.used += 1
 
-    def queue_marked(self) -> None:
-        """After a load: lets free segments that differ from the default be taken."""
-        queue = self._unclean if self.default_clean else self._clean
-        queue.extend(segment for segment in self.marks() if self._state[segment] == FREE)
+    # Loading a table (derived.py, checkpoint.py): before anything is taken -----------------------
 
-    def marks(self) -> Iterator[int]:
-        """The segments whose mark differs from the default, ascending: what a checkpoint keeps."""
-        at = self._marked.find(1)
-        while at >= 0:
-            yield at
-            at = self._marked.find(1, at + 1)
+    def load_marks(self, words: Words, bits: Words) -> None:
+        """Takes in durable marks: `bits` of 64 segments each, from segment 64 x `words` on."""
+        at = (words[:, np.newaxis] * np.uint64(64) + np.arange(64, dtype=np.uint64)).ravel()
+        marks = np.unpackbits(bits.astype("<u8").view(np.uint8), bitorder="little")
+        there = at < self.segments
+        self._marks[at[there]] = marks[there]
+
+    def load_used(self, used: Picked) -> None:
+        """These segments are in use; all others are free."""
+        self._states[:] = used * np.uint8(USED)
+        free = ~used
+        self.free = int(np.count_nonzero(free))
+        self.free_clean = int(np.count_nonzero(free & (self._marks != self.default_clean)))
+        self.used = self.segments - self.free
+
+    def is_used_by(self, picked: Picked) -> bool:
+        """Whether just these segments are in use, and none of them is marked clean."""
+        used = self._states == USED
+        return bool(
+            (used == picked).all() and not (used & (self._marks != self.default_clean)).any()
+        )
 
     def unclean_free(self) -> int:
         """How many free segments wait to be cleaned."""
@@ -109,5 +144,5 @@ class Space:
         assert self.free_clean == sum(self.is_clean(s) for s in free)
         assert self.used == self._state.count(USED)
         waiting = set(self._clean) | set(self._unclean)
-        fresh = set(range(self._fresh, self.segments))
+        fresh = {s for s in free if s >= (self._old if self._marked[s] else self._fresh)}
         assert set(free) <= waiting | fresh, "a free segment that nobody can take"

@@ -9,6 +9,7 @@ It must never do I/O, wait, or decide: procedures decide, `commits.py` makes dur
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -175,7 +176,7 @@ class Table:
         self.last_container = 0
         """Ids are not used twice: an agent may still know an old one."""
         self._next_extent = 1
-        self._free_extents: list[int] = []
+        self._free_extents = array("Q")
 
     # Reading ------------------------------------------------------------------------------------
 
@@ -208,6 +209,11 @@ class Table:
     def give_extent(self, extent: int) -> None:
         """The commit that would have named it was not made."""
         self._free_extents.append(extent)
+
+    def number_extents(self, following: int, free: array[int]) -> None:
+        """After a load: new ids begin with `following`; `free` are those below not in use."""
+        self._next_extent = following
+        self._free_extents = free
 
     def mapped_segments(self, disk: Disk) -> Iterator[tuple[int, int, int]]:
         """(segment, extent, location) of everything mapped, ascending."""
@@ -353,7 +359,7 @@ class Table:
         assert disk.map.get(change.segment) == 0, "allocated over a mapped segment"
         disk.map.set(change.segment, change.extent)
         self.extents.set(change.extent, change.location)
-        self._count(change.disk, change.location, 1)
+        self.count(change.disk, container_of(change.location), 1)
         segment = segment_of(change.location)
         self._space(change.location).move(segment, USED)
         self._mark(change.location, clean=False)
@@ -379,16 +385,10 @@ class Table:
         self._free_extents.append(extent)
 
     def _free(self, disk: int, location: int, holders: list[int]) -> None:
-        self._count(disk, location, -1)
+        self.count(disk, container_of(location), -1)
         if holders:
             self.quarantine[location] = list(holders)
         self._space(location).move(segment_of(location), QUARANTINED if holders else FREE)
-
-    def _count(self, disk: int, location: int, change: int) -> None:
-        key = (disk, container_of(location))
-        self.lying[key] = self.lying.get(key, 0) + change
-        if not self.lying[key]:
-            del self.lying[key]
 
     def _written(self, change: Written) -> None:
         record = self.records[change.extent]
@@ -409,7 +409,7 @@ class Table:
         assert self.extents.get(change.extent) == change.source, "moves from where it is not"
         assert change.extent not in self.records, "moves an incomplete extent"
         self.extents.set(change.extent, change.location)
-        self._count(change.disk, change.location, 1)
+        self.count(change.disk, container_of(change.location), 1)
         self._space(change.source).move(segment_of(change.source), SOURCE)
         self._space(change.location).move(segment_of(change.location), USED)
         self._mark(change.location, clean=False)
@@ -474,27 +474,12 @@ class Table:
             word = segment // MARKS_PER_WORD
             container.marks.set(word, container.marks.get(word) ^ 1 << segment % MARKS_PER_WORD)
 
-    # Checking -----------------------------------------------------------------------------------
-
-    def derive_extents(self) -> None:
-        """After a load: what is stored nowhere.
-
-        The free extent ids, where incomplete extents are mapped, and how many locations each disk
-        has in each container.
-        """
-        used = set()
-        self.lying = {}
-        for disk in self.disks.values():
-            for segment, extent, location in self.mapped_segments(disk):
-                used.add(extent)
-                self._count(disk.disk, location, 1)
-                record = self.records.get(extent)
-                if record is not None:
-                    record.disk, record.segment = disk.disk, segment
-                    if is_location(record.source):
-                        self._count(disk.disk, record.source, 1)
-        self._next_extent = max(used, default=0) + 1
-        self._free_extents = [e for e in range(1, self._next_extent) if e not in used]
+    def count(self, disk: int, container: int, change: int) -> None:
+        """So many locations more there are the disk's (see `lying`)."""
+        key = (disk, container)
+        self.lying[key] = self.lying.get(key, 0) + change
+        if not self.lying[key]:
+            del self.lying[key]
 
     def name_of(self, location: int) -> str:
         """A location for people."""

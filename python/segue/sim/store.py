@@ -86,7 +86,7 @@ class StoreDisk:
             checkpoint_number=self.checkpoint_number,
             root=self.root,
             log=list(self.log),
-            read_page=lambda page: _page(pages, page),
+            read_pages=lambda ids: [_page(pages, page) for page in ids],
         )
 
     def take_record(self, record: LogRecord) -> None:

@@ -26,6 +26,7 @@ from .sqlite_file import (
     read_head,
     read_log,
     read_page,
+    read_pages,
     read_version,
     store_error,
 )
@@ -147,7 +148,7 @@ def _looked_at(db: sqlite3.Connection, look: Look) -> Iterator[str]:
         checkpoint_number=checkpoint.number,
         root=checkpoint.root,
         log=log,
-        read_page=partial(read_page, db),
+        read_pages=partial(read_pages, db),
     )
     try:
         yield from look(loaded)

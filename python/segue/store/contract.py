@@ -59,6 +59,12 @@ class LogRecord(NamedTuple):
     body: bytes
 
 
+ReadPages = Callable[[Sequence[int]], Sequence[bytes]]
+"""Pages by their ids, as many as a directory has at the most, in the order asked for; blocking.
+
+Raises `StoreCorrupt` if one is missing; their checksums are for `PageTree.load` to verify."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """The durable table as it stood when `term` began.
@@ -77,9 +83,8 @@ class Loaded:
     """Root of the newest checkpoint; empty if there was none."""
     log: Sequence[LogRecord]
     """The commits after the checkpoint, oldest first, `checkpoint_number + 1` to `number`."""
-    read_page: Callable[[int], bytes]
-    """A page of the checkpoint by id; blocking; until the first `checkpoint` of this term only.
-    Raises `StoreCorrupt` if it is missing; its checksums are for `PageTree.load` to verify."""
+    read_pages: ReadPages
+    """Pages of the checkpoint; until the first `checkpoint` of this term only."""
 
 
 class Store(Protocol):
@@ -88,7 +93,7 @@ class Store(Protocol):
     async def begin_term(self) -> Loaded:
         """Durably claim the newest term + 1 and return the table.
 
-        Everything returned has been verified, pages excepted (`read_page` does it); a damaged
+        Everything returned has been verified, pages excepted (`PageTree.load` does it); a damaged
         store raises `StoreCorrupt` before anything is claimed.
         """
         ...

@@ -28,17 +28,19 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Callable, Generator, Iterator, MutableMapping
+from collections.abc import Generator, Iterator, MutableMapping, Sequence
 
 import numpy as np
 
-from .contract import StoreCorrupt, StoreTooNew
+from .contract import ReadPages, StoreCorrupt, StoreTooNew
 from .page_format import (
     FAN_OUT,
     LEAF_WORDS,
+    Words,
     decode_directory,
     decode_header,
     decode_leaf,
+    decode_leaves,
     encode_directory,
     encode_leaf,
 )
@@ -261,7 +263,8 @@ class PageTree:
         """Clear [first, end), counted from the page's own first word; None if all of it went."""
         reach = LEAF_WORDS << _FAN_BITS * level
         if first == 0 and end == reach:
-            self.count -= sum(_nonzero(leaf.words) for _, leaf in _leaves(page, level, 0))
+            together = _leaves_together(page, level, 0)
+            self.count -= sum(_nonzero(leaf.words) for leaves in together for _, leaf in leaves)
             self.space.release(page)
             return None
         page = self.space.own(page)
@@ -281,8 +284,8 @@ class PageTree:
 
     def leaves(self) -> Iterator[tuple[int, array[int]]]:
         """(index of its first word, words) of each leaf, ascending: to look at, not to change."""
-        if self._root is not None:
-            for first, page in _leaves(self._root, self._height, 0):
+        for leaves in self._leaves_together():
+            for first, page in leaves:
                 yield first, page.words
 
     def items(self) -> Iterator[tuple[int, int]]:
@@ -291,6 +294,31 @@ class PageTree:
             for slot, word in enumerate(words):
                 if word:
                     yield first + slot, word
+
+    def arrays(self) -> Iterator[tuple[Words, Words]]:
+        """(indexes, words) of the words that are not 0, ascending, some ten thousands at a time."""
+        slots = np.arange(LEAF_WORDS, dtype=np.uint64)
+        for leaves in self._leaves_together():
+            words = np.concatenate([np.frombuffer(leaf.words, np.uint64) for _, leaf in leaves])
+            firsts = np.array([first for first, _ in leaves], np.uint64)
+            indexes = (firsts[:, np.newaxis] + slots).ravel()
+            at = np.flatnonzero(words)
+            if len(at) < len(words):
+                indexes, words = indexes[at], words[at]
+            if len(at):
+                yield indexes, words
+
+    def flat(self) -> Words:
+        """All words from 0 to the last leaf's end: as large as the highest index."""
+        leaves = [leaf for together in self._leaves_together() for leaf in together]
+        words = np.zeros(leaves[-1][0] + LEAF_WORDS if leaves else 0, np.uint64)
+        for first, leaf in leaves:
+            words[first : first + LEAF_WORDS] = np.frombuffer(leaf.words, np.uint64)
+        return words
+
+    def _leaves_together(self) -> Iterator[list[tuple[int, Page]]]:
+        if self._root is not None:
+            yield from _leaves_together(self._root, self._height, 0)
 
     # Trees ---------------------------------------------------------------------------------
 
@@ -370,7 +398,7 @@ class PageTree:
         out[page_id] = data
 
     @classmethod
-    def load(cls, space: PageSpace, root: bytes, read_page: Callable[[int], bytes]) -> PageTree:
+    def load(cls, space: PageSpace, root: bytes, read_pages: ReadPages) -> PageTree:
         """The tree that `flush` described by `root`, all of it, verified page by page.
 
         Pages that a tree loaded before already holds are shared with it.  Raises `StoreCorrupt`
@@ -380,7 +408,7 @@ class PageTree:
         tree = cls(space)
         tree._set_height(height)
         if page_id:
-            tree._root = _load(space, page_id, crc, height, read_page)
+            [tree._root] = _load(space, [page_id], [crc], height, read_pages)
             tree.count = tree._root.nonzero
         return tree
 
@@ -401,14 +429,15 @@ def _nonzero(words: array[int]) -> int:
     return int(np.count_nonzero(np.frombuffer(words, dtype=np.uint64)))
 
 
-def _leaves(page: Page, level: int, first: int) -> Iterator[tuple[int, Page]]:
-    if not level:
-        yield first, page
+def _leaves_together(page: Page, level: int, first: int) -> Iterator[list[tuple[int, Page]]]:
+    """(index of its first word, leaf) of the leaves of each directory, ascending."""
+    below = LEAF_WORDS << _FAN_BITS * max(level - 1, 0)
+    children = [(first + slot * below, c) for slot, c in enumerate(page.children) if c is not None]
+    if level <= 1:
+        yield children if level else [(first, page)]
         return
-    below = LEAF_WORDS << _FAN_BITS * (level - 1)
-    for slot, child in enumerate(page.children):
-        if child is not None:
-            yield from _leaves(child, level - 1, first + slot * below)
+    for at, child in children:
+        yield from _leaves_together(child, level - 1, at)
 
 
 def _dirty(
@@ -426,31 +455,59 @@ def _dirty(
 
 
 def _load(
-    space: PageSpace, page_id: int, crc: int, level: int, read_page: Callable[[int], bytes]
-) -> Page:
-    page = space.clean.get(page_id)
-    if page is not None:
+    space: PageSpace, ids: list[int], crcs: list[int], level: int, read_pages: ReadPages
+) -> list[Page]:
+    """The pages of these ids, of one directory, with all that is below them, verified."""
+    new = [i for i, page_id in enumerate(ids) if page_id not in space.clean]
+    new_ids, new_crcs = [ids[i] for i in new], [crcs[i] for i in new]
+    if new:
+        data = read_pages(new_ids)
+        if level or not _load_leaves(space, new_ids, new_crcs, data):
+            for page_id, crc, page_data in zip(new_ids, new_crcs, data, strict=True):
+                _load_page(space, page_id, crc, level, page_data, read_pages)
+    pages = [space.clean[page_id] for page_id in ids]
+    for page, crc in zip(pages, crcs, strict=True):
         if page.crc != crc or bool(page.children) != bool(level):
-            raise StoreCorrupt(f"page {page_id}: two parents disagree about it")
+            raise StoreCorrupt(f"page {page.page_id}: two parents disagree about it")
         page.holders += 1
-        return page
-    data = read_page(page_id)
+    return pages
+
+
+def _load_leaves(space: PageSpace, ids: list[int], crcs: list[int], data: Sequence[bytes]) -> bool:
+    """Takes in leaves that are plainly sound; else False, and nothing was taken in."""
+    rows = decode_leaves(ids, crcs, data)
+    if rows is None:
+        return False
+    counts = np.count_nonzero(rows, axis=1).tolist()
+    for page_id, crc, row, count in zip(ids, crcs, rows, counts, strict=True):
+        page = Page(array("Q", row.tobytes()), [])
+        page.crc, page.nonzero, page.holders = crc, count, 0
+        space.adopt(page, page_id)
+    return True
+
+
+def _load_page(
+    space: PageSpace, page_id: int, crc: int, level: int, data: bytes, read_pages: ReadPages
+) -> None:
+    if page_id in space.clean:
+        return  # twice in one directory
     header = decode_header(page_id, data)
     if header.crc != crc:
         raise StoreCorrupt(f"page {page_id}: crc {header.crc:08x}, its parent says {crc:08x}")
     if header.level != level:
         raise StoreCorrupt(f"page {page_id}: level {header.level}, should be {level}")
     if level:
-        ids, crcs = decode_directory(data)
-        children = [
-            _load(space, child, child_crc, level - 1, read_page) if child else None
-            for child, child_crc in zip(ids, crcs, strict=True)
-        ]
+        ids, below_crcs = decode_directory(data)
+        slots = [slot for slot, child in enumerate(ids) if child]
+        below = [ids[slot] for slot in slots]
+        children: list[Page | None] = [None] * FAN_OUT
+        loaded = _load(space, below, [below_crcs[s] for s in slots], level - 1, read_pages)
+        for slot, child in zip(slots, loaded, strict=True):
+            children[slot] = child
         page = Page(array("Q"), children)
-        page.nonzero = sum(c.nonzero for c in children if c)
+        page.nonzero = sum(child.nonzero for child in loaded)
     else:
         page = Page(decode_leaf(data), [])
         page.nonzero = _nonzero(page.words)
-    page.crc = crc
+    page.crc, page.holders = crc, 0
     space.adopt(page, page_id)
-    return page

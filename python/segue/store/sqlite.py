@@ -30,7 +30,7 @@ from .contract import (
 )
 from .mark import refuse_lost
 from .place import InstallationLock, create_file, refuse_network_file_system, sync_folder
-from .sqlite_file import SQLITE_ERRORS, SqliteFile, connect, copy_wal, read_page
+from .sqlite_file import SQLITE_ERRORS, SqliteFile, connect, copy_wal, read_pages
 from .sqlite_wal import wal_damage
 
 STAGE_PAGES = 32
@@ -123,7 +123,7 @@ class SqliteStore:
             checkpoint_number=checkpoint.number,
             root=checkpoint.root,
             log=log,
-            read_page=lambda page_id: read_page(reader, page_id),
+            read_pages=partial(read_pages, reader),
         )
 
     async def newest_term(self) -> int:

@@ -192,6 +192,18 @@ def read_page(db: sqlite3.Connection, page_id: int) -> bytes:
     return row[0]
 
 
+def read_pages(db: sqlite3.Connection, ids: Sequence[int]) -> list[bytes]:
+    """The bytes of some pages, not verified; `StoreCorrupt` names one that is missing."""
+    query = f"select id, body from page where id in ({','.join('?' * len(ids))})"
+    try:
+        found = dict(db.execute(query, ids).fetchall())
+    except SQLITE_ERRORS as error:
+        raise store_error(error, f"pages {ids[0]} and others") from error
+    if any(type(found.get(page_id)) is not bytes for page_id in ids):
+        return [read_page(db, page_id) for page_id in ids]
+    return [found[page_id] for page_id in ids]
+
+
 def copy_wal(path: str) -> None:
     """Copy most of the WAL into the database, beside whoever commits; in another thread.
 

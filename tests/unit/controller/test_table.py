@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from segue.controller.changes import (
@@ -46,7 +48,11 @@ def table_after(*changes: AnyChange) -> Table:
 def reloaded(table: Table, log: list[LogRecord] | None = None) -> Table:
     root, pages, _ = encode_table(table)
     number = table.number + len(log or [])
-    return load_table(Loaded(9, number, table.number, root, log or [], pages.__getitem__))
+
+    def read_pages(ids: Sequence[int]) -> list[bytes]:
+        return [pages[page_id] for page_id in ids]
+
+    return load_table(Loaded(9, number, table.number, root, log or [], read_pages))
 
 
 def test_the_word_of_an_entry_is_derived() -> None:

@@ -68,7 +68,7 @@ async def contents(path: Path) -> tuple[object, ...]:
     try:
         loaded = await store.begin_term()
         space = PageSpace()
-        trees = [PageTree.load(space, r, loaded.read_page) for r in tree_roots(loaded.root)]
+        trees = [PageTree.load(space, r, loaded.read_pages) for r in tree_roots(loaded.root)]
         words = [list(tree.items()) for tree in trees]
         return loaded.term, loaded.number, loaded.checkpoint_number, loaded.log, words
     finally:

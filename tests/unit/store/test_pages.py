@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,13 +12,22 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from segue.store.check import tree_problems
-from segue.store.contract import StoreCorrupt, StoreTooNew
+from segue.store.contract import ReadPages, StoreCorrupt, StoreTooNew
 from segue.store.page_format import FAN_OUT, LEAF_WORDS
 from segue.store.pages import Page, PageSpace, PageTree
 
 LEAF_EDGES = [0, LEAF_WORDS - 1, LEAF_WORDS, FAN_OUT * LEAF_WORDS - 1, FAN_OUT * LEAF_WORDS]
 INDEXES = st.sampled_from(LEAF_EDGES) | st.integers(0, 2000) | st.integers(0, 1 << 26)
 WORDS = st.sampled_from([0, 0, 1, 2**64 - 1]) | st.integers(0, 2**64 - 1)
+
+
+def reader(pages: Mapping[int, bytes]) -> ReadPages:
+    """What a store would give of these pages."""
+
+    def read_pages(ids: Sequence[int]) -> list[bytes]:
+        return [pages[page_id] for page_id in ids]
+
+    return read_pages
 
 
 def walk(page: Page, level: int, seen: dict[int, int], dirty_parent: bool) -> None:
@@ -138,7 +148,7 @@ class Trees(RuleBasedStateMachine):
         for page_id in self.space.take_freed():
             del self.durable[page_id]
         loaded_space = PageSpace(self.space.next_id)
-        loaded = [PageTree.load(loaded_space, root, self.durable.__getitem__) for root in roots]
+        loaded = [PageTree.load(loaded_space, root, reader(self.durable)) for root in roots]
         for tree, words in zip(loaded, expected or [w for _, w in self.trees], strict=True):
             assert dict(tree.items()) == words
             assert tree.count == len(words)
@@ -222,7 +232,7 @@ def made() -> tuple[bytes, dict[int, bytes], PageSpace]:
 
 def damage_of(root: bytes, pages: dict[int, bytes], space: PageSpace) -> str:
     with pytest.raises(StoreCorrupt) as caught:
-        PageTree.load(PageSpace(space.next_id), root, pages.__getitem__)
+        PageTree.load(PageSpace(space.next_id), root, reader(pages))
     problems = list(tree_problems(root, pages.__getitem__, {}))
     assert caught.value.what == problems[0]
     return caught.value.what

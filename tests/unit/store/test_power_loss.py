@@ -50,7 +50,7 @@ async def opened(path: Path) -> Loaded:
         if loaded.root:
             next_id = int.from_bytes(loaded.root[ROOT_BYTES:], "little")
             root = loaded.root[:ROOT_BYTES]
-            tree = PageTree.load(PageSpace(next_id), root, loaded.read_page)
+            tree = PageTree.load(PageSpace(next_id), root, loaded.read_pages)
             assert dict(tree.items()) == tree_after(loaded.checkpoint_number)
         await store.append(loaded.term, loaded.number + 1, b"goes on")
         return loaded

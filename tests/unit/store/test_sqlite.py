@@ -83,10 +83,10 @@ def test_a_checkpoint_takes_the_place_of_the_log_and_commits_go_on_beside_it(
         loaded = await store.begin_term()
         assert (loaded.checkpoint_number, loaded.root) == (9, b"root 2")
         assert [r.number for r in loaded.log] == list(range(10, number + 1))
-        assert loaded.read_page(3) == pages[3] and loaded.read_page(5000) == page(5000)
+        assert loaded.read_pages([5000, 3]) == [page(5000), pages[3]]
         for gone in (1, 2, 4999):
             with pytest.raises(StoreCorrupt, match=f"page {gone}: missing"):
-                loaded.read_page(gone)
+                loaded.read_pages([3, gone])
         await store.close()
 
     run(scenario, tmp_path)
@@ -172,7 +172,7 @@ def test_a_checkpoint_against_the_contract_changes_nothing(
             await store.checkpoint(1, number, b"bad", pages, freed)
         loaded = await store.begin_term()
         assert (loaded.root, loaded.checkpoint_number) == (b"good", 1)
-        assert loaded.read_page(1) == page(1)
+        assert loaded.read_pages([1]) == [page(1)]
         await store.close()
 
     run(scenario, tmp_path)
@@ -200,8 +200,8 @@ def test_pages_of_a_checkpoint_cut_short_are_swept_and_their_ids_free_again(
         store = SqliteStore(str(path))
         loaded = await store.begin_term()
         with pytest.raises(StoreCorrupt, match="page 2: missing"):
-            loaded.read_page(2)
-        assert loaded.read_page(1) == page(1)
+            loaded.read_pages([1, 2])
+        assert loaded.read_pages([1]) == [page(1)]
         await store.checkpoint(2, 0, b"root", {2: page(2, 5)}, [])
         await store.close()
 
