@@ -127,6 +127,28 @@ def test_controller_killed_between_do_write_and_the_commit_of_its_bit(stage: Bui
     assert s.checks.counts["listed done"] + s.checks.counts.get("listed waiting", 0) >= 1
 
 
+def test_an_older_terms_do_write_keeps_its_blocks_while_a_resize_waits(stage: Build) -> None:
+    """The new term's first work is a resize, which holds the disk (seed 4000995)."""
+    s = stage(media=UNCLEAN)
+    host = through(s, 0)
+    write = host.do("write", 3, 2)
+    s.wait(lambda: writing(s, commanded=True), "no do_write has started")
+    [request] = [r for r in medium(s).under_way.values() if isinstance(r.tag, Part)]
+    request.stuck_until_ns = s.world.now_ns + 3 * SECOND
+    s.office.terms[-1].process.kill()
+    s.wait(lambda: s.office.serving is not None, "no controller serves")
+    assert s.controller.inherited
+    grown = s.office.terms[-1].process.run(resize_disk(s.controller, "vd0", 7 * SEGMENT * 512))
+    s.wait(lambda: not s.controller.inherited, "the extent is not taken over")
+    assert writing(s, commanded=True)
+    s.wait(lambda: grown.done() and write.done(), "something waits for good")
+    assert write.result() == 0
+    s.oracles[0].begin_resize(s.world.now_ns, 7 * SEGMENT)
+    s.oracles[0].settle_size(s.world.now_ns, 7 * SEGMENT)
+    assert done(s, host, "read", 0, 16) == 0
+    end(s)
+
+
 def test_link_cut_while_a_do_write_runs(stage: Build) -> None:
     """The agent lists it as running, and its answer comes in the new session."""
     # A seed with which the link is back before the write has ended, at least once of six times.

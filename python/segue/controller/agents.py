@@ -29,7 +29,7 @@ from segue.controller.procedures.attach import (
     quiesce_expired,
 )
 from segue.controller.procedures.declare_dead import end_incarnation
-from segue.controller.procedures.fault import answer_fault
+from segue.controller.procedures.fault import answer_fault, answer_running, claim_running
 from segue.controller.procedures.flush_failed import container_failed
 from segue.controller.procedures.verbs import NAME
 from segue.controller.restrict import (
@@ -304,8 +304,9 @@ def _take_fault(c: Controller, peer: Peer, fault: Fault, listed: PendingFault | 
     if log.isEnabledFor(logging.DEBUG):
         _log_fault(fault, listed)
     if listed is not None and listed.status == FaultStatus.RUNNING:
-        # An older term's command: it is awaited at once, its blocks must not go to anyone else.
-        _work(c, peer, answer_fault(c, fault, peer.adopt_running(listed.command)), fault)
+        # An older term's command: its blocks are taken at once, they must not go to anyone else.
+        running, held = peer.adopt_running(listed.command), claim_running(c, fault)
+        _work(c, peer, answer_running(c, fault, running, held), fault)
     elif peer.leased:
         _work(c, peer, answer_fault(c, fault), fault)
     else:

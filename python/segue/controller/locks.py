@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Hashable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from segue.controller.waits import Waits, note_held, note_released
@@ -178,6 +178,19 @@ class BlockRanges:
                 mine.turn = asyncio.get_running_loop().create_future()
                 with self._waits.on("blocks", location):
                     await mine.turn
+            yield
+        finally:
+            self._let_go(mine)
+
+    @contextmanager
+    def claim(self, location: int, bits: int, exclusive: bool) -> Iterator[None]:
+        """Holds the blocks for I/O that is under way already, whoever else does."""
+        if not location or not bits:
+            yield
+            return
+        mine = _Range(location, bits, exclusive)
+        self._ranges.setdefault(location, []).append(mine)
+        try:
             yield
         finally:
             self._let_go(mine)

@@ -164,6 +164,15 @@ MUTATIONS: list[Mutation] = [
         "        elif not (entry := record.word):\n",
     ),
     Mutation(
+        "an-older-terms-do-write-holds-nothing",
+        CONTROLLER + "locks.py",
+        "        self._ranges.setdefault(location, []).append(mine)\n"
+        "        try:\n"
+        "            yield\n"
+        "        finally:\n            self._let_go(mine)\n",
+        "        yield\n",
+    ),
+    Mutation(
         "source-is-opened-again-beside-copied-blocks",
         CONTROLLER + "controller.py",
         "            record.doubted = record.copied\n",

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from errno import EINVAL, ESHUTDOWN
 from typing import TYPE_CHECKING
 
@@ -46,13 +46,8 @@ MOST_READ_SEGMENTS = 4096
 """An agent asks for the status of no more at once."""
 
 
-async def answer_fault(
-    c: Controller, fault: Fault, running: asyncio.Future[Answer] | None = None
-) -> None:
-    """Answers one fault, exactly once.
-
-    `running` is the coming answer of an older term's `do_*` for this fault.
-    """
+async def answer_fault(c: Controller, fault: Fault) -> None:
+    """Answers one fault, exactly once."""
     message = fault.message
     key = ("disk", message.disk)
     await c.locks.acquire(key, exclusive=False)
@@ -62,10 +57,7 @@ async def answer_fault(
         if disk is None or errno:
             fault.answer(Failure(message.request, errno or ESHUTDOWN))
             return
-        if running is not None:
-            await _hold_while_running(c, fault, disk, running)
-        if fault.current:
-            await _decide(c, fault, disk)
+        await _decide(c, fault, disk)
     finally:
         c.locks.release(key, exclusive=False)
     c.faults_answered += 1
@@ -157,23 +149,41 @@ async def _answer_shared(c: Controller, fault: Fault, disk: Disk) -> bool:
     return True
 
 
-async def _hold_while_running(
-    c: Controller, fault: Fault, disk: Disk, running: asyncio.Future[Answer]
-) -> None:
-    """Keeps everyone away from the blocks of an older term's `do_*` until it has ended."""
+def claim_running(c: Controller, fault: Fault) -> ExitStack:
+    """Takes the blocks of an older term's `do_*` that is still running, at once: the agent is about
+    to count as listed, and whoever holds the disk or the segment may be waiting for that.
+    """
+    held = ExitStack()
     message = fault.message
-    async with c.locks.hold((disk.disk, message.segment), exclusive=False):
-        extent = disk.map.get(message.segment)
-        first = message.first_block
-        count = min(message.count_blocks, disk.blocks_of(message.segment) - first)
-        write = message.operation == Operation.WRITE
-        location, record = c.table.extents.get(extent), c.table.records.get(extent)
-        if write and record is not None:
-            first, count = whole_units(c, disk, extent, message)
-        bits, source = run_bits(first, count), record.source if record is not None else 0
-        async with c.blocks.hold(location, bits, write), c.blocks.hold(source, bits, False):
+    disk = c.table.disks.get(message.disk)
+    if disk is None or _errno(c, fault, disk):
+        return held
+    extent = disk.map.get(message.segment)
+    first = message.first_block
+    count = min(message.count_blocks, disk.blocks_of(message.segment) - first)
+    write = message.operation == Operation.WRITE
+    location, record = c.table.extents.get(extent), c.table.records.get(extent)
+    if write and record is not None:
+        first, count = whole_units(c, disk, extent, message)
+    bits, source = run_bits(first, count), record.source if record is not None else 0
+    held.enter_context(c.blocks.claim(location, bits, exclusive=write))
+    held.enter_context(c.blocks.claim(source, bits, exclusive=False))
+    return held
+
+
+async def answer_running(
+    c: Controller, fault: Fault, running: asyncio.Future[Answer], held: ExitStack
+) -> None:
+    """Answers a fault whose `do_*` an older term sent, when that has ended; `held`: its blocks.
+
+    The segment is held shared meanwhile, without its disk: who holds that exclusively may wait for
+    this `do_*`'s end, which waits for nobody here.
+    """
+    with held:
+        async with c.locks.hold((fault.message.disk, fault.message.segment), exclusive=False):
             try:
                 with suppress(SessionLost):
                     await running
             except PeerLost:
                 await fault.peer.drained()
+    await answer_fault(c, fault)
