@@ -5,8 +5,9 @@
 //! is over when none of its requests is either.
 //!
 //! Every write is durable at the server before its job is done: by FUA, or by a flush after it,
-//! and then everything is written again if any connection was lost in between: the server may have
-//! been restarted, and have forgotten it.
+//! and then everything is written again if the connection was lost in between: the server may have
+//! been restarted, and have forgotten it. (Where flushes are needed there is one connection at a
+//! time, or the flush might be answered by another start of the server than the write was.)
 
 use std::collections::VecDeque;
 use std::sync::Arc;

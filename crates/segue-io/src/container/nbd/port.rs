@@ -324,6 +324,11 @@ impl Driver {
         };
         self.losses.joined(index, negotiated.session);
         let known = self.shared.limits.get_or_init(|| limits.clone());
+        if !known.fua {
+            // A flush is to be by the server that has answered the writes. With two connections one
+            // may be silent, its server dead, while the other has found the server that came after.
+            self.links.truncate(1);
+        }
         if !limits.covers(known) {
             let what = "the export offers less than it did";
             return self.lose(index, &io::Error::new(io::ErrorKind::Unsupported, what));
@@ -331,8 +336,10 @@ impl Driver {
         if self.expected.is_none() {
             return self.ready(index);
         }
-        let part = probe();
-        if let Err((_, errno)) = link.submit(part) {
+        let Some(link) = self.links[index].as_mut() else {
+            return;
+        };
+        if let Err((_, errno)) = link.submit(probe()) {
             self.lose(index, &io::Error::from_raw_os_error(errno));
         }
     }

@@ -1,0 +1,191 @@
+//! A container's server that lacks something, or behaves as none of the real ones does on demand.
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::time::Duration;
+
+use segue_io::buffer::Buffer;
+use segue_io::container::nbd::{Address, How, Job, Op, Port, Waiter};
+use segue_nbd::server::{Command, Event, Request, ServerConn, Wants};
+use segue_nbd::{BlockSizes, ExportInfo, Features};
+
+const SIZE_BYTES: u64 = 1 << 20;
+const BLOCK: usize = 4096;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One start of a server that keeps what it has not flushed in its memory only.
+#[derive(Default)]
+struct Volatile {
+    written: Mutex<Vec<Request>>,
+    flushes: Mutex<u32>,
+}
+
+fn export() -> ExportInfo {
+    ExportInfo {
+        name: String::new(),
+        description: String::new(),
+        size_bytes: SIZE_BYTES,
+        read_only: false,
+        can_multi_conn: true,
+        block_sizes: BlockSizes::DEFAULT,
+        features: Features {
+            flush: true,
+            write_zeroes: true,
+            ..Features::default()
+        },
+    }
+}
+
+/// What a connection does with a request: `true`: it answers.
+type Answers = Arc<dyn Fn(&Request) -> bool + Send + Sync>;
+
+/// Serves one connection until its client goes.
+fn serve(mut stream: UnixStream, answers: &Answers) -> Option<()> {
+    let mut conn = ServerConn::new();
+    let mut received = Vec::new();
+    loop {
+        let mut output = Vec::new();
+        if conn.take_output(&mut output) {
+            stream.write_all(&output).ok()?;
+        }
+        let step = conn
+            .feed(&received)
+            .expect("a client that keeps the protocol");
+        received.drain(..step.consumed);
+        match step.event {
+            Some(Event::WantExport { .. }) => conn.export_answer(Ok(export())).unwrap(),
+            Some(Event::Request(request)) => {
+                while let Wants::Payload(left) = conn.wants() {
+                    if received.is_empty() {
+                        receive(&mut stream, &mut received)?;
+                    }
+                    let count = received.len().min(left as usize);
+                    received.drain(..count);
+                    conn.payload_received(count as u32);
+                }
+                if answers(&request) {
+                    let mut head = [0; 64];
+                    let length = match request.command {
+                        Command::Read => conn.read_reply(&request, &mut head),
+                        _ => conn.done_reply(&request, &mut head),
+                    };
+                    stream.write_all(&head[..length]).ok()?;
+                    if request.command == Command::Read {
+                        stream.write_all(&vec![0; request.length as usize]).ok()?;
+                    }
+                }
+            }
+            Some(Event::Finished) => return None,
+            Some(_) => {}
+            None => receive(&mut stream, &mut received)?,
+        }
+    }
+}
+
+fn receive(stream: &mut UnixStream, into: &mut Vec<u8>) -> Option<()> {
+    let mut piece = [0; 65536];
+    let count = stream.read(&mut piece).ok().filter(|count| *count > 0)?;
+    into.extend_from_slice(&piece[..count]);
+    Some(())
+}
+
+/// Listens, and serves the first connection by `first`, all others by `later`.
+fn listen(path: &Path, first: Answers, later: Answers) {
+    let listener = UnixListener::bind(path).unwrap();
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let answers = if number == 0 { &first } else { &later }.clone();
+            std::thread::spawn(move || serve(stream.unwrap(), &answers));
+        }
+    });
+}
+
+#[derive(Debug)]
+struct Teller(mpsc::Sender<How>);
+
+impl Waiter for Teller {
+    fn may_begin(&self) -> bool {
+        true
+    }
+
+    fn gave_up(&mut self) {}
+
+    fn ended(self: Box<Self>, how: How) {
+        // A test that is over does not listen.
+        let _ = self.0.send(how);
+    }
+}
+
+fn submit(port: &Port, op: Op, offset: u64) -> mpsc::Receiver<How> {
+    let (sender, receiver) = mpsc::channel();
+    port.submit(Job {
+        op,
+        offset,
+        length: BLOCK as u64,
+        buffer: Some((Arc::new(Buffer::new(BLOCK)), 0)),
+        waiter: Box::new(Teller(sender)),
+    });
+    receiver
+}
+
+/// The server's machine loses power, and is back before the client hears of it: an old connection
+/// is silent, a new one finds a server that has forgotten what it had not flushed.
+#[test]
+fn a_flush_by_a_server_that_has_forgotten_the_write_does_not_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let restarted = Arc::new(Volatile::default());
+    let came_back = Arc::new((Mutex::new(false), Condvar::new()));
+    let first: Answers = {
+        let came_back = came_back.clone();
+        Arc::new(move |request| {
+            if request.command != Command::Write {
+                return false;
+            }
+            // Answered before the power was lost; it is read when the new connection is there,
+            // if there is to be one.
+            let (is_back, wake) = &*came_back;
+            let waited = wake.wait_timeout_while(
+                is_back.lock().unwrap(),
+                Duration::from_millis(500),
+                |is_back| !*is_back,
+            );
+            drop(waited);
+            true
+        })
+    };
+    let later: Answers = {
+        let (restarted, came_back) = (restarted.clone(), came_back.clone());
+        Arc::new(move |request| {
+            *came_back.0.lock().unwrap() = true;
+            came_back.1.notify_all();
+            match request.command {
+                Command::Write => restarted.written.lock().unwrap().push(*request),
+                Command::Flush => *restarted.flushes.lock().unwrap() += 1,
+                _ => {}
+            }
+            true
+        })
+    };
+    listen(&path, first, later);
+    let uri = format!("nbd+unix:///?socket={}&timeout-ms=700", path.display());
+    let port = Port::open(Address::parse(&uri).unwrap(), 0).unwrap();
+    let mut reads: Vec<_> = (0..10)
+        .map(|block| submit(&port, Op::Read, block * BLOCK as u64))
+        .collect();
+    let write = submit(&port, Op::Write, 0);
+    // More than one connection takes: another would be made.
+    reads.extend((0..80).map(|block| submit(&port, Op::Read, block * BLOCK as u64)));
+    assert_eq!(write.recv_timeout(PATIENCE), Ok(How::Done(0)));
+    assert_eq!(
+        restarted.written.lock().unwrap().len(),
+        1,
+        "it has the write"
+    );
+    assert!(*restarted.flushes.lock().unwrap() > 0, "and flushed it");
+    for read in reads {
+        assert_eq!(read.recv_timeout(PATIENCE), Ok(How::Done(0)));
+    }
+}
