@@ -39,6 +39,7 @@ __all__ = [
     "inspect_container",
     "latency_bucket",
     "latency_bucket_ns",
+    "name_log",
     "nbd_list_exports",
     "remove_container",
 ]
@@ -102,7 +103,9 @@ and from a `DataPlane` alone:
     ("want_export", token, name)
     ("want_list", token)
     ("question_gone", token)                the host that asked has gone
-    ("unused", disk)                        its last connection has closed
+    ("unused", disk, given)                 its last connection has closed
+    ("latency", request, rows)              answers `ask_latency`
+    ("io_faulted", io, request), ("io_answered", io, cause, errno, took_ns)     see `trace_io`
 """
 
 @final
@@ -213,6 +216,15 @@ class DataPlane:
         `segue.wire.messages`), sum of times and longest in ns, buckets, their counts.
         """
 
+    def trace_io(self) -> None:
+        """Tells from now on of each host I/O that raises a fault, and how it ended, in events
+
+            ("io_faulted", io, request)
+            ("io_answered", io, cause, errno, took_ns)      of what met anything on its way
+
+        io: connection, cookie, disk, operation, offset, length.
+        """
+
     def export_answer(
         self, token: int, errno: int, disk: int, size_bytes: int, block_bytes: int, read_only: bool
     ) -> None:
@@ -235,6 +247,9 @@ class DataPlane:
 
 def boottime_ns() -> int:
     """CLOCK_BOOTTIME."""
+
+def name_log(process: str) -> None:
+    """Gives native threads' lines of log time, level and this name of the process, for good."""
 
 LATENCY_BUCKETS: int
 

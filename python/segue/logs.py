@@ -33,6 +33,10 @@ def set_up_logs(process: str, level: str = "info") -> None:
     """Send all logs of this process to stderr; `level` is a name such as "info" or "debug"."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine(process))
+    # Takes a while to load, which verbs that only ask the API need not wait for.
+    from segue import _native  # noqa: PLC0415
+
+    _native.name_log(process)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -8,15 +8,17 @@
 //!
 //! Decisions live in `segue-map` and `segue-nbd`; here is whatever waits, blocks or is shared.
 
-use std::io::Write as _;
-
 pub mod buffer;
 pub mod client;
 pub mod container;
+mod log;
 pub mod plane;
 pub mod pool;
 pub mod serve;
 pub mod sys;
+
+pub(crate) use log::log;
+pub use log::name_log;
 
 /// Runs `body`; a panic in it ends the process, once it has been reported.
 ///
@@ -26,22 +28,6 @@ pub fn abort_on_panic(body: impl FnOnce()) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
         std::process::abort();
     }
-}
-
-/// One line on stderr, where the agent's own log goes, whatever is quoted in it.
-///
-/// A log that cannot be written (its disk may be full) stops nobody.
-pub(crate) fn log(text: std::fmt::Arguments<'_>) {
-    let mut line = String::from("segue: ");
-    for character in text.to_string().chars() {
-        if character.is_control() {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    line.push('\n');
-    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// CRC-32C (Castagnoli) of `data`, going on from `crc` (0 to begin).

@@ -25,15 +25,24 @@ pub enum Cause {
     Failed = 6,
 }
 
+/// What a host I/O that is not answered yet has met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The host I/O.
+    pub token: u64,
+    /// What it met.
+    pub cause: Cause,
+    /// The fault that was raised for it, with [`Cause::Faulted`]; else 0.
+    pub request: u64,
+}
+
 /// How many causes there are.
 pub const CAUSES: usize = 7;
 
 impl Engine {
-    /// The next note: the token of a host I/O that is not answered yet, and what it has met.
-    ///
-    /// To be taken until there is none after every call, before its effects.
+    /// The next note; to be taken until there is none after every call, before its effects.
     #[inline]
-    pub fn poll_note(&mut self) -> Option<(u64, Cause)> {
+    pub fn poll_note(&mut self) -> Option<Note> {
         self.notes.pop()
     }
 
@@ -46,9 +55,19 @@ impl Engine {
 
     /// Notes what the host I/O of a piece has met.
     pub(crate) fn note(&mut self, piece: u32, cause: Cause) {
+        self.note_fault(piece, cause, 0);
+    }
+
+    /// The same, of a fault.
+    pub(crate) fn note_fault(&mut self, piece: u32, cause: Cause, request: u64) {
         let host = &self.hosts[self.pieces[piece].host];
         if host.life == Life::Waiting {
-            self.notes.push((host.token, cause));
+            let token = host.token;
+            self.notes.push(Note {
+                token,
+                cause,
+                request,
+            });
         }
     }
 }

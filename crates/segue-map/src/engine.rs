@@ -10,7 +10,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use crate::blocking::Blocker;
-use crate::cause::Cause;
+use crate::cause::Note;
 use crate::control::Control;
 use crate::disk::Disk;
 use crate::errno::{EINVAL, ENOSPC, EPERM, ESHUTDOWN, Errno};
@@ -144,7 +144,7 @@ pub struct Engine {
     /// Hosts with pieces held back, of which others have finished in this call.
     pub(crate) going_on: Vec<u32>,
     /// For the driver to measure by.
-    pub(crate) notes: Vec<(u64, Cause)>,
+    pub(crate) notes: Vec<Note>,
     pub(crate) effects: VecDeque<Effect>,
     pub(crate) events: VecDeque<Event>,
 }

@@ -31,7 +31,7 @@ mod slab;
 mod start;
 pub mod table;
 
-pub use cause::{CAUSES, Cause};
+pub use cause::{CAUSES, Cause, Note};
 pub use control::{BlockRun, ContainerSpec, Control, EntryRun};
 pub use engine::{Config, Engine, HostOp, PIECES_AT_ONCE, Stats, host_flags};
 pub use entry::Entry;

@@ -203,7 +203,7 @@ impl Engine {
         );
         self.pieces[piece].state = State::Faulted(request);
         self.count_bytes(piece);
-        self.note(piece, Cause::Faulted);
+        self.note_fault(piece, Cause::Faulted, request);
         self.events.push_back(Event::Fault(info));
     }
 

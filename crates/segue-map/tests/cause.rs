@@ -17,9 +17,10 @@ fn noting() -> Rig {
 /// The dearest note of the I/O 1; no other has one.
 fn noted(rig: &mut Rig) -> Option<Cause> {
     let mut dearest = None;
-    while let Some((token, cause)) = rig.engine.poll_note() {
-        assert_eq!(token, 1);
-        dearest = dearest.max(Some(cause));
+    while let Some(note) = rig.engine.poll_note() {
+        assert_eq!(note.token, 1);
+        assert_eq!(note.request != 0, note.cause == Cause::Faulted);
+        dearest = dearest.max(Some(note.cause));
     }
     dearest
 }
@@ -39,7 +40,9 @@ fn clean_io_is_not_noted() {
 fn a_fault_is_noted_when_raised() {
     let mut rig = noting();
     rig.write(1, 0, BLOCK);
-    assert_eq!(noted(&mut rig), Some(Cause::Faulted));
+    let request = rig.fault().request;
+    let note = rig.engine.poll_note().expect("a note");
+    assert_eq!((note.cause, note.request), (Cause::Faulted, request));
     rig.tick(50);
     assert_eq!(noted(&mut rig), None, "its host was answered");
 }

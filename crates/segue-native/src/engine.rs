@@ -113,7 +113,7 @@ impl Engine {
 
     fn notes(&mut self) -> Vec<(u64, u8)> {
         core::iter::from_fn(|| self.engine.poll_note())
-            .map(|(token, cause)| (token, cause as u8))
+            .map(|note| (note.token, note.cause as u8))
             .collect()
     }
 

@@ -6,8 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use segue_io::plane::{BUCKETS, Export, LatencyRow, Plane, PlaneEvent, bucket_floor_ns, bucket_of};
+use segue_io::plane::{
+    BUCKETS, Export, IoTrace, LatencyRow, Plane, PlaneEvent, bucket_floor_ns, bucket_of,
+};
 use segue_map::Config;
+use segue_nbd::server::Command;
 
 use crate::messages::{control_from_py, event_to_py};
 use crate::storage::os_error;
@@ -16,8 +19,15 @@ use crate::storage::os_error;
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<DataPlane>()?;
     module.add("LATENCY_BUCKETS", BUCKETS)?;
+    module.add_function(wrap_pyfunction!(name_log, module)?)?;
     module.add_function(wrap_pyfunction!(latency_bucket, module)?)?;
     module.add_function(wrap_pyfunction!(latency_bucket_ns, module)?)
+}
+
+/// Native threads' lines of log get time, level and this name of the process.
+#[pyfunction]
+fn name_log(process: &str) {
+    segue_io::name_log(process);
 }
 
 /// The bucket that a time in ns is counted in.
@@ -110,6 +120,12 @@ impl DataPlane {
         self.plane.ask_latency(request, disk);
     }
 
+    /// From now on tell of host I/O that faults: ``("io_faulted", io, request)`` and
+    /// ``("io_answered", io, cause, errno, took_ns)``.
+    fn trace_io(&self) {
+        self.plane.trace_io();
+    }
+
     /// Answer a ``want_export``; with `errno` 0 the disk is served.
     #[pyo3(signature = (token, errno, disk, size_bytes, block_bytes, read_only))]
     fn export_answer(
@@ -170,6 +186,26 @@ impl DataPlane {
     }
 }
 
+fn io_dict<'py>(py: Python<'py>, io: &IoTrace) -> PyResult<Bound<'py, PyDict>> {
+    let operation = match io.command {
+        Command::Read => "read",
+        Command::Write => "write",
+        Command::Flush => "flush",
+        Command::Trim => "trim",
+        Command::Cache => "cache",
+        Command::WriteZeroes => "write_zeroes",
+        Command::BlockStatus => "status",
+    };
+    let dict = PyDict::new(py);
+    dict.set_item("connection", io.connection)?;
+    dict.set_item("cookie", io.cookie)?;
+    dict.set_item("disk", io.disk)?;
+    dict.set_item("operation", operation)?;
+    dict.set_item("offset", io.offset)?;
+    dict.set_item("length", io.length)?;
+    Ok(dict)
+}
+
 type LatencyTuple = (u8, u8, u64, u64, Vec<u32>, Vec<u64>);
 
 fn latency_tuple(row: LatencyRow) -> LatencyTuple {
@@ -195,6 +231,15 @@ fn plane_event_to_py(py: Python<'_>, event: PlaneEvent) -> PyResult<Option<Bound
             let rows: Vec<_> = rows.into_iter().map(latency_tuple).collect();
             ("latency", request, rows).into_pyobject(py)?
         }
+        PlaneEvent::IoFaulted(io, request) => {
+            ("io_faulted", io_dict(py, &io)?, request).into_pyobject(py)?
+        }
+        PlaneEvent::IoAnswered {
+            io,
+            cause,
+            errno,
+            took_ns,
+        } => ("io_answered", io_dict(py, &io)?, cause, errno, took_ns).into_pyobject(py)?,
         PlaneEvent::Stopped => return Ok(None),
     }))
 }

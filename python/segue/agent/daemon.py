@@ -22,6 +22,7 @@ from urllib.parse import quote
 from segue import _native
 from segue.agent.config import AgentConfig
 from segue.agent.session import Phase, Session
+from segue.agent.trace import Trace
 from segue.controller.ports import LinkClosed
 from segue.wire.link import Address, Link, connect
 from segue.wire.messages import ControllerMessage, decode_from_controller
@@ -53,6 +54,9 @@ class Agent:
             host_timeout_ns=timeout_ns or None,
         )
         listens = [self._listen(Address.parse(text)) for text in config.listen]
+        self._trace = Trace(config.name, incarnation) if log.isEnabledFor(logging.DEBUG) else None
+        if self._trace is not None:
+            self._plane.trace_io()
         self._session = Session(self._plane, config.name, incarnation, listens)
         self._link: Link[ControllerMessage] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -153,6 +157,8 @@ class Agent:
             while True:
                 self._flush()
                 for message in await link.receive_batch():
+                    if self._trace is not None:
+                        self._trace.received(message)
                     session.handle(message, _native.boottime_ns())
                 if not welcomed and session.phase is Phase.UP:
                     welcomed = True
@@ -175,6 +181,8 @@ class Agent:
         for event in self._plane.events():
             if event[0] == "lease_ended":
                 log.warning("event=lease_ended")
+            if self._trace is not None:
+                self._trace.told(event)
             self._session.plane_event(event, now)
         self._flush()
 

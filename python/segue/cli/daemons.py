@@ -59,6 +59,15 @@ parent_option = click.option(
     show_default=True,
     help="Fold the log into pages when it has grown so much.",
 )
+@click.option(
+    "--slow-fault",
+    "slow_fault_s",
+    type=float,
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Log where the time of a fault went that took so long; 0: of every fault.",
+)
 @log_option
 @parent_option
 def controller(
@@ -67,6 +76,7 @@ def controller(
     lease_s: float,
     segment_bytes: int,
     checkpoint_log_bytes: int,
+    slow_fault_s: float,
     log_level: str,
     with_parent: bool,
 ) -> None:
@@ -84,6 +94,7 @@ def controller(
             lease_s=lease_s,
             segment_bytes=segment_bytes,
             checkpoint_log_bytes=checkpoint_log_bytes,
+            slow_fault_s=slow_fault_s,
         ),
     )
     set_up_logs("controller", log_level)

@@ -70,6 +70,8 @@ def check_settings(settings: Settings) -> None:
         raise ConfigError(
             f"a lease lasts {SHORTEST_LEASE_S:g} s to {LONGEST_LEASE_S:.0f} s, not {lease_s:g}"
         )
+    if not math.isfinite(settings.slow_fault_s) or settings.slow_fault_s < 0:
+        raise ConfigError(f"a slow fault takes 0 s or more, not {settings.slow_fault_s:g}")
     if settings.checkpoint_log_bytes < MIN_CHECKPOINT_LOG_BYTES:
         raise ConfigError(f"the log grows to {MIN_CHECKPOINT_LOG_BYTES} bytes at least")
 

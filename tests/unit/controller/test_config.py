@@ -37,6 +37,13 @@ def test_a_lease_shorter_than_anybody_can_renew_is_refused() -> None:
         Server(ControllerConfig("/nowhere", settings=Settings(lease_s=0.1)))
 
 
+@pytest.mark.parametrize("slow_fault_s", [float("nan"), float("inf"), -0.1])
+def test_what_is_no_time_for_a_slow_fault_is_refused(slow_fault_s: float) -> None:
+    check_settings(Settings(slow_fault_s=0.0))
+    with pytest.raises(ConfigError, match="a slow fault takes"):
+        check_settings(Settings(slow_fault_s=slow_fault_s))
+
+
 @pytest.mark.parametrize("address", ["tcp://0.0.0.0:7", "tcp://[::]:7", "tcp://example.net:7"])
 def test_an_address_others_reach_needs_a_flag(address: str) -> None:
     with pytest.raises(ConfigError, match="--insecure"):

@@ -120,6 +120,9 @@ impl DataThread {
 
     /// Acts upon the engine's events and passes them on.
     pub(super) fn take_engine_events(&mut self) {
+        if !self.executor.traces.told.is_empty() {
+            self.outbox.push_all(self.executor.traces.told.drain(..));
+        }
         if self.executor.events.is_empty() {
             return;
         }

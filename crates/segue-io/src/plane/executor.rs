@@ -13,6 +13,7 @@ use super::latency::Latencies;
 use super::stats::Stats;
 use super::task::{Completions, Ended, LeaseGuard, Said, Task, What};
 use super::tokens::{ConnKey, HostIo, Tokens};
+use super::trace::Traces;
 use crate::buffer::{Buffer, Buffers};
 use crate::container::ZeroHow;
 use crate::pool::Pool;
@@ -59,6 +60,7 @@ pub(super) struct Executor {
     pub(super) events: Vec<Event>,
     pub(super) stats: Arc<Stats>,
     pub(super) latencies: Latencies,
+    pub(super) traces: Traces,
 }
 
 impl Executor {
@@ -81,6 +83,7 @@ impl Executor {
             events: Vec::new(),
             stats,
             latencies: Latencies::default(),
+            traces: Traces::default(),
         })
     }
 
@@ -239,9 +242,12 @@ impl Executor {
     // What goes out ---------------------------------------------------------------------------
 
     fn pump_events(&mut self) {
-        while let Some((token, cause)) = self.engine.poll_note() {
-            if let Some(io) = self.tokens.get(token) {
-                io.cause = io.cause.max(cause);
+        while let Some(note) = self.engine.poll_note() {
+            if let Some(io) = self.tokens.get(note.token) {
+                io.cause = io.cause.max(note.cause);
+                if note.request != 0 {
+                    self.traces.faulted(io, note.request);
+                }
             }
         }
         while let Some(event) = self.engine.poll_event() {
@@ -309,17 +315,13 @@ impl Executor {
                 }
             }
             Effect::StatusReply { token, extents } => {
-                if let Some(HostIo {
-                    conn,
-                    request,
-                    buffer,
-                    ..
-                }) = self.tokens.remove(token)
-                {
+                if let Some(io) = self.tokens.remove(token) {
+                    let took_ns = self.engine.now().saturating_sub(io.begun_ns);
+                    self.traces.answered(&io, 0, took_ns);
                     self.answers.push(Answered {
-                        conn,
-                        request,
-                        buffer,
+                        conn: io.conn,
+                        request: io.request,
+                        buffer: io.buffer,
                         errno: 0,
                         extents,
                     });
@@ -372,7 +374,9 @@ impl Executor {
         let extents = Vec::new();
         if in_use {
             if let Some(io) = self.tokens.get(token) {
-                count(&mut self.latencies, self.engine.now(), io);
+                let took_ns = self.engine.now().saturating_sub(io.begun_ns);
+                self.latencies.count(io, took_ns);
+                self.traces.answered(io, errno, took_ns);
                 io.cancel();
                 let (conn, request) = (io.conn, io.request);
                 self.answers.push(Answered {
@@ -384,7 +388,9 @@ impl Executor {
                 });
             }
         } else if let Some(io) = self.tokens.remove(token) {
-            count(&mut self.latencies, self.engine.now(), &io);
+            let took_ns = self.engine.now().saturating_sub(io.begun_ns);
+            self.latencies.count(&io, took_ns);
+            self.traces.answered(&io, errno, took_ns);
             self.answers.push(Answered {
                 conn: io.conn,
                 request: io.request,
@@ -394,13 +400,6 @@ impl Executor {
             });
         }
     }
-}
-
-/// Counts how long an I/O took whose answer the engine has just given.
-#[inline]
-fn count(latencies: &mut Latencies, now: u64, io: &HostIo) {
-    let took_ns = now.saturating_sub(io.begun_ns);
-    latencies.count(io.disk, io.request.command, io.cause, took_ns);
 }
 
 #[cfg(test)]

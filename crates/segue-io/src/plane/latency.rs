@@ -11,6 +11,8 @@
 use segue_map::{CAUSES, Cause};
 use segue_nbd::server::Command;
 
+use super::tokens::HostIo;
+
 /// Buckets to an octave, as a power of two.
 const SUB_BITS: u32 = 4;
 const SUB: u64 = 1 << SUB_BITS;
@@ -97,9 +99,14 @@ impl Latencies {
         }
     }
 
-    /// Counts one host I/O that was answered, if there is a table.
+    /// Counts a host I/O whose answer the engine has just given, if there is a table.
     #[inline]
-    pub(super) fn count(&mut self, disk: u32, command: Command, cause: Cause, took_ns: u64) {
+    pub(super) fn count(&mut self, io: &HostIo, took_ns: u64) {
+        self.add(io.disk, io.request.command, io.cause, took_ns);
+    }
+
+    #[inline]
+    fn add(&mut self, disk: u32, command: Command, cause: Cause, took_ns: u64) {
         let Some(operation) = operation_of(command) else {
             return;
         };
@@ -198,11 +205,11 @@ mod tests {
         let mut latencies = Latencies::default();
         latencies.begin(9);
         latencies.begin(3);
-        latencies.count(9, Command::Read, Cause::Clean, 1000);
-        latencies.count(9, Command::Read, Cause::Clean, 3000);
-        latencies.count(9, Command::Write, Cause::DoWrite, 5);
-        latencies.count(9, Command::BlockStatus, Cause::Clean, 5);
-        latencies.count(3, Command::Flush, Cause::Clean, 7);
+        latencies.add(9, Command::Read, Cause::Clean, 1000);
+        latencies.add(9, Command::Read, Cause::Clean, 3000);
+        latencies.add(9, Command::Write, Cause::DoWrite, 5);
+        latencies.add(9, Command::BlockStatus, Cause::Clean, 5);
+        latencies.add(3, Command::Flush, Cause::Clean, 7);
         let rows = latencies.rows(9);
         assert_eq!(rows.len(), 2);
         let read = &rows[0];
@@ -214,7 +221,7 @@ mod tests {
         latencies.forget(9);
         assert!(latencies.rows(9).is_empty());
         assert_eq!(latencies.rows(3).len(), 1);
-        latencies.count(9, Command::Read, Cause::Clean, 1000);
+        latencies.add(9, Command::Read, Cause::Clean, 1000);
         assert!(latencies.rows(9).is_empty(), "a host that stayed on");
     }
 }

@@ -10,6 +10,7 @@ use segue_map::{Control, Event};
 use super::latency::LatencyRow;
 use super::listener::Listener;
 use super::opening::Opened;
+use super::trace::IoTrace;
 use crate::sys::EventFd;
 
 /// The answer to a question about an export.
@@ -33,6 +34,7 @@ pub(super) enum Message {
     SetLease(u64),
     EndLease,
     ListFaults,
+    TraceIo,
     /// Request and disk.
     AskLatency(u64, u32),
     /// The errno is not 0.
@@ -78,6 +80,19 @@ pub enum PlaneEvent {
         request: u64,
         /// By operation and cause; empty if there is no table of the disk.
         rows: Vec<LatencyRow>,
+    },
+    /// A host I/O raised a fault, of this request.
+    IoFaulted(IoTrace, u64),
+    /// A host I/O that met anything on its way was answered.
+    IoAnswered {
+        /// Which.
+        io: IoTrace,
+        /// A [`segue_map::Cause`].
+        cause: u8,
+        /// To the host; 0: done.
+        errno: i32,
+        /// From its arrival.
+        took_ns: u64,
     },
     /// The data thread has ended after `shutdown`; nothing comes after this.
     Stopped,

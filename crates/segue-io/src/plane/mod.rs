@@ -26,6 +26,7 @@ mod stats;
 mod task;
 mod thread;
 mod tokens;
+mod trace;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -41,6 +42,7 @@ pub use mailbox::{Export, PlaneEvent};
 use mailbox::{Inbox, Message, Outbox};
 pub use stats::Stats;
 use thread::DataThread;
+pub use trace::IoTrace;
 
 /// See the module's text. Dropping it stops the data thread at once.
 #[derive(Debug)]
@@ -114,6 +116,11 @@ impl Plane {
     /// Asks for the event `Latency`: how long the host I/O of a disk took.
     pub fn ask_latency(&self, request: u64, disk: u32) {
         self.inbox.push(Message::AskLatency(request, disk));
+    }
+
+    /// From now on events tell of each host I/O that faults, and how it ended.
+    pub fn trace_io(&self) {
+        self.inbox.push(Message::TraceIo);
     }
 
     /// Answers `WantExport`; `Err` is an errno, not 0.

@@ -188,6 +188,7 @@ impl DataThread {
                     self.openings.cancel();
                     self.executor.list_faults();
                 }
+                Message::TraceIo => self.executor.traces.on = true,
                 Message::AskLatency(request, disk) => {
                     let rows = self.executor.latencies.rows(disk);
                     self.outbox.push(PlaneEvent::Latency { request, rows });
