@@ -73,13 +73,30 @@ class Pacing:
             pace.looking = True
             # Agents are asked: nobody waits for that here.
             self._c.spawn(self._look(pace, job, row.row.latency_us * 1000))
-        rate = min(row.bandwidth or FASTEST, pace.rate)
+        rate = self._rate(job)
         if rate >= FASTEST:
             return
         begin_ns = max(pace.due_ns, now_ns - BURST_NS)
         pace.due_ns = begin_ns + length_bytes * SECOND_NS // rate
         if begin_ns > now_ns:
             await asyncio.sleep(self._c.seconds(begin_ns - now_ns))
+
+    def ahead_s(self, job: int, length_bytes: int) -> float:
+        """For how long the job's rate is used up by what it has taken and so many bytes more.
+
+        Not above 0: it lags behind its rate, or has none.
+        """
+        pace, rate = self._paces.get(job), self._rate(job)
+        if pace is None or rate >= FASTEST:
+            return 0.0
+        ahead_ns = max(pace.due_ns - self._c.clock.now_ns(), -BURST_NS)
+        return self._c.seconds(ahead_ns + length_bytes * SECOND_NS // rate)
+
+    def _rate(self, job: int) -> int:
+        """Bytes a second that the operator and hosts' latency allow."""
+        row, pace = self._c.table.jobs.get(job), self._paces.get(job)
+        bandwidth = row.bandwidth if row is not None else 0
+        return min(bandwidth or FASTEST, pace.rate if pace is not None else FASTEST)
 
     async def _look(self, pace: Pace, job: int, bound_ns: int) -> None:
         """Learns what hosts felt lately, and changes the rate if an interval has ended."""

@@ -89,10 +89,26 @@ def test_bandwidth_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert BURST_NS < SECOND_NS
 
 
+def test_a_job_knows_when_its_rate_is_used_up() -> None:
+    async def main() -> None:
+        world = World(JobMade(1, "move", 1, 1, 0, 0, 100 * MIB))
+        pacing = Pacing(cast("Controller", world))
+        assert pacing.ahead_s(1, 0) <= 0, "nothing was taken"
+        await pacing.take(1, 50 * MIB)
+        burst_s = BURST_NS / SECOND_NS
+        assert pacing.ahead_s(1, 0) == pytest.approx(0.5 - burst_s)
+        assert pacing.ahead_s(1, 10 * MIB) == pytest.approx(0.6 - burst_s)
+        world.now += 2 * SECOND_NS
+        assert pacing.ahead_s(1, 10 * MIB) == pytest.approx(0.1 - burst_s), "it may catch up so far"
+
+    asyncio.run(main())
+
+
 def test_without_a_limit_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     world, [rate] = run(monkeypatch, JobMade(1, "move", 1, 1, 0, 0, 0), (9_000_000, 500))
     assert rate == pytest.approx(1000)
     assert world.asked == 0
+    assert Pacing(cast("Controller", world)).ahead_s(1, MIB) == 0
 
 
 def test_a_job_slows_down_while_hosts_wait_and_recovers(monkeypatch: pytest.MonkeyPatch) -> None:

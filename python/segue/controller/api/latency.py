@@ -61,5 +61,6 @@ def _row(kind: Kind, histogram: Histogram) -> LatencyInfo:
         p50_us=percentile_us(50),
         p99_us=percentile_us(99),
         p999_us=percentile_us(99.9),
+        p9999_us=percentile_us(99.99),
         max_us=histogram.max_ns / 1000,
     )

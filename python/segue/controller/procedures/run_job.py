@@ -1,10 +1,11 @@
 """A job's work: one extent after another, some at once, until nothing is left to move (section 5).
 
 The job walks over the segments it is for, ascending, and begins the movement of each that does not
-lie where it should (`movement.py`), `extents_at_once` at the most; `complete.py` copies and ends
-them.  What has to be passed over (an incomplete extent, a lost agent that may still write there, a
-full destination) is met again on the next round, when something has changed.  A round that finds
-nothing left is the end: containers that a disk has left go from its flush set, the job is over.
+lie where it should (`movement.py`), `extents_at_once` at the most, and no more than its rate needs;
+`complete.py` copies and ends them.  What has to be passed over (an incomplete extent, a lost agent
+that may still write there, a full destination) is met again on the next round, when something has
+changed.  A round that finds nothing left is the end: containers that a disk has left go from its
+flush set, the job is over.
 Where a container fails, what is under way is tried again for as long as that lasts, no more than
 `extents_at_once` are begun, and the job says what it waits for.
 
@@ -87,6 +88,7 @@ async def _round(c: Controller, run: JobRun) -> tuple[int, set[Begun]]:
         while not run.cancelled and not _has_room(c, run):
             run.waits_for = _troubles(c, run) if _stuck(c, run) else ""
             await something_changed(c, run)
+        await _lagging(c, run, disk.segment_bytes)
         if run.cancelled or Begun.FULL in run.passed:
             break
         run.pending[origin] -= 1
@@ -103,6 +105,19 @@ def _has_room(c: Controller, run: JobRun) -> bool:
     most = c.settings.extents_at_once
     stuck = len(run.extents & c.background.trouble.keys())
     return stuck < most and len(run.under_way) - stuck < most
+
+
+async def _lagging(c: Controller, run: JobRun, segment_bytes: int) -> None:
+    """Returns when those under way do not use up the job's rate.
+
+    An extent under way makes hosts' writes to it wait for the controller; what is not begun yet
+    costs them nothing.
+    """
+    while run.under_way and not run.cancelled:
+        ahead_s = c.pacing.ahead_s(run.row.job, run.beginning * segment_bytes)
+        if ahead_s <= 0:
+            return
+        await something_changed(c, run, min(ahead_s, LOOK_AGAIN_S))
 
 
 def _spawn(c: Controller, run: JobRun, work: Coroutine[Any, Any, None]) -> None:
@@ -229,7 +244,7 @@ def _share(c: Controller, run: JobRun, number: int, more: int = 0) -> float:
     return (container.space.used + run.pending[number] + more) / container.row.segments
 
 
-async def something_changed(c: Controller, run: JobRun) -> None:
+async def something_changed(c: Controller, run: JobRun, longest_s: float = LOOK_AGAIN_S) -> None:
     """Returns when work of it has ended, space appeared, it was cancelled, or after a while."""
     run.wake.clear()
     waiting = [
@@ -237,7 +252,7 @@ async def something_changed(c: Controller, run: JobRun) -> None:
         asyncio.ensure_future(c.background.space_changed()),
     ]
     try:
-        await asyncio.wait(waiting, timeout=LOOK_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, timeout=longest_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for each in waiting:
             each.cancel()
