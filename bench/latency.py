@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from servers import Server
 
+IO_BYTES = 4096
 LEAD_S = 0.5
 """The load runs so long before and after what it is to feel."""
 
@@ -64,7 +65,7 @@ def while_doing(
     act: Callable[[], Any],
 ) -> Felt:
     """4 KiB random I/O within the first `extent_bytes` while `act` lasts, and a bit longer."""
-    words = [f"{load}/load", server.address, f"{server.pid}", operation, "random", "4096"]
+    words = [f"{load}/load", server.address, f"{server.pid}", operation, "random", f"{IO_BYTES}"]
     words += [f"{depth}", "0", "1", f"{extent_bytes}", str(trace)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
         time.sleep(LEAD_S)

@@ -1,129 +1,93 @@
 """What a host feels of data that moves (design, section 9, and issue 4, section 6).
 
-Beside: the same load on the same disk at rest, beside an independent copier of the same rate,
-beside a movement; and QEMU's own server at rest, under a blockdev-mirror in the background, and
-under one that blocks writes.  Hot: I/O that hits nothing but four segments, which move to and fro.
+The same load on the same disk at rest, beside an independent copier of the same rate, beside a
+movement; and QEMU's own server at rest, beside that copier, under a blockdev-mirror in the
+background, and under one that blocks writes.
 
 All containers and files are opened with O_DIRECT, on one file system.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
+import statistics
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from latency import Felt, boottime_ns, while_doing
+from latency import IO_BYTES, Felt, while_doing
+from moving import Copier, Mover, agent_of, disk_on_two, stored_bytes
 from qmp import Monitor
-from servers import MIB, Server, build_load, fill, write_file
+from servers import MIB, Server, build_load, write_file
 
-from segue.installation import Installation, wait_until
+from segue.installation import wait_until
 
 SIZE_BYTES = 256 * MIB
 RATE = 100 * MIB
 """Bytes a second of copier, movement and mirror."""
+MIRROR_FACTOR = 4
+"""A mirror that is not done in so many times what its rate says is given up."""
 DEPTH = 4
-HOT_SEGMENTS = 4
-SEGMENT_MIB = (1, 4, 16, 64)
-FLUSH_EACH_BYTES = 16 * MIB
-ALIGN = 4096
 SLICE_NS = 50_000_000
 
 Figures = dict[str, Any]
-
-
-@contextmanager
-def disk_on_two(folder: Path, segment_mib: int, size_bytes: int) -> Iterator[Installation]:
-    """An installation of two containers and a disk, written once; it lies in container "a"."""
-    args = ["--segment-size", f"{segment_mib}M"]
-    with Installation(folder / "data", args) as made:
-        made.start_controller()
-        made.start_agent("bench")
-        room_bytes = size_bytes + 4 * segment_mib * MIB
-        for name in ("a", "b"):
-            uri = f"file://{folder}/{name}"
-            made.client.add_container(name, uri, room_bytes, cache="direct")
-            if name == "a":
-                made.client.create_disk("disk", size_bytes)
-                fill(made.socket("bench"), "disk", size_bytes)
-        yield made
-
-
-def agent_of(made: Installation) -> Server:
-    """Where the disk is served."""
-    return Server(f"{made.socket('bench')}#disk", made.agents["bench"].pid)
-
-
-class Mover:
-    """Moves the whole disk between the two containers, and waits for it."""
-
-    def __init__(self, made: Installation, poll_s: float) -> None:
-        self._made = made
-        self._poll_s = poll_s
-        self._at_b = False
-
-    def move(self, bandwidth: int) -> None:
-        """To the other container; 0: as fast as it goes."""
-        self._at_b = not self._at_b
-        to = "b" if self._at_b else "a"
-        job = self._made.client.move_disk("disk", to, bandwidth=bandwidth)
-        while job.state in ("running", "waiting"):
-            time.sleep(self._poll_s)
-            job = self._made.client.job(job.job)
-        if job.state != "done":
-            raise RuntimeError(f"the job {job.state}: {job.reason}")
-
-
-def copy(source: Path, target: Path, size_bytes: int, rate: int) -> None:
-    """The independent copier: 1 MiB at a time, past the page cache, flushed now and then."""
-    buffer = memoryview(aligned(MIB))
-    begun = time.monotonic()
-    flags = os.O_RDWR | os.O_DIRECT
-    reads, writes = os.open(source, flags), os.open(target, flags | os.O_CREAT)
-    for at in range(0, size_bytes, MIB):
-        time.sleep(max(0.0, begun + at / rate - time.monotonic()))
-        os.preadv(reads, [buffer], at)
-        os.pwritev(writes, [buffer], at)
-        if (at + MIB) % FLUSH_EACH_BYTES == 0:
-            os.fdatasync(writes)
-    os.close(reads)
-    os.close(writes)
-
-
-def aligned(size_bytes: int) -> Any:
-    """Memory that O_DIRECT takes."""
-    memory = np.empty(size_bytes + ALIGN, dtype=np.uint8)
-    skip = -memory.ctypes.data % ALIGN
-    return memory[skip : skip + size_bytes].data
+Found = dict[str, list[Felt]]
 
 
 def beside(folder: Path, load: Path, rounds: int) -> tuple[Figures, dict[str, Felt]]:
     """At rest, beside the copier, beside a movement; each in every round."""
-    found: dict[str, list[Felt]] = {}
-    trace = folder / "trace"
-    write_file(folder / "copied", SIZE_BYTES)
-    write_file(folder / "copy", SIZE_BYTES)
+    found: Found = {}
+    written: dict[str, list[int]] = {}
+    copier = Copier(folder / "copied", folder / "copy", SIZE_BYTES)
     with disk_on_two(folder, 1, SIZE_BYTES) as made:
         server, mover = agent_of(made), Mover(made, 0.02)
+        pids = made.controller.pid, server.pid
         acts: dict[str, Callable[[], Any]] = {
             "at rest": lambda: time.sleep(SIZE_BYTES / RATE),
-            "copier": lambda: copy(folder / "copied", folder / "copy", SIZE_BYTES, RATE),
+            "copier": lambda: copier.copy(RATE),
             "movement": lambda: mover.move(RATE),
         }
         for operation in ("write", "read") * rounds:
             for name, act in acts.items():
-                felt = while_doing(load, server, operation, DEPTH, SIZE_BYTES, trace, act)
-                found.setdefault(f"{operation}, {name}", []).append(felt)
-    figures = {name: [felt_figures(felt) for felt in felts] for name, felts in found.items()}
-    return figures, {name: felts[-1] for name, felts in found.items()}
+                feel(load, server, operation, name, act, folder, pids, (found, written))
+    return figures_of(found, written), {name: felts[-1] for name, felts in found.items()}
+
+
+def feel(
+    load: Path,
+    server: Server,
+    operation: str,
+    name: str,
+    act: Callable[[], Any],
+    folder: Path,
+    pids: tuple[int, ...],
+    into: tuple[Found, dict[str, list[int]]],
+) -> None:
+    """One act beside one load, and what the processes had written meanwhile."""
+    wrote: list[int] = []
+
+    def counted() -> None:
+        begun = stored_bytes(pids)
+        act()
+        wrote.append(stored_bytes(pids) - begun)
+
+    felt = while_doing(load, server, operation, DEPTH, SIZE_BYTES, folder / "trace", counted)
+    into[0].setdefault(f"{operation}, {name}", []).append(felt)
+    into[1].setdefault(f"{operation}, {name}", []).extend(wrote)
+
+
+def figures_of(found: Found, written: dict[str, list[int]]) -> Figures:
+    """Of every round: percentiles, and bytes written beyond the host's own for each byte moved."""
+    figures: Figures = {}
+    for name, felts in found.items():
+        figures[name] = [felt_figures(felt) for felt in felts]
+        for each, felt, bytes_ in zip(figures[name], felts, written[name], strict=True):
+            own = len(felt.during.rows) * IO_BYTES if name.startswith("write") else 0
+            each["extra_per_byte"] = round((bytes_ - own) / SIZE_BYTES, 3)
+    return figures
 
 
 def felt_figures(felt: Felt) -> Figures:
@@ -134,9 +98,11 @@ def felt_figures(felt: Felt) -> Figures:
 
 
 def mirror(folder: Path, load: Path, rounds: int) -> tuple[Figures, dict[str, Felt]]:
-    """QEMU's storage daemon at rest, and under its mirror in both ways of copying."""
-    found: dict[str, list[Felt]] = {}
+    """QEMU's server at rest, beside the copier, under its mirror in both ways of copying."""
+    found: Found = {}
+    written: dict[str, list[int]] = {}
     sockets = folder / "qsd.sock", folder / "qmp.sock"
+    copier = Copier(folder / "copied", folder / "copy", SIZE_BYTES)
     for name in ("one", "two"):
         write_file(folder / name, SIZE_BYTES)
     words = [
@@ -150,21 +116,21 @@ def mirror(folder: Path, load: Path, rounds: int) -> tuple[Figures, dict[str, Fe
     with subprocess.Popen(words) as running:
         wait_until("qemu-storage-daemon", lambda: all(path.exists() for path in sockets))
         server, monitor = Server(str(sockets[0]), running.pid), Monitor(sockets[1])
-        for _ in range(rounds):
-            for name in ("at rest", "background", "write-blocking"):
-                act = (
-                    (lambda: time.sleep(SIZE_BYTES / RATE))
-                    if name == "at rest"
-                    else (lambda name=name: mirrored(monitor, folder, name))
-                )
-                felt = while_doing(load, server, "write", DEPTH, SIZE_BYTES, folder / "trace", act)
-                found.setdefault(f"write, {name}", []).append(felt)
-                if name != "at rest":
+        acts: dict[str, Callable[[], Any]] = {
+            "at rest": lambda: time.sleep(SIZE_BYTES / RATE),
+            "copier": lambda: copier.copy(RATE),
+            "background": lambda: mirrored(monitor, folder, "background"),
+            "write-blocking": lambda: mirrored(monitor, folder, "write-blocking"),
+        }
+        for operation in ("write", "read") * rounds:
+            for name, act in acts.items():
+                pids, into = (running.pid,), (found, written)
+                feel(load, server, operation, name, act, folder, pids, into)
+                if name in ("background", "write-blocking"):
                     unmirror(monitor)
         monitor.close()
         running.terminate()
-    figures = {name: [felt_figures(felt) for felt in felts] for name, felts in found.items()}
-    return figures, {name: felts[-1] for name, felts in found.items()}
+    return figures_of(found, written), {name: felts[-1] for name, felts in found.items()}
 
 
 def node(name: str, folder: Path) -> str:
@@ -192,15 +158,13 @@ def mirrored(monitor: Monitor, folder: Path, way: str) -> None:
         speed=RATE,
         copy_mode=way,
     )
-    limit = threading.Timer(4 * SIZE_BYTES / RATE, lambda: None)
-    limit.start()
+    end = time.monotonic() + MIRROR_FACTOR * SIZE_BYTES / RATE
     # In the background it may never be done under load: each write makes a block dirty again.
-    while limit.is_alive():
+    while time.monotonic() < end:
         jobs = monitor.call("query_block_jobs")
         if jobs and jobs[0]["ready"]:
             break
         time.sleep(0.02)
-    limit.cancel()
 
 
 def unmirror(monitor: Monitor) -> None:
@@ -209,72 +173,6 @@ def unmirror(monitor: Monitor) -> None:
     while monitor.call("query_block_jobs"):
         time.sleep(0.02)
     monitor.call("blockdev_del", node_name="two")
-
-
-def hot(folder: Path, load: Path, segment_mib: int, seconds: float) -> Figures:
-    """Four segments, and no I/O but to them, while they move to and fro as fast as they can."""
-    size_bytes = HOT_SEGMENTS * segment_mib * MIB
-    figures: Figures = {}
-    folder = folder / f"hot-{segment_mib}"
-    folder.mkdir()
-    with disk_on_two(folder, segment_mib, size_bytes) as made:
-        server, mover = agent_of(made), Mover(made, 0.005)
-        for operation in ("write", "read"):
-            spans: list[tuple[int, int]] = []
-
-            def to_and_fro(spans: list[tuple[int, int]] = spans) -> None:
-                end = time.monotonic() + seconds
-                while time.monotonic() < end:
-                    begun_ns = boottime_ns()
-                    mover.move(0)
-                    spans.append((begun_ns, boottime_ns()))
-
-            trace = folder / "trace"
-            felt = while_doing(load, server, operation, 1, size_bytes, trace, to_and_fro)
-            moving = [felt.trace.within(*span).rows for span in spans]
-            at_rest = felt.trace.within(0, felt.begun_ns)
-            figures[operation] = {
-                "moving": type(felt.trace)(np.concatenate(moving)).percentiles(),
-                "at rest": at_rest.percentiles(),
-                "moves": len(spans),
-                "move_s": round(sum(end - begun for begun, end in spans) / len(spans) / 1e9, 3),
-            }
-    return figures
-
-
-def units(folder: Path) -> Figures:
-    """What the aim is counted in: a data flush, a durable commit, one piece copied."""
-    file = folder / "unit"
-    write_file(file, 64 * MIB)
-    descriptor = os.open(file, os.O_RDWR | os.O_DIRECT)
-    page, piece = aligned(ALIGN), aligned(MIB)
-    store = sqlite3.connect(folder / "unit.db", isolation_level=None)
-    store.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; CREATE TABLE t(v)")
-
-    def flush(at: int) -> None:
-        os.pwritev(descriptor, [page], at % 64 * MIB)
-        os.fdatasync(descriptor)
-
-    def copied(at: int) -> None:
-        os.preadv(descriptor, [piece], at % 64 * MIB)
-        os.pwritev(descriptor, [piece], (at + 7) % 64 * MIB)
-
-    def commit(at: int) -> None:
-        store.execute("INSERT INTO t VALUES (?)", (at,))
-
-    acts: dict[str, Callable[[int], None]] = {"flush": flush, "commit": commit, "piece": copied}
-    figures = {}
-    for name, act in acts.items():
-        took = []
-        for at in range(300):
-            begun = time.perf_counter_ns()
-            act(at)
-            took.append((time.perf_counter_ns() - begun) / 1e3)
-        figures[name] = {"p50_us": round(float(np.median(took)), 1)}
-        figures[name]["p99_us"] = round(float(np.percentile(took, 99)), 1)
-    store.close()
-    os.close(descriptor)
-    return figures
 
 
 def timeline(felt: Felt) -> Figures:
@@ -293,21 +191,51 @@ def timeline(felt: Felt) -> Figures:
     return figures
 
 
-def measure(rounds: int, seconds: float) -> Figures:
+def measure(rounds: int) -> Figures:
     """All of it."""
     load = build_load()
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="segue-bench-") as name:
         folder = Path(name)
-        figures: Figures = {"units": units(folder)}
+        figures: Figures = {}
         figures["beside"], felt = beside(folder, load, rounds)
         figures["mirror"], mirrored_felt = mirror(folder, load, rounds)
-        figures["hot"] = {f"{size} MiB": hot(folder, load, size, seconds) for size in SEGMENT_MIB}
     shown = {
-        "Segue, 4 KiB writes; shaded: the disk moves at 100 MiB/s": felt["write, movement"],
-        "Segue, 4 KiB writes; shaded: an independent copier at 100 MiB/s": felt["write, copier"],
-        "QEMU, 4 KiB writes; shaded: blockdev-mirror, write-blocking, 100 MiB/s": mirrored_felt[
+        "Segue, 4 KiB writes; shaded: the disk moves": felt["write, movement"],
+        "Segue, 4 KiB writes; shaded: an independent copier": felt["write, copier"],
+        "QEMU, 4 KiB writes; shaded: mirror, in the background": mirrored_felt["write, background"],
+        "QEMU, 4 KiB writes; shaded: mirror, write-blocking": mirrored_felt[
             "write, write-blocking"
         ],
+        "Segue, 4 KiB reads; shaded: the disk moves": felt["read, movement"],
     }
     figures["timelines"] = {name: timeline(each) for name, each in shown.items()}
     return figures
+
+
+def markdown(figures: Figures) -> str:
+    """A table: medians of the rounds, the p99 with its range."""
+    lines = ["| | IOPS | p50 us | p99 us | p99.9 us | max us | written per byte moved | s |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for who, rows in (("Segue", figures["beside"]), ("QEMU", figures["mirror"])):
+        for name, rounds in rows.items():
+            middle = {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
+            p99 = [each["p99_us"] for each in rounds]
+            moves = not name.endswith(("rest", "copier"))
+            cells = [
+                f"{middle['iops']:,.0f}",
+                f"{middle['p50_us']:,.0f}",
+                f"{middle['p99_us']:,.0f} ({min(p99):,.0f}-{max(p99):,.0f})",
+                f"{middle['p999_us']:,.0f}",
+                f"{max(each['max_us'] for each in rounds):,.0f}",
+                f"{middle['extra_per_byte']:.2f}" if moves else "",
+                f"{middle['seconds']:.1f}",
+            ]
+            lines.append(f"| {who}, {name} | {' | '.join(cells)} |")
+    for operation in ("write", "read"):
+        move, copy = (figures["beside"][f"{operation}, {what}"] for what in ("movement", "copier"))
+        found = [m["p99_us"] / c["p99_us"] for m, c in zip(move, copy, strict=True)]
+        lines.append(
+            f"\np99 of {operation}s, movement to copier, by round: "
+            f"{statistics.median(found):.2f} ({min(found):.2f}-{max(found):.2f})"
+        )
+    return "\n".join(lines)

@@ -16,13 +16,17 @@ from pathlib import Path
 
 import controller_faults
 import data_path
+import hot
 import machine
 import movement
 import restart
 import standing
+import written
 from servers import BENCH
 
 Row = Callable[[int, float], object]
+SAMPLES = 1_000_000
+"""Of I/Os to moving segments, where they are fastest."""
 
 
 def io_row(cache: str) -> Row:
@@ -56,11 +60,23 @@ def back(rounds: int, _seconds: float) -> object:
     return shown(restart.measure(rounds))
 
 
-def moved(rounds: int, seconds: float) -> object:
+def moved(rounds: int, _seconds: float) -> object:
     """What hosts feel while data moves."""
-    figures = movement.measure(min(rounds, 3), 4 * seconds)
-    shown({name: value for name, value in figures.items() if name != "timelines"})
+    figures = movement.measure(min(rounds, 3))
+    print(movement.markdown(figures))
     return figures
+
+
+def hit(_rounds: int, seconds: float) -> object:
+    """I/Os that hit a moving segment."""
+    figures = hot.measure(12 * seconds, SAMPLES)
+    print(hot.markdown(figures))
+    return figures
+
+
+def bytes_written(_rounds: int, _seconds: float) -> object:
+    """Bytes written for each byte moved."""
+    return shown(written.measure())
 
 
 def shown(figures: object) -> object:
@@ -77,6 +93,8 @@ ROWS: dict[str, Row] = {
     "idle": idle,
     "restart": back,
     "movement": moved,
+    "hot": hit,
+    "written": bytes_written,
 }
 
 

@@ -21,6 +21,7 @@ class LatencyInfo(msgspec.Struct, frozen=True):
     p50_us: float
     p99_us: float
     p999_us: float
+    p9999_us: float
     max_us: float
 
 
