@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any, NamedTuple
 
 import numpy as np
-from latency import Trace, boottime_ns, while_doing
+from latency import IO_BYTES, Trace, boottime_ns, while_doing
 from moving import ALIGN, Copier, Mover, agent_of, aligned, disk_on_two, room_bytes
 from servers import MIB, build_load, write_file
 
@@ -31,7 +32,7 @@ UNIT_FILE_BYTES = 64 * MIB
 UNIT_SAMPLES = 300
 SLOW_RATE = 50_000_000
 """Bytes a second of the slowed container."""
-LONGEST_FACTOR = 8
+LONGEST_FACTOR = 30
 """A case that is to have so many samples lasts at most so many times what it would otherwise."""
 
 Figures = dict[str, Any]
@@ -90,7 +91,9 @@ def disk_of(case: Case, folder: Path) -> Iterator[Installation]:
 
 
 def measure_case(folder: Path, load: Path, case: Case, seconds: float, samples: int) -> Figures:
-    """Writes, then reads; each until there were `samples`, but not longer than is sensible."""
+    """Writes, reads, and reads while another host writes; each until there were `samples`, but not
+    longer than is sensible.
+    """
     figures: Figures = {}
     folder = folder / f"{case.kind}-{case.segment_mib}"
     folder.mkdir()
@@ -98,7 +101,21 @@ def measure_case(folder: Path, load: Path, case: Case, seconds: float, samples: 
         mover = Mover(made, 0.005)
         for operation in ("write", "read"):
             figures[operation] = to_and_fro(made, mover, load, operation, seconds, samples)
+        with writing(load, made):
+            figures["read, others write"] = to_and_fro(made, mover, load, "read", seconds, 0)
     return figures
+
+
+@contextmanager
+def writing(load: Path, made: Installation) -> Iterator[None]:
+    """Another host, which writes 4 KiB at a time all over the disk, one after the other."""
+    server = agent_of(made)
+    words = [f"{load}/load", server.address, f"{server.pid}", "write", "random", f"{IO_BYTES}"]
+    with subprocess.Popen([*words, "1", "0", "2"], stdin=PIPE, stdout=PIPE) as running:
+        try:
+            yield
+        finally:
+            running.communicate()
 
 
 def to_and_fro(
@@ -236,7 +253,7 @@ def markdown(figures: Figures) -> str:
     for name, case in figures.items():
         for operation, found in case.items() if name != "units" else ():
             causes = found["by cause"]
-            waited = causes.get({"write": "do_write", "read": "split_read"}[operation])
+            waited = causes.get("do_write" if operation == "write" else "split_read")
             cells = [row(found["moving"]), row(waited), row(causes.get("faulted"))]
             lines.append(f"| {name} | {operation} | {' | '.join(cells)} | {found['move_s']} |")
     return "\n".join(lines)

@@ -26,6 +26,8 @@ from servers import MIB, Server, build_load, write_file
 from segue.installation import wait_until
 
 SIZE_BYTES = 256 * MIB
+LARGER_BYTES = 1024 * MIB
+"""Of a second disk, of which a fourth as much is under way at a time."""
 RATE = 100 * MIB
 """Bytes a second of copier, movement and mirror."""
 MIRROR_FACTOR = 4
@@ -37,12 +39,15 @@ Figures = dict[str, Any]
 Found = dict[str, list[Felt]]
 
 
-def beside(folder: Path, load: Path, rounds: int) -> tuple[Figures, dict[str, Felt]]:
-    """At rest, beside the copier, beside a movement; each in every round."""
+def beside(
+    folder: Path, load: Path, operations: tuple[str, ...], size_bytes: int
+) -> tuple[Figures, dict[str, Felt]]:
+    """At rest, beside the copier, beside a movement; each with every operation."""
     found: Found = {}
     written: dict[str, list[int]] = {}
-    copier = Copier(folder / "copied", folder / "copy", SIZE_BYTES)
-    with disk_on_two(folder, 1, SIZE_BYTES) as made:
+    folder.mkdir(exist_ok=True)
+    copier = Copier(folder / "copied", folder / "copy", size_bytes)
+    with disk_on_two(folder, 1, size_bytes) as made:
         server, mover = agent_of(made), Mover(made, 0.02)
         pids = made.controller.pid, server.pid
         acts: dict[str, Callable[[], Any]] = {
@@ -50,19 +55,21 @@ def beside(folder: Path, load: Path, rounds: int) -> tuple[Figures, dict[str, Fe
             "copier": lambda: copier.copy(RATE),
             "movement": lambda: mover.move(RATE),
         }
-        for operation in ("write", "read") * rounds:
+        for operation in operations:
             for name, act in acts.items():
-                feel(load, server, operation, name, act, folder, pids, (found, written))
-    return figures_of(found, written), {name: felts[-1] for name, felts in found.items()}
+                feel(load, server, operation, size_bytes, name, act, pids, (found, written))
+    return figures_of(found, written, size_bytes), {
+        name: felts[-1] for name, felts in found.items()
+    }
 
 
 def feel(
     load: Path,
     server: Server,
     operation: str,
+    size_bytes: int,
     name: str,
     act: Callable[[], Any],
-    folder: Path,
     pids: tuple[int, ...],
     into: tuple[Found, dict[str, list[int]]],
 ) -> None:
@@ -74,19 +81,21 @@ def feel(
         act()
         wrote.append(stored_bytes(pids) - begun)
 
-    felt = while_doing(load, server, operation, DEPTH, SIZE_BYTES, folder / "trace", counted)
+    with tempfile.NamedTemporaryFile() as trace:
+        path = Path(trace.name)
+        felt = while_doing(load, server, operation, DEPTH, size_bytes, path, counted)
     into[0].setdefault(f"{operation}, {name}", []).append(felt)
     into[1].setdefault(f"{operation}, {name}", []).extend(wrote)
 
 
-def figures_of(found: Found, written: dict[str, list[int]]) -> Figures:
+def figures_of(found: Found, written: dict[str, list[int]], size_bytes: int) -> Figures:
     """Of every round: percentiles, and bytes written beyond the host's own for each byte moved."""
     figures: Figures = {}
     for name, felts in found.items():
         figures[name] = [felt_figures(felt) for felt in felts]
         for each, felt, bytes_ in zip(figures[name], felts, written[name], strict=True):
             own = len(felt.during.rows) * IO_BYTES if name.startswith("write") else 0
-            each["extra_per_byte"] = round((bytes_ - own) / SIZE_BYTES, 3)
+            each["extra_per_byte"] = round((bytes_ - own) / size_bytes, 3)
     return figures
 
 
@@ -125,12 +134,13 @@ def mirror(folder: Path, load: Path, rounds: int) -> tuple[Figures, dict[str, Fe
         for operation in ("write", "read") * rounds:
             for name, act in acts.items():
                 pids, into = (running.pid,), (found, written)
-                feel(load, server, operation, name, act, folder, pids, into)
+                feel(load, server, operation, SIZE_BYTES, name, act, pids, into)
                 if name in ("background", "write-blocking"):
                     unmirror(monitor)
         monitor.close()
         running.terminate()
-    return figures_of(found, written), {name: felts[-1] for name, felts in found.items()}
+    last = {name: felts[-1] for name, felts in found.items()}
+    return figures_of(found, written, SIZE_BYTES), last
 
 
 def node(name: str, folder: Path) -> str:
@@ -197,7 +207,9 @@ def measure(rounds: int) -> Figures:
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="segue-bench-") as name:
         folder = Path(name)
         figures: Figures = {}
-        figures["beside"], felt = beside(folder, load, rounds)
+        both = ("write", "read") * rounds
+        figures["beside"], felt = beside(folder / "disk", load, both, SIZE_BYTES)
+        figures["larger"], _ = beside(folder / "larger", load, ("write",), LARGER_BYTES)
         figures["mirror"], mirrored_felt = mirror(folder, load, rounds)
     shown = {
         "Segue, 4 KiB writes; shaded: the disk moves": felt["write, movement"],
@@ -216,7 +228,8 @@ def markdown(figures: Figures) -> str:
     """A table: medians of the rounds, the p99 with its range."""
     lines = ["| | IOPS | p50 us | p99 us | p99.9 us | max us | written per byte moved | s |"]
     lines.append("|---|---|---|---|---|---|---|---|")
-    for who, rows in (("Segue", figures["beside"]), ("QEMU", figures["mirror"])):
+    kinds = {"Segue": "beside", "Segue, 1 GiB": "larger", "QEMU": "mirror"}
+    for who, rows in ((who, figures[kind]) for who, kind in kinds.items()):
         for name, rounds in rows.items():
             middle = {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
             p99 = [each["p99_us"] for each in rounds]
