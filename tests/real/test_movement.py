@@ -1,6 +1,6 @@
 """A filesystem with PostgreSQL at work moves from storage to storage; then it is checked.
 
-File, nbdkit, loop device: each drained into the next while clients commit, then
+File, nbdkit, loop device, `segue serve`: each drained into the next while clients commit, then
 killed, unmounted, caches dropped, mounted again.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -101,6 +102,16 @@ def loop_device(place: Path) -> Iterator[str]:
         remove_loop_device(device)
 
 
+@contextlib.contextmanager
+def segue_serve(place: Path) -> Iterator[str]:
+    """Another machine's file behind `segue serve`."""
+    path, socket = sparse(place / "serve.storage"), place / "serve.sock"
+    words = [sys.executable, "-m", "segue.cli", "serve", str(path), "--listen", f"unix://{socket}"]
+    with ended(subprocess.Popen(words, stdout=subprocess.DEVNULL)):
+        wait_until("segue serve", socket.exists)
+        yield f"nbd+unix:///?socket={socket}"
+
+
 def sparse(path: Path) -> Path:
     """A new file of holes."""
     with open(path, "wb") as out:
@@ -121,5 +132,6 @@ def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
 STORAGES: dict[str, Callable[[Path], contextlib.AbstractContextManager[str]]] = {
     "nbdkit": nbdkit,
     "loop": loop_device,
+    "serve": segue_serve,
 }
 """In the order of the moves."""
