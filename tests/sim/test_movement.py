@@ -84,6 +84,19 @@ def test_a_disk_moves_while_two_agents_write_it(stage: Build) -> None:
     end(s)
 
 
+def test_an_empty_disk_moves_as_well(stage: Build) -> None:
+    """There is nothing to move, but what hosts write from now on goes there."""
+    s = stage(media=TWO, settings=SLOW)
+    host = through(s, 0)
+    assert done(s, host, "read", 0, 8) == 0
+    ask(s, move_disk, "vd0", "m1")
+    s.wait(lambda: no_job(s), "the job does not end")
+    assert s.checks.replica.table.disks[1].containers == [2]
+    written(s, host)
+    assert lies(s) == {2: 4}
+    end(s)
+
+
 def test_the_controller_dies_again_and_again(stage: Build) -> None:
     """Each term goes on from what is durable."""
     s = stage(media=TWO, settings=SLOW)

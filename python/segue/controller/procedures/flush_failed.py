@@ -13,6 +13,7 @@ of the container does not while a mark is being made (`Controller.marking`).
 from __future__ import annotations
 
 import asyncio
+import logging
 from errno import EIO
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ from segue.wire.messages import ContainerFailed, Failure
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
+
+log = logging.getLogger("segue.controller.flush_failed")
 
 
 async def container_failed(c: Controller, peer: Peer, message: ContainerFailed) -> None:
@@ -127,6 +130,9 @@ async def _mark(c: Controller, number: int, errno: int) -> list[int]:
         d.disk for d in c.table.disks.values() if number in d.containers and number not in d.failed
     )
     if disks:
+        names = ",".join(c.table.disks[disk].name for disk in disks)
+        where = c.table.containers[number].row.name
+        log.warning("event=flush_failed container=%s errno=%d disks=%s", where, errno, names)
         c.marking[number] += 1
         try:
             await c.commit(*(FlushFailed(disk, number, errno) for disk in disks))

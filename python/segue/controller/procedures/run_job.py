@@ -20,10 +20,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from segue import failpoints
-from segue.controller.procedures.first_write import may_hold
+from segue.controller.procedures.first_write import NoPlace, extend_set, may_hold
 from segue.controller.procedures.flush_set import shrink_set
 from segue.controller.procedures.movement import Begun, begin_movement
 from segue.controller.record import container_of
@@ -62,6 +63,7 @@ async def run_job(c: Controller, run: JobRun) -> None:
     while run.under_way and not (run.cancelled and _stuck(c, run) and _written(c, run)):
         await something_changed(c, run)
     if not failure and not run.cancelled:
+        await _join_container(c, run)
         await _leave_containers(c, run)
     outcome = "cancelled" if run.cancelled else "failed" if failure else "done"
     failpoints.hit("job.ending")
@@ -256,6 +258,19 @@ async def something_changed(c: Controller, run: JobRun, longest_s: float = LOOK_
     finally:
         for each in waiting:
             each.cancel()
+
+
+async def _join_container(c: Controller, run: JobRun) -> None:
+    """A disk that had nothing to move goes along: what it writes first is put there."""
+    row = run.row
+    if row.kind != "move" or row.count:
+        return
+    async with c.locks.hold(("disk", row.disk), exclusive=False):
+        disk = c.table.disks.get(row.disk)
+        if disk is None or row.container in disk.containers or not may_hold(c, disk, row.container):
+            return
+        with suppress(NoPlace):
+            await extend_set(c, disk, row.container)
 
 
 async def _leave_containers(c: Controller, run: JobRun) -> None:
