@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from segue import failpoints
 from segue.controller.changes import Attached, Detached, TableMade
 from segue.controller.peer import Peer, PeerLost, PeerState, SessionLost
-from segue.controller.procedures.first_write import may_share
+from segue.controller.placement import may_share
 from segue.controller.restrict import delete_table, invalidate_table
 from segue.controller.table import Disk
 from segue.wire.messages import (

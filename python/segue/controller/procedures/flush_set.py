@@ -1,4 +1,7 @@
-"""Taking a container out of a disk's flush set, once nothing of the disk is there (section 3).
+"""A disk's flush set grows before anything is put there, shrinks when nothing is (section 3).
+
+Growing: every agent is told first, then the larger set is committed, then a location there may be
+granted.  Shrinking:
 
 1. Nothing of the disk lies there, neither an extent nor a source: so no agent holds an entry for it
    (whatever took the last of them away has made it invalid, blocking), and nobody writes there.
@@ -16,12 +19,29 @@ from typing import TYPE_CHECKING
 
 from segue import failpoints
 from segue.controller.changes import DiskContainers
+from segue.controller.placement import NoPlace, may_share
 from segue.controller.procedures.flush_failed import copier_flush
 from segue.controller.restrict import extend_containers
 from segue.controller.table import Disk
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
+
+
+async def extend_set(c: Controller, disk: Disk, container: int) -> None:
+    """Takes the container into the disk's flush set; raises `NoPlace`."""
+    async with c.locks.hold(("containers", disk.disk), exclusive=True):
+        if container in disk.containers:
+            return
+        if not may_share(c, disk, container) and len(c.peers_of(disk.disk)) > 1:
+            raise NoPlace
+        # Durable means told: a new term grants there at once (every commit is all it knows).
+        c.extending[disk.disk] = [container]
+        try:
+            await extend_containers(c, disk.disk)
+            await c.commit(DiskContainers(disk.disk, [*disk.containers, container]))
+        finally:
+            del c.extending[disk.disk]
 
 
 async def shrink_set(c: Controller, number: int, container: int) -> bool:

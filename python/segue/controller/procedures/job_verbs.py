@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from segue.controller.changes import ContainerDraining
 from segue.controller.jobs import DRAIN, MOVE, REBALANCE, JobRun
 from segue.controller.pacing import FASTEST
-from segue.controller.procedures.first_write import may_share
+from segue.controller.placement import may_share
 from segue.controller.procedures.verbs import Refusal, container_called, disk_called
 
 if TYPE_CHECKING:

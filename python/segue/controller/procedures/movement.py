@@ -34,8 +34,9 @@ from typing import TYPE_CHECKING
 
 from segue import failpoints
 from segue.controller.changes import MovementBegun
-from segue.controller.procedures.first_write import NoPlace, extend_set, give_back, may_hold
-from segue.controller.record import container_of, location_of
+from segue.controller.placement import NoPlace, give_back, may_hold, take_destination
+from segue.controller.procedures.flush_set import extend_set
+from segue.controller.record import container_of
 from segue.controller.restrict import agents_reached, forbid_writes
 from segue.controller.table import Disk
 
@@ -107,16 +108,3 @@ async def _begin(
     failpoints.hit("movement.begun")
     c.background.complete_later(extent)
     return Begun.BEGUN
-
-
-def take_destination(c: Controller, disk: Disk, targets: Sequence[int]) -> tuple[int, bool] | None:
-    """Reserves a location for a movement: (location, used before), or None; unclean ones first."""
-    for number in targets:
-        if not may_hold(c, disk, number):
-            continue
-        space = c.table.containers[number].space
-        for clean in (False, True):
-            found = space.take(clean)
-            if found is not None:
-                return location_of(number, found[0]), found[1]
-    return None

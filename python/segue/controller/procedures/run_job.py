@@ -24,8 +24,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from segue import failpoints
-from segue.controller.procedures.first_write import NoPlace, extend_set, may_hold
-from segue.controller.procedures.flush_set import shrink_set
+from segue.controller.placement import NoPlace, may_hold
+from segue.controller.procedures.flush_set import extend_set, shrink_set
 from segue.controller.procedures.movement import Begun, begin_movement
 from segue.controller.record import container_of
 from segue.controller.table import Disk
