@@ -26,7 +26,6 @@ from segue.controller import fences
 from segue.controller.agents import serve_agent, watch
 from segue.controller.changes import (
     AnyChange,
-    ContainerAdded,
     InstallationMade,
     TermBegun,
 )
@@ -39,11 +38,8 @@ from segue.controller.locks import BlockRanges, Locks
 from segue.controller.pacing import Pacing
 from segue.controller.peer import Peer
 from segue.controller.ports import Clock, Link, Stamp, Storage
-from segue.controller.procedures import verbs
 from segue.controller.procedures.background import Background
 from segue.controller.procedures.flush_failed import CopierFlushes, last_flush
-from segue.controller.procedures.remove_container import remove_container
-from segue.controller.procedures.resize import resize_disk
 from segue.controller.settings import SECOND_NS, Settings
 from segue.controller.table import Disk, Table, container_spec
 from segue.controller.waits import Waits
@@ -232,45 +228,6 @@ class Controller:
     async def serve(self, link: Link) -> None:
         """Serves one agent's link until it ends."""
         await serve_agent(self, link)
-
-    # Verbs (procedures/verbs.py) ----------------------------------------------------------------
-
-    async def add_container(
-        self,
-        name: str,
-        uri: str,
-        size_bytes: int = 0,
-        cache: str | None = None,
-        segment_bytes: int | None = None,
-    ) -> ContainerAdded:
-        """Makes storage at `uri` into a container; raises `Refusal`."""
-        return await verbs.add_container(self, name, uri, size_bytes, cache, segment_bytes)
-
-    async def remove_container(self, name: str) -> None:
-        """Takes an empty container out of the pool; raises `Refusal`."""
-        await remove_container(self, name)
-
-    async def create_disk(
-        self,
-        name: str,
-        size_bytes: int,
-        block_bytes: int = 4096,
-        segment_bytes: int | None = None,
-    ) -> Disk:
-        """Makes a thin disk, all zero; raises `Refusal`."""
-        return await verbs.create_disk(self, name, size_bytes, block_bytes, segment_bytes)
-
-    async def resize_disk(self, name: str, size_bytes: int, force: bool = False) -> Disk:
-        """Gives a disk another size; raises `Refusal`."""
-        return await resize_disk(self, name, size_bytes, force)
-
-    async def delete_disk(self, name: str) -> None:
-        """Deletes a disk and frees its locations; raises `Refusal`."""
-        await verbs.delete_disk(self, name)
-
-    async def clear_error(self, name: str) -> None:
-        """Ends the flush errors of a disk; raises `Refusal`."""
-        await verbs.clear_error(self, name)
 
     # What procedures share ----------------------------------------------------------------------
 
