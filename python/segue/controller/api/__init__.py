@@ -53,6 +53,7 @@ def make_api(c: Controller) -> Litestar:
     app = Litestar(
         route_handlers=[Router("/v1", route_handlers=handlers)],
         exception_handlers=EXCEPTION_HANDLERS,
+        middleware=[_in_work(c)],
         openapi_config=OpenAPIConfig(
             title="Segue",
             version=segue.__version__,
