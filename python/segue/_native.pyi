@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypedDict, final, type_check_only
 from segue.wire.messages import Message
 
 __all__ = [
+    "CONTAINER_DATA_AT",
     "ENTRY_CONTAINER_SHIFT",
     "ENTRY_ERROR",
     "ENTRY_NO_WRITE",
@@ -35,6 +36,7 @@ __all__ = [
     "container_power_loss",
     "crc32c",
     "create_container",
+    "entry_decisions",
     "entry_pack",
     "inspect_container",
     "latency_bucket",
@@ -69,6 +71,12 @@ STATUS_ZERO: int
 
 def entry_pack(container: int, segment: int, no_write: bool = False) -> int:
     """The word of a location; `ValueError` or `OverflowError` where a number does not fit."""
+
+def entry_decisions(word: int) -> tuple[str, list[tuple[str, str]]]:
+    """The state of an entry, and the truth table's line for it: (kind of I/O, what it does).
+
+    In the words of docs/mapping.md.
+    """
 
 # The mapping engine ---------------------------------------------------------------------------
 
@@ -260,6 +268,9 @@ def latency_bucket_ns(bucket: int) -> int:
     """The shortest time of a bucket; of number LATENCY_BUCKETS: where the last one ends."""
 
 # Containers -----------------------------------------------------------------------------------
+
+CONTAINER_DATA_AT: int
+"""Byte of a container's storage where its segment 0 begins."""
 
 @type_check_only
 class ContainerHeader(TypedDict):

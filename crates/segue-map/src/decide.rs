@@ -37,6 +37,21 @@ impl OpClass {
         OpClass::TrimWhole,
         OpClass::TrimPart,
     ];
+
+    /// Its column's heading in `docs/mapping.md`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            OpClass::Read => "read",
+            OpClass::Write => "write",
+            OpClass::ZeroWholeHole => "zeroes, whole",
+            OpClass::ZeroWholeNoHole => "zeroes, whole, NO_HOLE",
+            OpClass::ZeroPartHole => "zeroes, part",
+            OpClass::ZeroPartNoHole => "zeroes, part, NO_HOLE",
+            OpClass::TrimWhole => "trim, whole",
+            OpClass::TrimPart => "trim, part",
+        }
+    }
 }
 
 /// What an entry is, for the decision: one line of the table.
@@ -81,6 +96,18 @@ impl EntryClass {
             EntryClass::Clean
         }
     }
+
+    /// Its line's heading in `docs/mapping.md`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            EntryClass::Invalid => "invalid",
+            EntryClass::Error => "error",
+            EntryClass::Zero => "zero",
+            EntryClass::NoWrite => "no_write",
+            EntryClass::Clean => "none",
+        }
+    }
 }
 
 /// What happens to a piece of I/O.
@@ -100,6 +127,22 @@ pub enum Action {
     FaultWrite,
     /// A map fault of operation DISCARD.
     FaultDiscard,
+}
+
+impl Action {
+    /// What `docs/mapping.md` calls it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::Go => "go",
+            Action::Zeroes => "zeroes",
+            Action::Done => "done",
+            Action::Fail => "EIO",
+            Action::FaultRead => "fault READ",
+            Action::FaultWrite => "fault WRITE",
+            Action::FaultDiscard => "fault DISCARD",
+        }
+    }
 }
 
 /// The truth table: lines are [`EntryClass`], columns [`OpClass`].

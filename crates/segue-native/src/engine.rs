@@ -3,6 +3,7 @@
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
+use segue_map::decide::{EntryClass, OpClass, decide};
 use segue_map::{Config, Effect, HostOp, IoKind, Src, entry, host_flags};
 
 use crate::messages::{control_from_py, event_to_py};
@@ -272,10 +273,20 @@ fn entry_pack(container: u16, segment: u64, no_write: bool) -> PyResult<u64> {
     Ok(segue_map::Entry::at(container, segment).0 | flags)
 }
 
+/// What each kind of I/O does on an entry: the entry's state, and the truth table's line for it,
+/// in the words of `docs/mapping.md`.
+#[pyfunction]
+fn entry_decisions(word: u64) -> (&'static str, Vec<(&'static str, &'static str)>) {
+    let entry = segue_map::Entry(word);
+    let line = OpClass::ALL.map(|class| (class.name(), decide(entry, class).name()));
+    (EntryClass::of(entry).name(), line.to_vec())
+}
+
 /// Adds the engine and the constants of entries and flags to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Engine>()?;
     module.add_function(wrap_pyfunction!(entry_pack, module)?)?;
+    module.add_function(wrap_pyfunction!(entry_decisions, module)?)?;
     module.add("ENTRY_VALID", entry::VALID)?;
     module.add("ENTRY_ERROR", entry::ERROR)?;
     module.add("ENTRY_ZERO", entry::ZERO)?;

@@ -20,6 +20,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(container_power_loss, module)?)?;
     module.add_function(wrap_pyfunction!(boottime_ns, module)?)?;
     module.add_function(wrap_pyfunction!(crc32c, module)?)?;
+    module.add("CONTAINER_DATA_AT", container::DATA_AT_BYTES)?;
     Ok(())
 }
 

@@ -15,6 +15,7 @@ from segue.cli.completion import completion
 from segue.cli.container import container
 from segue.cli.daemons import controller
 from segue.cli.disk import disk
+from segue.cli.explain import disk_explain
 from segue.cli.image import disk_export, disk_import
 from segue.cli.movement import job
 from segue.cli.options import Failed, data_option
@@ -91,3 +92,4 @@ for command in (
     main.add_command(command)
 disk.add_command(disk_import)
 disk.add_command(disk_export)
+disk.add_command(disk_explain)

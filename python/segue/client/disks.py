@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from segue.api.disks import CreateDisk, DiskDrawing, DiskInfo, DiskMap, RenameDisk, ResizeDisk
+from segue.api.explain import Explanation
 from segue.api.latency import DiskLatency
 from segue.client.agents import Agents
 from segue.client.connection import ApiError
@@ -62,6 +63,11 @@ class Disks(Agents):
     def disk_latency(self, name: str) -> DiskLatency:
         """How long the disk's hosts waited, by operation and cause."""
         return self.call("GET", f"disks/{quote(name, safe='')}/latency", DiskLatency)
+
+    def explain(self, name: str, offset_bytes: int) -> Explanation:
+        """The byte at that offset: which entry, where, why, and who is at it."""
+        path = f"disks/{quote(name, safe='')}/explain?offset={offset_bytes}"
+        return self.call("GET", path, Explanation)
 
     def disk_uris(self, name: str, agent: str | None = None) -> list[str]:
         """NBD URIs of the disk, at the agents that are there (or the one named)."""

@@ -27,6 +27,10 @@ class _Lock:
         self.exclusive = False
         self.waiters: deque[tuple[asyncio.Future[None], bool]] = deque()
 
+    def __str__(self) -> str:
+        mode = "exclusive" if self.exclusive else f"shared by {self.shared}"
+        return f"{mode}, {len(self.waiters)} waiting"
+
 
 class Locks:
     """Shared and exclusive locks by key."""
@@ -124,8 +128,12 @@ class Locks:
     def held(self) -> Iterator[tuple[Hashable, str]]:
         """Every lock that exists, and how it stands (`segue status`, the simulator)."""
         for key, lock in self._locks.items():
-            mode = "exclusive" if lock.exclusive else f"shared by {lock.shared}"
-            yield key, f"{mode}, {len(lock.waiters)} waiting"
+            yield key, str(lock)
+
+    def state(self, key: Hashable) -> str | None:
+        """How the lock stands, for people; None: nobody holds or wants it."""
+        lock = self._locks.get(key)
+        return None if lock is None else str(lock)
 
 
 @dataclass(slots=True, eq=False)

@@ -18,7 +18,9 @@ from segue.api.disks import (
     RenameDisk,
     ResizeDisk,
 )
+from segue.api.explain import Explanation
 from segue.controller import layout
+from segue.controller.api.explain import explain
 from segue.controller.controller import Controller
 from segue.controller.procedures import verbs
 from segue.controller.procedures.resize import resize_disk
@@ -87,8 +89,14 @@ def disk_routes(c: Controller) -> list[Any]:
         """Where the disk's segments lie, summed up in equal cells."""
         return await _disk_drawing(c, verbs.disk_called(c, name), cells)
 
+    @get("/disks/{name:str}/explain")
+    async def explain_offset(name: str, offset: Annotated[int, Parameter(ge=0)]) -> Explanation:
+        """One byte of the disk: which entry, where, why, and who is at it."""
+        return explain(c, verbs.disk_called(c, name), offset)
+
     return [
         map_disk,
+        explain_offset,
         draw_disk,
         list_disks,
         show_disk,

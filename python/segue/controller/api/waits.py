@@ -33,15 +33,12 @@ def waits(c: Controller) -> Waits:
     commands = [wait for work in c.waits.works for wait in work.waits if wait.kind == "answer"]
     commands.sort(key=lambda wait: wait.since_ns)
     return Waits(
-        faults=[_fault(c, fault, work, now_ns) for fault, work in faults[:MOST]],
+        faults=[fault_info(c, fault, work) for fault, work in faults[:MOST]],
         faults_unanswered=len(faults),
         commands=[_command(wait, now_ns) for wait in commands[:MOST]],
         commands_unanswered=len(commands),
         quarantines=_quarantines(c),
-        work=[
-            WorkInfo(str(work.what), _age_s(work.begun_ns, now_ns), _waits(c, work, now_ns))
-            for work in works[:MOST]
-        ],
+        work=[work_info(c, work) for work in works[:MOST]],
     )
 
 
@@ -137,7 +134,15 @@ def _waits(c: Controller, work: Work, now_ns: int) -> list[WaitInfo]:
     ]
 
 
-def _fault(c: Controller, fault: Fault, work: Work | None, now_ns: int) -> FaultInfo:
+def work_info(c: Controller, work: Work) -> WorkInfo:
+    """One thing under way."""
+    now_ns = c.clock.now_ns()
+    return WorkInfo(str(work.what), _age_s(work.begun_ns, now_ns), _waits(c, work, now_ns))
+
+
+def fault_info(c: Controller, fault: Fault, work: Work | None) -> FaultInfo:
+    """One unanswered fault; `work` answers it."""
+    now_ns = c.clock.now_ns()
     peer, message = fault.peer, fault.message
     age_s = _age_s(fault.begun_ns, now_ns)
     lease = WaitInfo("lease", f"the first lease of agent {peer.name}'s session", age_s)

@@ -1,5 +1,7 @@
 """A map fault, answered (design, section 5): which procedure it needs, and the locks it takes.
 
+`way_of` is this table:
+
     entry in the durable table    read           write            discard (whole segments)
     zero                          first touch    first write      first touch
     complete extent               first touch    first touch      discard
@@ -23,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import ExitStack, suppress
+from enum import Enum
 from errno import EINVAL, ESHUTDOWN
 from typing import TYPE_CHECKING
 
@@ -32,7 +35,7 @@ from segue.controller.procedures.do_split_read import do_split_read
 from segue.controller.procedures.do_write import close_source, do_write, whole_units
 from segue.controller.procedures.first_touch import first_touch
 from segue.controller.procedures.first_write import first_write
-from segue.controller.record import run_bits
+from segue.controller.record import Record, run_bits
 from segue.controller.table import Disk
 from segue.controller.waits import current_work
 from segue.wire.messages import Answer, Failure, Operation
@@ -44,6 +47,30 @@ log = logging.getLogger("segue.controller.fault")
 
 MOST_READ_SEGMENTS = 4096
 """An agent asks for the status of no more at once."""
+
+
+class Way(Enum):
+    """The procedure that a fault needs."""
+
+    FIRST_TOUCH = "first touch"
+    FIRST_WRITE = "first write"
+    CLOSE_SOURCE = "close source"
+    SPLIT_READ = "split read"
+    DO_WRITE = "do_write"
+    DISCARD = "discard"
+
+
+def way_of(extent: int, record: Record | None, operation: Operation) -> Way:
+    """See the module's table; `extent` 0: zero, `record`: the extent's if it is incomplete."""
+    if operation == Operation.DISCARD:
+        return Way.DISCARD if extent else Way.FIRST_TOUCH
+    if operation == Operation.READ:
+        return Way.FIRST_TOUCH if record is None or record.granted else Way.SPLIT_READ
+    if extent == 0:
+        return Way.FIRST_WRITE
+    if record is None:
+        return Way.FIRST_TOUCH
+    return Way.CLOSE_SOURCE if record.is_open else Way.DO_WRITE
 
 
 async def answer_fault(c: Controller, fault: Fault) -> None:
@@ -134,18 +161,17 @@ async def _answer_shared(c: Controller, fault: Fault, disk: Disk) -> bool:
     """What can be done with the segment held shared; False if it must be decided again."""
     message = fault.message
     extent = disk.map.get(message.segment)
-    reads = message.operation == Operation.READ
-    if _untouchable(c, extent, message.operation) or (extent == 0 and not reads):
+    way = way_of(extent, c.table.records.get(extent), message.operation)
+    if _untouchable(c, extent, message.operation):
         return False
-    record = c.table.records.get(extent)
-    if record is None or (reads and record.granted):
+    if way is Way.FIRST_TOUCH:
         first_touch(c, fault, disk)
-    elif reads:
+    elif way is Way.SPLIT_READ:
         await do_split_read(c, fault, disk, extent)
-    elif record.is_open:
-        return False
-    else:
+    elif way is Way.DO_WRITE:
         await do_write(c, fault, disk, extent)
+    else:
+        return False
     return True
 
 
