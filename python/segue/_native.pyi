@@ -33,6 +33,7 @@ __all__ = [
     "StorageHandle",
     "StorageServer",
     "boottime_ns",
+    "container_policy",
     "container_power_loss",
     "crc32c",
     "create_container",
@@ -296,6 +297,16 @@ class NewContainer(TypedDict):
     clean: bool
     created: bool
 
+@type_check_only
+class ContainerPolicy(TypedDict):
+    """What an operator has set, in its URI, for a container across the network."""
+
+    fail_after_s: float | None
+    """I/O that has waited so long for a server that is away gets EIO; None: it waits."""
+    linger_s: float | None
+    timeout_s: float
+    connections: int
+
 @final
 class StorageHandle:
     """The controller's side of an open container; calls block without the GIL, raise `OSError`."""
@@ -358,6 +369,9 @@ def remove_container(uri: str, identity: bytes, cache: str) -> None:
 
 def inspect_container(uri: str) -> ContainerHeader | None:
     """The header of what lies there; None: not a container."""
+
+def container_policy(uri: str) -> ContainerPolicy | None:
+    """What its URI sets for a container across the network; None: it is none; `OSError`."""
 
 def container_power_loss(uri: str, seed: int) -> tuple[int, int]:
     """Loses power, for a ``forgetful+file://`` container that nobody has open.

@@ -18,6 +18,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(inspect_container, module)?)?;
     module.add_function(wrap_pyfunction!(remove_container, module)?)?;
     module.add_function(wrap_pyfunction!(container_power_loss, module)?)?;
+    module.add_function(wrap_pyfunction!(container_policy, module)?)?;
     module.add_function(wrap_pyfunction!(boottime_ns, module)?)?;
     module.add_function(wrap_pyfunction!(crc32c, module)?)?;
     module.add("CONTAINER_DATA_AT", container::DATA_AT_BYTES)?;
@@ -94,6 +95,23 @@ fn remove_container(py: Python<'_>, uri: &str, identity: &[u8], cache: &str) -> 
     let (me, cache) = (self::identity(identity)?, self::cache(cache)?);
     py.detach(|| container::remove(uri, me, cache))
         .map_err(container_error)
+}
+
+/// What the operator has set, in the URI, for a container across the network; None: it is none.
+#[pyfunction]
+fn container_policy<'py>(py: Python<'py>, uri: &str) -> PyResult<Option<Bound<'py, PyDict>>> {
+    let parsed = container::ContainerUri::parse(uri).map_err(|error| os_error(&error))?;
+    let Some(address) = parsed.address() else {
+        return Ok(None);
+    };
+    let seconds = |ns: u64| ns as f64 / 1e9;
+    let policy = &address.policy;
+    let dict = PyDict::new(py);
+    dict.set_item("fail_after_s", policy.fail_after_ns.map(seconds))?;
+    dict.set_item("linger_s", policy.linger_ns.map(seconds))?;
+    dict.set_item("timeout_s", seconds(policy.timeout_ns))?;
+    dict.set_item("connections", policy.connections)?;
+    Ok(Some(dict))
 }
 
 /// Lose power, for a `forgetful+file://` container that nobody has open: of what was not flushed,

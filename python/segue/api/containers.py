@@ -49,3 +49,20 @@ class ContainerInfo(msgspec.Struct, frozen=True):
     """The smallest write it takes."""
     leaving: bool = False
     """Being removed: nothing lies there, and nothing new will."""
+    draining: bool = False
+    """Nothing new is put here, what lies here is moved away."""
+    disks: list[str] = []
+    """Those that have data here, or may have unflushed writes."""
+    away_s: float | None = None
+    """For how long the controller has not reached its server; null: it is there."""
+    away_why: str = ""
+    """The last error, where there was one."""
+    fence: str = ""
+    """What proves that a lost agent's I/O has ended here: locks, server, linger (the operator's
+    word) or none; unknown while its server has not been reached."""
+    flush: str = ""
+    """What a host's FLUSH does here: sync, or nothing (every write is durable by itself)."""
+    when_away: str = ""
+    """What I/O that needs it does while its server is away: wait, or fail; empty: it has none."""
+    fail_after_s: float | None = None
+    """With `fail`: after so long."""

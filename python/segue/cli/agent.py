@@ -51,7 +51,7 @@ def agent_show(name: str, as_json: bool) -> None:
         )
         return
     for info in rows:
-        print_fields(info)
+        print_fields(info, COLUMNS)
     for of_disk in latency:
         click.echo(f"\n{of_disk.disk}:")
         print_latency(of_disk)

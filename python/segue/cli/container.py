@@ -9,14 +9,67 @@ from segue.cli.options import CONTAINER, Size, client, data_option, json_option
 from segue.cli.output import Columns, print_fields, print_json, print_rows
 from segue.cli.sizes import format_size
 
+
+def _state(info: ContainerInfo) -> str:
+    if info.leaving:
+        return "leaving"
+    words = ["draining"] if info.draining else []
+    if info.away_s is not None:
+        words.append(f"away {info.away_s:.0f}s")
+    return ",".join(words) or "present"
+
+
 COLUMNS: Columns = {
     "NAME": lambda c: c.name,
     "SIZE": lambda c: format_size(c.size_bytes),
     "USED": lambda c: format_size(c.used_segments * c.segment_bytes),
     "FREE": lambda c: format_size(c.free_segments * c.segment_bytes),
     "SEGMENT": lambda c: format_size(c.segment_bytes),
+    "STATE": _state,
     "CACHE": lambda c: c.cache,
     "URI": lambda c: c.uri,
+}
+FLUSH = {
+    "sync": "makes durable what was written (fdatasync)",
+    "nothing": "nothing is left to do: every write is durable before it is answered",
+}
+FENCE = {
+    "locks": "locks show when a lost agent's I/O has ended",
+    "server": "its server ends a lost agent's sessions",
+    "linger": "none, but you have said how long a lost agent's I/O can linger",
+    "none": "none: a lost agent's I/O ends by `segue agent declare-dead` or `container linger`",
+    "unknown": "unknown before its server is back",
+}
+
+
+def _when_away(info: ContainerInfo) -> str:
+    if info.when_away == "fail":
+        return f"I/O that needs it fails after {info.fail_after_s:g} s"
+    return "I/O that needs it waits" if info.when_away else ""
+
+
+def _segments(count: int, info: ContainerInfo) -> str:
+    return f"{format_size(count * info.segment_bytes)} in {count} segments"
+
+
+FIELDS: Columns = {
+    "name": lambda c: c.name,
+    "uri": lambda c: c.uri,
+    "state": lambda c: _state(c) + (f" ({c.away_why})" if c.away_why else ""),
+    "size": lambda c: f"{_segments(c.segments, c)} of {format_size(c.segment_bytes)}",
+    "used": lambda c: _segments(c.used_segments, c),
+    "free": lambda c: f"{_segments(c.free_segments, c)}, {c.clean_segments} of them clean",
+    "held": lambda c: (
+        f"{_segments(c.held_segments, c)}: being zeroed, or waiting for an agent"
+        if c.held_segments
+        else ""
+    ),
+    "disks": lambda c: ", ".join(c.disks) or "-",
+    "cache": lambda c: {"page": "page cache", "direct": "direct: past the page cache"}[c.cache],
+    "writes": lambda c: f"of {c.write_unit_bytes} bytes or more",
+    "flush": lambda c: FLUSH.get(c.flush, ""),
+    "fence": lambda c: FENCE.get(c.fence, "") + (f": {c.linger_s:g} s" if c.linger_s else ""),
+    "away": _when_away,
 }
 
 
@@ -55,7 +108,8 @@ def container_add(
 ) -> None:
     """Make storage at URI into a container called NAME.
 
-    URI is file:///PATH (made, or empty) or block:///dev/DEVICE (whose first MiB is all zero).
+    URI is file:///PATH (made, or empty), block:///dev/DEVICE (whose first MiB is all zero),
+    nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH.
     """
     if size is None and "file://" in uri:
         raise click.UsageError("how large? a file needs --size")
@@ -97,7 +151,7 @@ def container_list(as_json: bool) -> None:
 def container_show(name: str, as_json: bool) -> None:
     """One container."""
     info: ContainerInfo = client().container(name)
-    print_json(info) if as_json else print_fields(info)
+    print_json(info) if as_json else print_fields(info, FIELDS)
 
 
 @container.command("linger")

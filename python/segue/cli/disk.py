@@ -16,8 +16,24 @@ COLUMNS: Columns = {
     "SIZE": lambda d: format_size(d.size_bytes),
     "USED": lambda d: format_size(d.mapped_segments * d.segment_bytes),
     "BLOCK": lambda d: str(d.block_bytes),
-    "CONTAINERS": lambda d: ",".join(d.containers),
+    "CONTAINERS": lambda d: ",".join(d.containers) or "-",
     "AGENTS": lambda d: ",".join(d.agents) or "-",
+}
+FIELDS: Columns = {
+    "name": lambda d: d.name,
+    "size": lambda d: (
+        f"{format_size(d.size_bytes)} in {d.segments} segments of {format_size(d.segment_bytes)}"
+    ),
+    "used": lambda d: (
+        f"{format_size(d.mapped_segments * d.segment_bytes)} in {d.mapped_segments} segments"
+    ),
+    "block": lambda d: f"{d.block_bytes} bytes",
+    "containers": lambda d: ", ".join(d.containers) or "-",
+    "agents": lambda d: ", ".join(d.agents) or "-",
+    "failed": lambda d: ", ".join(
+        f"a flush at {name} (errno {errno}): `segue disk clear-error {d.name}` takes note"
+        for name, errno in d.failed.items()
+    ),
 }
 
 
@@ -85,7 +101,7 @@ def disk_list(as_json: bool) -> None:
 def disk_show(name: str, as_json: bool) -> None:
     """One disk."""
     info: DiskInfo = client().disk(name)
-    print_json(info) if as_json else print_fields(info)
+    print_json(info) if as_json else print_fields(info, FIELDS)
 
 
 @disk.command("delete")

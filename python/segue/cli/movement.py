@@ -46,6 +46,12 @@ COLUMNS: Columns = {
     "REMAINING": lambda j: "" if j.left_s is None else f"{j.left_s:.0f} s",
     "REASON": lambda j: j.reason,
 }
+FIELDS: Columns = {
+    **COLUMNS,
+    "BANDWIDTH": lambda j: f"{format_size(j.bandwidth)}/s" if j.bandwidth else "no limit",
+    "LATENCY": lambda j: f"p99 {j.latency_us / 1000:g} ms at most" if j.latency_us else "no limit",
+    "FELT": lambda j: "" if j.felt_us is None else f"p99 {j.felt_us / 1000:g} ms",
+}
 
 
 def paced(function: F) -> F:
@@ -144,7 +150,7 @@ def job_list(as_json: bool) -> None:
 def job_show(number: int, as_json: bool) -> None:
     """One job."""
     info = client().job(number)
-    print_json(info) if as_json else print_fields(info)
+    print_json(info) if as_json else print_fields(info, FIELDS)
 
 
 @job.command("wait")

@@ -35,17 +35,10 @@ def print_rows(rows: Sequence[T], columns: Columns) -> None:
     Console(width=width, highlight=False, markup=False).print(table, no_wrap=True, crop=False)
 
 
-def print_fields(value: msgspec.Struct) -> None:
-    """One line a field: for `show`."""
-    fields = msgspec.to_builtins(value)
+def print_fields(row: T, fields: Columns) -> None:
+    """One line a field: for `show`; what has no text is left out."""
     widest = max(len(name) for name in fields)
-    for name, field in fields.items():
-        click.echo(f"{name:<{widest}}  {_text(field)}")
-
-
-def _text(field: Any) -> str:
-    if isinstance(field, list):
-        return ", ".join(str(item) for item in field) or "-"
-    if isinstance(field, dict):
-        return ", ".join(f"{key}={value}" for key, value in field.items()) or "-"
-    return f"{field:.1f}" if isinstance(field, float) else str(field)
+    for name, text in fields.items():
+        said = text(row)
+        if said:
+            click.echo(f"{name.lower():<{widest}}  {said}")

@@ -99,6 +99,8 @@ class Controller:
         self.marking: Counter[int] = Counter()
         """Container -> how many commits of a failed flush there are under way."""
         self.open_containers: set[int] = set()
+        self.unreached: dict[int, tuple[int, str]] = {}
+        """Containers that this term has not reached yet: since when, and why."""
         self.leaving: set[int] = set()
         """Containers about to be made `leaving`: nothing new may begin there."""
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
@@ -313,19 +315,27 @@ class Controller:
             if not fences.is_remote(self.table.containers[number].row.uri):
                 raise
             log.warning("event=container_away container=%d error=%s", number, error)
+            self.unreached[number] = self.clock.now_ns(), self._why_away(number, error)
             self.spawn(self._open_later(number), f"opening {self.name_of_container(number)}")
+
+    def _why_away(self, number: int, error: OSError) -> str:
+        said = error.strerror or str(error)
+        return said.removeprefix(f"container {self.spec(number).uri}: ")
 
     async def _open_later(self, number: int) -> None:
         while number in self.table.containers:
             await asyncio.sleep(REOPEN_S)
             try:
                 await self.open_container(number)
-            except OSError:
+            except OSError as error:
+                since_ns, _ = self.unreached[number]
+                self.unreached[number] = since_ns, self._why_away(number, error)
                 continue
             except StoreCorrupt as error:
                 self.fail(error)
             else:
                 log.info("event=container_back container=%d", number)
+                del self.unreached[number]
                 self.background.work_appeared()
             return
 
@@ -421,6 +431,12 @@ class Controller:
         """For people."""
         container = self.table.containers.get(number)
         return f"container {container.row.name if container else number}"
+
+    def away_s(self, number: int) -> float | None:
+        """For how long the server of a container has been away, in seconds; None: it is there."""
+        if number in self.unreached:
+            return self.seconds(self.clock.now_ns() - self.unreached[number][0])
+        return self.storage.away_s(number)
 
     def seconds(self, ns: int) -> float:
         """For timeouts."""

@@ -145,3 +145,11 @@ class Storage(Protocol):
     async def stamp(self, container: int, stamp: Stamp) -> None:
         """Writes the newest (term, commit) into the container's header, durably."""
         ...
+
+    def away_s(self, container: int) -> float | None:
+        """For how long the server of an open container has been away; None: it is there."""
+        ...
+
+    def has_fence(self, container: int) -> bool | None:
+        """Whether others' I/O can be proven to have ended there; None: it is not open."""
+        ...

@@ -57,6 +57,16 @@ class NativeStorage:
             clean=made["clean"],
         )
 
+    def away_s(self, container: int) -> float | None:
+        """See `Storage.away_s`."""
+        handle = self._handles.get(container)
+        return None if handle is None else handle.away_s()
+
+    def has_fence(self, container: int) -> bool | None:
+        """See `Storage.has_fence`."""
+        handle = self._handles.get(container)
+        return None if handle is None else handle.has_fence()
+
     async def open(self, spec: ContainerSpec, installation: bytes, fence: int) -> Stamp:
         """See `Storage.open`."""
         if spec.container not in self._handles:

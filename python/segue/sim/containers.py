@@ -492,6 +492,14 @@ class SimStorage:
             medium.stamped = stamp
         await self._pause()
 
+    def away_s(self, container: int) -> float | None:
+        """See the port."""
+        return None
+
+    def has_fence(self, container: int) -> bool | None:
+        """See the port."""
+        return container in self.opened
+
     async def _pause(self) -> None:
         await asyncio.sleep((10 * US + self.process.world.rng.randrange(300 * US)) / SECOND)
 

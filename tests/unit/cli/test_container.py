@@ -34,6 +34,17 @@ def test_a_long_uri_is_not_cut_where_a_program_reads(api: Api) -> None:
     assert CONTAINER["uri"] in api.run("container", "list").output
 
 
+def test_container_show_says_what_it_is_for_an_operator(api: Api) -> None:
+    near, far = (api.run("container", "show", name).output for name in ("c", "far"))
+    assert "state   present\nsize    100M in 100 segments of 1M\n" in near
+    assert "fence   locks show" in near
+    assert "away " not in near
+    assert "state   away 12s (Connection refused)\n" in far
+    assert "flush   nothing is left to do" in far
+    assert "fence   none: " in far
+    assert "away    I/O that needs it fails after 0.5 s\n" in far
+
+
 def test_container_linger(api: Api) -> None:
     assert api.run("container", "linger", "c", "60").output == "container c: linger 60 s\n"
     assert api.run("container", "linger", "c", "0").output == "container c: no linger\n"

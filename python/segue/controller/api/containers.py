@@ -6,7 +6,9 @@ from typing import Any
 
 from litestar import delete, get, post
 
+from segue import _native
 from segue.api.containers import AddContainer, ContainerInfo, SetLinger
+from segue.controller import fences
 from segue.controller.controller import Controller
 from segue.controller.procedures import verbs
 from segue.controller.procedures.declare_dead import set_linger
@@ -20,12 +22,12 @@ def container_routes(c: Controller) -> list[Any]:
     @get("/containers")
     async def list_containers() -> list[ContainerInfo]:
         """All containers, by number."""
-        return [_container_info(c.table.containers[n]) for n in sorted(c.table.containers)]
+        return [container_info(c, c.table.containers[n]) for n in sorted(c.table.containers)]
 
     @get("/containers/{name:str}")
     async def show_container(name: str) -> ContainerInfo:
         """The container of that name."""
-        return _container_info(verbs.container_called(c, name))
+        return container_info(c, verbs.container_called(c, name))
 
     @post("/containers")
     async def add_container(data: AddContainer) -> ContainerInfo:
@@ -33,7 +35,7 @@ def container_routes(c: Controller) -> list[Any]:
         row = await verbs.add_container(
             c, data.name, data.uri, data.size_bytes, data.cache, data.segment_bytes
         )
-        return _container_info(c.table.containers[row.container])
+        return container_info(c, c.table.containers[row.container])
 
     @delete("/containers/{name:str}")
     async def delete_container(name: str) -> None:
@@ -43,7 +45,7 @@ def container_routes(c: Controller) -> list[Any]:
     @post("/containers/{name:str}/linger", status_code=200)
     async def set_container_linger(name: str, data: SetLinger) -> ContainerInfo:
         """Say how long after its lease a lost agent's I/O can still be under way there."""
-        return _container_info(await set_linger(c, name, data.linger_s))
+        return container_info(c, await set_linger(c, name, data.linger_s))
 
     return [
         set_container_linger,
@@ -54,8 +56,11 @@ def container_routes(c: Controller) -> list[Any]:
     ]
 
 
-def _container_info(container: Container) -> ContainerInfo:
+def container_info(c: Controller, container: Container) -> ContainerInfo:
+    """A container as it stands now."""
     row, space = container.row, container.space
+    policy = _native.container_policy(row.uri)
+    fail_after_s = policy["fail_after_s"] if policy is not None else None
     return ContainerInfo(
         container=row.container,
         name=row.name,
@@ -71,4 +76,24 @@ def _container_info(container: Container) -> ContainerInfo:
         linger_s=container.linger_s,
         write_unit_bytes=row.write_unit_bytes,
         leaving=container.leaving,
+        draining=container.draining,
+        disks=sorted(d.name for d in c.table.disks.values() if row.container in d.containers),
+        away_s=c.away_s(row.container),
+        away_why=c.unreached.get(row.container, (0, ""))[1],
+        fence=_fence(c, container),
+        flush="sync" if policy is None else "nothing",
+        when_away="" if policy is None else "wait" if fail_after_s is None else "fail",
+        fail_after_s=fail_after_s,
     )
+
+
+def _fence(c: Controller, container: Container) -> str:
+    """See `ContainerInfo.fence`."""
+    if not fences.is_remote(container.row.uri):
+        return "locks"
+    has_fence = c.storage.has_fence(container.row.container)
+    if has_fence:
+        return "server"
+    if fences.linger_ns(container):
+        return "linger"
+    return "unknown" if has_fence is None else "none"

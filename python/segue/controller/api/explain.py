@@ -104,7 +104,7 @@ def _place(c: Controller, location: int, within: int) -> Place | None:
         return None
     row = c.table.containers[container_of(location)].row
     at = _native.CONTAINER_DATA_AT + segment_of(location) * row.segment_bytes + within
-    return Place(row.name, segment_of(location), row.uri, at)
+    return Place(row.name, segment_of(location), row.uri, at, c.away_s(row.container))
 
 
 def _record(c: Controller, record: Record, block: int, within: int) -> BlockRecord:

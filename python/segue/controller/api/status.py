@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from litestar import get
 
 import segue
 from segue.api.status import Status
+from segue.controller.api.containers import container_info
 from segue.controller.api.waits import stuck, waits
 from segue.controller.controller import Controller
+from segue.controller.table import Container
 
 SECOND_NS = 1_000_000_000
+LITTLE_ROOM = 0.1
+"""Of a pool: less free than that is worth a word."""
 
 
 def status_routes(c: Controller) -> list[Any]:
@@ -41,6 +46,42 @@ def status_routes(c: Controller) -> list[Any]:
     return [status]
 
 
+def _away(c: Controller) -> Iterator[str]:
+    """Containers whose server is away, and who needs them."""
+    for number in sorted(c.table.containers):
+        info = container_info(c, c.table.containers[number])
+        if info.away_s is None:
+            continue
+        why = f" ({info.away_why})" if info.away_why else ""
+        io = "waits" if info.when_away == "wait" else "fails"
+        name = c.name_of_container(number)
+        waiting = sum(
+            any(wait.kind == "storage" and wait.what == name for wait in work.waits)
+            for work in c.waits.works
+        )
+        yield (
+            f"{name} is away for {info.away_s:.0f} s{why}: I/O that needs it {io}, of "
+            f"{', '.join(info.disks) or 'no disk'}; the controller waits with {waiting} things"
+        )
+
+
+def _full_pools(c: Controller) -> Iterator[str]:
+    """Pools (containers of one segment size) where first writes find no room, or soon will."""
+    pools: dict[int, list[Container]] = {}
+    for number in sorted(c.table.containers):
+        if c.may_allocate(number):
+            container = c.table.containers[number]
+            pools.setdefault(container.row.segment_bytes, []).append(container)
+    for containers in pools.values():
+        free = sum(container.space.free for container in containers)
+        share = free / sum(container.row.segments for container in containers)
+        names = ", ".join(container.row.name for container in containers)
+        if not free:
+            yield f"{names}: full: a first write to what is zero gets ENOSPC"
+        elif share < LITTLE_ROOM:
+            yield f"{names}: {1 - share:.0%} full"
+
+
 def _problems(c: Controller) -> list[str]:
     """What an operator should look at, one sentence each."""
     said = []
@@ -49,15 +90,14 @@ def _problems(c: Controller) -> list[str]:
         if peer.state.value in ("absent", "lost") and disks:
             said.append(
                 f"agent {peer.name} ({peer.incarnation:x}) is {peer.state.value} and may still "
-                f"have I/O under way on {', '.join(disks)}"
+                f"have I/O under way on {', '.join(disks)}: where no fence proves that it has "
+                f"ended, `segue agent declare-dead {peer.incarnation:x}` says so"
             )
     for disk in c.table.disks.values():
         names = [c.table.containers[number].row.name for number in disk.failed]
         if names:
             said.append(f"disk {disk.name}: a flush failed at {', '.join(names)}")
-    for container in c.table.containers.values():
-        if container.space.free == 0:
-            said.append(f"container {container.row.name} is full")
+    said += [*_away(c), *_full_pools(c)]
     for extent, error in sorted(c.background.trouble.items()):
         record = c.table.records.get(extent)
         if record is not None:

@@ -23,6 +23,11 @@ MOST = 50
 """So many of each are shown, the oldest: a burst of faults is thousands."""
 STUCK_S = 10.0
 """A wait that has lasted so long is a problem of its own."""
+HINTS = {
+    "fence": " (no fence proves its end: `segue container linger` says how long I/O can linger)",
+    "agent": " (`segue agent declare-dead` says that one which is lost has ended)",
+}
+"""What an operator can do about a wait, by its kind."""
 
 
 def waits(c: Controller) -> Waits:
@@ -58,7 +63,7 @@ def stuck(c: Controller) -> Iterator[str]:
         for wait in work.waits:
             age_s = _age_s(wait.since_ns, now_ns)
             if age_s >= STUCK_S:
-                about = f"{waited_for(c, wait)}"
+                about = f"{waited_for(c, wait)}{HINTS.get(wait.kind, '')}"
                 count, longest_s = found.get(about, (0, 0.0))
                 found[about] = count + 1, max(longest_s, age_s)
     for about, (count, longest_s) in found.items():
