@@ -99,10 +99,14 @@ class Tool:
             )
 
 
-def segue(data: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command `segue`, as a process of its own, with these variables besides its parent's."""
+def segue(data: Path | None, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command `segue`, as a process of its own, with these variables besides its parent's.
+
+    `data` None: an installation is named by the arguments, or none is.
+    """
+    where = [] if data is None else ["--data", str(data)]
     return subprocess.run(
-        [sys.executable, "-m", "segue.cli", "--data", str(data), *args],
+        [sys.executable, "-m", "segue.cli", *where, *args],
         capture_output=True,
         text=True,
         timeout=TOOL_DEADLINE_S,

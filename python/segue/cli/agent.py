@@ -8,7 +8,7 @@ import msgspec
 from segue.api.agents import AgentInfo
 from segue.cli.daemons import agent
 from segue.cli.latency import print_latency
-from segue.cli.options import AGENT, Failed, client, data_option, json_option
+from segue.cli.options import AGENT, Failed, client, json_option, where_option
 from segue.cli.output import Columns, print_fields, print_json, print_rows
 
 __all__ = ["agent"]
@@ -24,7 +24,7 @@ COLUMNS: Columns = {
 
 
 @agent.command("list")
-@data_option
+@where_option
 @json_option
 def agent_list(as_json: bool) -> None:
     """All agents that live, or are not known to have ended."""
@@ -34,7 +34,7 @@ def agent_list(as_json: bool) -> None:
 
 @agent.command("show")
 @click.argument("name", type=AGENT)
-@data_option
+@where_option
 @json_option
 def agent_show(name: str, as_json: bool) -> None:
     """One agent, every incarnation of it, and how long its hosts waited."""
@@ -59,7 +59,7 @@ def agent_show(name: str, as_json: bool) -> None:
 
 @agent.command("declare-dead")
 @click.argument("name", type=AGENT)
-@data_option
+@where_option
 @json_option
 def agent_declare_dead(name: str, as_json: bool) -> None:
     """Say that a lost agent is dead.

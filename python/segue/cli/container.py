@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from segue.api.containers import ContainerInfo
-from segue.cli.options import CONTAINER, Size, client, data_option, json_option
+from segue.cli.options import CONTAINER, Size, client, json_option, where_option
 from segue.cli.output import Columns, print_fields, print_json, print_rows
 from segue.cli.sizes import format_size
 
@@ -96,7 +96,7 @@ def container() -> None:
     help="page: every agent is on this machine; direct: past the page cache.  "
     "[default: page for a file, else direct]",
 )
-@data_option
+@where_option
 @json_option
 def container_add(
     name: str,
@@ -122,7 +122,7 @@ def container_add(
 
 @container.command("remove")
 @click.argument("name")
-@data_option
+@where_option
 @json_option
 def container_remove(name: str, as_json: bool) -> None:
     """Take an empty container out of its pool.
@@ -136,7 +136,7 @@ def container_remove(name: str, as_json: bool) -> None:
 
 
 @container.command("list")
-@data_option
+@where_option
 @json_option
 def container_list(as_json: bool) -> None:
     """All containers."""
@@ -146,7 +146,7 @@ def container_list(as_json: bool) -> None:
 
 @container.command("show")
 @click.argument("name", type=CONTAINER)
-@data_option
+@where_option
 @json_option
 def container_show(name: str, as_json: bool) -> None:
     """One container."""
@@ -157,7 +157,7 @@ def container_show(name: str, as_json: bool) -> None:
 @container.command("linger")
 @click.argument("name", type=CONTAINER)
 @click.argument("seconds", type=float)
-@data_option
+@where_option
 @json_option
 def container_linger(name: str, seconds: float, as_json: bool) -> None:
     """Say how long a lost agent's I/O can last here.

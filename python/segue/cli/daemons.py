@@ -42,6 +42,14 @@ parent_option = click.option(
     help="Where agents connect: unix:///PATH or tcp://HOST:PORT [DATA/controller.sock].",
 )
 @click.option("--insecure", is_flag=True, help="Allow addresses other machines reach, without TLS.")
+@click.option(
+    "--api-listen",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Serve the HTTP API there too, for who has the token in DATA/api.token: tcp://HOST:PORT.",
+)
+@click.option("--api-cert", metavar="FILE", help="Its TLS certificate, with the chain (PEM).")
+@click.option("--api-key", metavar="FILE", help="The certificate's key (PEM).")
 @click.option("--lease", "lease_s", type=float, default=30.0, show_default=True, metavar="SECONDS")
 @click.option(
     "--segment-size",
@@ -73,6 +81,9 @@ parent_option = click.option(
 def controller(
     listen: tuple[str, ...],
     insecure: bool,
+    api_listen: tuple[str, ...],
+    api_cert: str | None,
+    api_key: str | None,
     lease_s: float,
     segment_bytes: int,
     checkpoint_log_bytes: int,
@@ -96,6 +107,9 @@ def controller(
             checkpoint_log_bytes=checkpoint_log_bytes,
             slow_fault_s=slow_fault_s,
         ),
+        list(api_listen),
+        api_cert or "",
+        api_key or "",
     )
     set_up_logs("controller", log_level)
     try:

@@ -7,7 +7,7 @@ import sys
 import click
 
 from segue.api.disks import DiskInfo
-from segue.cli.options import AGENT, DISK, Size, client, data_option, json_option
+from segue.cli.options import AGENT, DISK, Size, client, json_option, where_option
 from segue.cli.output import Columns, print_fields, print_json, print_rows
 from segue.cli.sizes import format_size
 
@@ -49,7 +49,7 @@ def disk() -> None:
 @click.option(
     "--segment-size", type=Size(), metavar="SIZE", help="Names the pool, if there are several."
 )
-@data_option
+@where_option
 @json_option
 def disk_create(
     name: str, size: int, block_size: str, segment_size: int | None, as_json: bool
@@ -63,7 +63,7 @@ def disk_create(
 @click.argument("name")
 @click.argument("size", type=Size())
 @click.option("--force", is_flag=True, help="Shrink over data, which is lost.")
-@data_option
+@where_option
 @json_option
 def disk_resize(name: str, size: int, force: bool, as_json: bool) -> None:
     """Give a disk another size.
@@ -77,7 +77,7 @@ def disk_resize(name: str, size: int, force: bool, as_json: bool) -> None:
 @disk.command("rename")
 @click.argument("name")
 @click.argument("new")
-@data_option
+@where_option
 @json_option
 def disk_rename(name: str, new: str, as_json: bool) -> None:
     """Give a disk another name; hosts that have it go on."""
@@ -86,7 +86,7 @@ def disk_rename(name: str, new: str, as_json: bool) -> None:
 
 
 @disk.command("list")
-@data_option
+@where_option
 @json_option
 def disk_list(as_json: bool) -> None:
     """All disks."""
@@ -96,7 +96,7 @@ def disk_list(as_json: bool) -> None:
 
 @disk.command("show")
 @click.argument("name", type=DISK)
-@data_option
+@where_option
 @json_option
 def disk_show(name: str, as_json: bool) -> None:
     """One disk."""
@@ -106,7 +106,7 @@ def disk_show(name: str, as_json: bool) -> None:
 
 @disk.command("delete")
 @click.argument("name", type=DISK)
-@data_option
+@where_option
 @json_option
 def disk_delete(name: str, as_json: bool) -> None:
     """Delete a disk and what is on it.
@@ -119,7 +119,7 @@ def disk_delete(name: str, as_json: bool) -> None:
 
 @disk.command("clear-error")
 @click.argument("name", type=DISK)
-@data_option
+@where_option
 @json_option
 def disk_clear_error(name: str, as_json: bool) -> None:
     """End a disk's flush errors.
@@ -134,7 +134,7 @@ def disk_clear_error(name: str, as_json: bool) -> None:
 @click.argument("name", type=DISK)
 @click.option("--first", type=int, default=0, metavar="SEGMENT", help="With --json: from here on.")
 @click.option("--runs", type=int, default=1000, metavar="N", help="With --json: so many at most.")
-@data_option
+@where_option
 @json_option
 def disk_map(name: str, first: int, runs: int, as_json: bool) -> None:
     """Draw where the disk's segments lie.
@@ -152,7 +152,7 @@ def disk_map(name: str, first: int, runs: int, as_json: bool) -> None:
 @disk.command("uri")
 @click.argument("name", type=DISK)
 @click.option("--agent", "agent_name", type=AGENT, metavar="NAME", help="At this agent only.")
-@data_option
+@where_option
 @json_option
 def disk_uri(name: str, agent_name: str | None, as_json: bool) -> None:
     """Print the disk's NBD URI.

@@ -8,7 +8,7 @@ import click
 
 from segue.api.explain import Decision, Explanation, Holding, LockInfo, Place
 from segue.api.status import WaitInfo
-from segue.cli.options import DISK, Size, client, data_option, json_option
+from segue.cli.options import DISK, Size, client, json_option, where_option
 from segue.cli.output import print_json
 from segue.cli.sizes import format_exact
 
@@ -24,7 +24,7 @@ SHOWN = (
 @click.command("explain")
 @click.argument("name", type=DISK)
 @click.argument("offset", type=Size())
-@data_option
+@where_option
 @json_option
 def disk_explain(name: str, offset: int, as_json: bool) -> None:
     """Say of the byte at OFFSET of a disk which entry it has, where it lies, and why."""

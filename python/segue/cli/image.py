@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from segue.cli.images import export_image, import_image
-from segue.cli.options import Failed, Size, client, data_option, json_option
+from segue.cli.options import Failed, Size, client, json_option, where_option
 from segue.cli.output import print_json
 from segue.cli.sizes import format_size
 
@@ -28,7 +28,7 @@ def _said(error: OSError) -> str:
 @click.option(
     "--segment-size", type=Size(), metavar="SIZE", help="Names the pool, if there are several."
 )
-@data_option
+@where_option
 @json_option
 def disk_import(
     name: str,
@@ -60,7 +60,7 @@ def disk_import(
     "--format", "image", default="raw", metavar="FORMAT", show_default=True, help=FORMAT_HELP
 )
 @click.option("--agent", "agent_name", metavar="NAME", help="Read it at this agent.")
-@data_option
+@where_option
 @json_option
 def disk_export(name: str, file: Path, image: str, agent_name: str | None, as_json: bool) -> None:
     """Write a disk to a new image FILE; holes stay holes.

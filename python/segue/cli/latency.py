@@ -6,7 +6,7 @@ import click
 
 from segue.api.latency import DiskLatency
 from segue.cli.disk import disk
-from segue.cli.options import DISK, client, data_option, json_option
+from segue.cli.options import DISK, client, json_option, where_option
 from segue.cli.output import Columns, print_json, print_rows
 
 COLUMNS: Columns = {
@@ -23,7 +23,7 @@ COLUMNS: Columns = {
 
 @disk.command("latency")
 @click.argument("name", type=DISK)
-@data_option
+@where_option
 @json_option
 def disk_latency(name: str, as_json: bool) -> None:
     """How long hosts of the disk NAME waited, by operation and cause.

@@ -18,7 +18,7 @@ from segue.cli.disk import disk
 from segue.cli.explain import disk_explain
 from segue.cli.image import disk_export, disk_import
 from segue.cli.movement import job
-from segue.cli.options import Failed, data_option
+from segue.cli.options import Failed, where_option
 from segue.cli.serve import serve
 from segue.cli.status import status
 from segue.cli.top import top
@@ -68,7 +68,7 @@ def _say(sentence: str) -> None:
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(segue.__version__, prog_name="segue")
-@data_option
+@where_option
 def main() -> None:
     """Virtual disks on the storage you have."""
 

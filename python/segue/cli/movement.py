@@ -12,7 +12,7 @@ import click
 from segue.api.jobs import JobInfo
 from segue.cli.container import container
 from segue.cli.disk import disk
-from segue.cli.options import CONTAINER, DISK, Failed, Size, client, data_option, json_option
+from segue.cli.options import CONTAINER, DISK, Failed, Size, client, json_option, where_option
 from segue.cli.output import Columns, print_fields, print_json, print_rows
 from segue.cli.progress import progress
 from segue.cli.sizes import format_size
@@ -76,7 +76,7 @@ def paced(function: F) -> F:
 @click.option("--to", type=CONTAINER, required=True, metavar="CONTAINER")
 @click.option("--segments", metavar="A-B", help="Only these, both included.")
 @paced
-@data_option
+@where_option
 @json_option
 def disk_move(
     name: str,
@@ -104,7 +104,7 @@ def disk_move(
 @click.argument("name", type=CONTAINER)
 @click.option("--stop", is_flag=True, help="Let a drained container be used again.")
 @paced
-@data_option
+@where_option
 @json_option
 def container_drain(
     name: str, stop: bool, bandwidth: int, latency: float, wait: bool, as_json: bool
@@ -122,7 +122,7 @@ def container_drain(
 
 @container.command("rebalance")
 @paced
-@data_option
+@where_option
 @json_option
 def container_rebalance(bandwidth: int, latency: float, wait: bool, as_json: bool) -> None:
     """Make the containers of each pool about equally full."""
@@ -135,7 +135,7 @@ def job() -> None:
 
 
 @job.command("list")
-@data_option
+@where_option
 @json_option
 def job_list(as_json: bool) -> None:
     """All jobs that are not over, and the newest of those that are."""
@@ -145,7 +145,7 @@ def job_list(as_json: bool) -> None:
 
 @job.command("show")
 @click.argument("number", type=int)
-@data_option
+@where_option
 @json_option
 def job_show(number: int, as_json: bool) -> None:
     """One job."""
@@ -155,7 +155,7 @@ def job_show(number: int, as_json: bool) -> None:
 
 @job.command("wait")
 @click.argument("number", type=int)
-@data_option
+@where_option
 @json_option
 def job_wait(number: int, as_json: bool) -> None:
     """Wait until the job is over; exit status 1 if it was not done."""
@@ -164,7 +164,7 @@ def job_wait(number: int, as_json: bool) -> None:
 
 @job.command("cancel")
 @click.argument("number", type=int)
-@data_option
+@where_option
 def job_cancel(number: int) -> None:
     """Begin nothing new; what is under way is finished."""
     click.echo(f"job {number}: {client().cancel_job(number).state}")
@@ -173,7 +173,7 @@ def job_cancel(number: int) -> None:
 @job.command("limit")
 @click.argument("number", type=int)
 @click.argument("bandwidth", type=Size())
-@data_option
+@where_option
 def job_limit(number: int, bandwidth: int) -> None:
     """Give a running job another BANDWIDTH a second (0: no limit)."""
     client().limit_job(number, bandwidth)

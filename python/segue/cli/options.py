@@ -15,6 +15,9 @@ from segue.client import ApiError, Client
 
 F = TypeVar("F", bound=Callable[..., Any])
 _DATA = "segue.data"
+_API = "segue.api"
+TOKEN_VARIABLE = "SEGUE_API_TOKEN"
+CA_VARIABLE = "SEGUE_API_CA"
 
 
 class Failed(click.ClickException):
@@ -57,10 +60,9 @@ class Name(click.ParamType[str]):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """Those that begin so; none if the controller is not there."""
-        folder = data_of(ctx)
         try:
-            names = self._names(Client(folder)) if folder else []
-        except ApiError:
+            names = self._names(client(ctx))
+        except (ApiError, click.UsageError):
             return []
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
@@ -70,12 +72,13 @@ CONTAINER = Name(lambda client: [container.name for container in client.containe
 AGENT = Name(lambda client: sorted({agent.name for agent in client.agents()}))
 
 
-def _keep_data(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+def _keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     """Keeps the flag wherever it stood: the verb's own look at the environment is weaker."""
     assert param.name is not None
     said = ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
-    if value is not None and (said or _DATA not in ctx.meta):
-        ctx.meta[_DATA] = os.path.abspath(value)
+    key = {"data": _DATA, "api": _API}[param.name]
+    if value is not None and (said or key not in ctx.meta):
+        ctx.meta[key] = (value if key == _API else os.path.abspath(value)), said
 
 
 data_option = click.option(
@@ -84,17 +87,34 @@ data_option = click.option(
     envvar="SEGUE_DATA",
     expose_value=False,
     is_eager=True,
-    callback=_keep_data,
+    callback=_keep,
     type=click.Path(file_okay=False),
     help="Folder of the installation (or SEGUE_DATA).",
 )
+
+_api_option = click.option(
+    "--api",
+    metavar="URL",
+    envvar="SEGUE_API",
+    expose_value=False,
+    is_eager=True,
+    callback=_keep,
+    help=f"Its API, https://HOST:PORT (or SEGUE_API; {TOKEN_VARIABLE}, {CA_VARIABLE}).",
+)
+
+
+def where_option(command: F) -> F:
+    """For verbs that ask the API: ``--data`` or ``--api``."""
+    return data_option(_api_option(command))
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def data_of(ctx: click.Context) -> str | None:
     """The installation's folder, absolute, if one was named."""
-    return ctx.meta.get(_DATA)
+    folder: tuple[str, bool] | None = ctx.meta.get(_DATA)
+    return folder[0] if folder is not None else None
 
 
 def data_folder() -> str:
@@ -105,6 +125,16 @@ def data_folder() -> str:
     return folder
 
 
-def client() -> Client:
-    """The API of the installation named."""
-    return Client(data_folder())
+def client(ctx: click.Context | None = None) -> Client:
+    """The API of the installation named: what a flag says beats what the environment says."""
+    ctx = ctx or click.get_current_context()
+    folder: tuple[str, bool] | None = ctx.meta.get(_DATA)
+    url: tuple[str, bool] | None = ctx.meta.get(_API)
+    if folder is not None and url is not None and folder[1] == url[1]:
+        raise click.UsageError("a folder and an API are named: which installation?")
+    if folder is not None and (url is None or folder[1]):
+        return Client(folder[0])
+    if url is None:
+        raise click.UsageError("which installation? give --data DIR or set SEGUE_DATA")
+    token, ca = os.environ.get(TOKEN_VARIABLE, ""), os.environ.get(CA_VARIABLE)
+    return Client(url[0], token=token.strip(), ca=ca or None)

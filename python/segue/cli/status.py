@@ -11,7 +11,7 @@ from segue.api.status import Status, WaitInfo
 from segue.cli.agent import COLUMNS as AGENT_COLUMNS
 from segue.cli.container import COLUMNS as CONTAINER_COLUMNS
 from segue.cli.disk import COLUMNS as DISK_COLUMNS
-from segue.cli.options import client, data_option, json_option
+from segue.cli.options import client, json_option, where_option
 from segue.cli.output import Columns, print_json, print_rows
 
 SHOWN_AGE_S = 1.0
@@ -42,7 +42,7 @@ QUARANTINE_COLUMNS: Columns = {
 
 
 @click.command()
-@data_option
+@where_option
 @json_option
 def status(as_json: bool) -> None:
     """Show the installation at a glance.

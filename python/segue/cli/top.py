@@ -8,14 +8,14 @@ import time
 
 import click
 
-from segue.cli.options import client, data_option
+from segue.cli.options import client, where_option
 from segue.cli.status import print_status
 
 
 @click.command("top")
 @click.option("--every", "every_s", type=float, default=2.0, show_default=True, metavar="SECONDS")
 @click.option("--times", type=int, metavar="N", help="End after so many [never].")
-@data_option
+@where_option
 def top(every_s: float, times: int | None) -> None:
     """The installation, looked at again and again; Ctrl-C ends it."""
     before = client().status()

@@ -1,4 +1,4 @@
-"""Python client of the HTTP API, over the installation's unix socket; the command line uses it."""
+"""Python client of the HTTP API, over its unix socket or a URL; the command line uses it."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ __all__ = ["SOCKET_NAME", "ApiError", "Client"]
 
 
 class Client(StatusCalls, Containers, Disks, Agents, Jobs):
-    """An installation, by its data folder; every method raises `ApiError`."""
+    """An installation, by its data folder or URL; every method raises `ApiError`."""

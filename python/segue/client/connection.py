@@ -8,7 +8,9 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+import ssl
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -43,26 +45,66 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Connection:
-    """Where the API of an installation is, by its data folder."""
+    """Where the API of an installation is: its data folder, or a URL (``https://HOST:PORT``).
 
-    def __init__(self, data: str) -> None:
-        self._socket = os.path.join(data, SOCKET_NAME)
+    `token`: what the installation's ``api.token`` holds; needed with a URL.  `ca`: a file (PEM) of
+    certificates to trust besides the system's.  Raises `ApiError` for what is no URL.
+    """
+
+    def __init__(self, where: str, *, token: str = "", ca: str | None = None) -> None:
+        self.where = where
+        self.is_url = "://" in where
+        """Whether it may be another machine's."""
+        self._token = token
+        self._ca = ca
+        self._socket = os.path.join(where, SOCKET_NAME)
+        self._prefix = ""
+        if self.is_url:
+            self._check_url()
+
+    def _check_url(self) -> None:
+        wrong = ApiError(f"{self.where!r} is no URL of an API: http(s)://HOST:PORT")
+        try:
+            url = urlsplit(self.where)
+            self._host, self._port = url.hostname or "", url.port
+        except ValueError:
+            raise wrong from None
+        if url.scheme not in ("http", "https") or not self._host or url.query or url.username:
+            raise wrong
+        self._tls = url.scheme == "https"
+        self._prefix = url.path.rstrip("/")
+        if not self._token.isascii() or not self._token.isprintable():
+            raise ApiError("the token has characters that no token has")
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if not self.is_url:
+            return _UnixConnection(self._socket)
+        if not self._tls:
+            return http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+        try:
+            context = ssl.create_default_context()
+            if self._ca:
+                context.load_verify_locations(self._ca)
+        except OSError as error:
+            raise ApiError(f"{self._ca}: {error.strerror or error}") from error
+        return http.client.HTTPSConnection(
+            self._host, self._port, timeout=TIMEOUT_S, context=context
+        )
 
     def call(self, method: str, path: str, kind: type[T], body: Any = None) -> T:
         """The answer to one request, as `kind`; raises `ApiError`."""
-        connection = _UnixConnection(self._socket)
+        connection = self._connection()
         try:
             data = None if body is None else msgspec.json.encode(body)
             headers = {"Content-Type": "application/json"} if body is not None else {}
-            connection.request(method, f"/v1/{path}", data, headers)
+            if self._token:
+                headers["Authorization"] = f"Bearer {self._token}"
+            connection.request(method, f"{self._prefix}/v1/{path}", data, headers)
             response = connection.getresponse()
             status, answer = response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            hint = " (does `segue up` run?)" if isinstance(error, _NOBODY) else ""
-            raise ApiError(
-                f"cannot reach the controller at {self._socket}: {reason}{hint}"
-            ) from error
+            where = self.where if self.is_url else self._socket
+            raise ApiError(f"cannot reach the controller at {where}: {_reason(error)}") from error
         finally:
             connection.close()
         if status >= 300:
@@ -71,6 +113,14 @@ class Connection:
             return msgspec.json.decode(answer or b"null", type=kind)
         except msgspec.MsgspecError as error:
             raise ApiError(f"the controller's answer makes no sense: {error}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        said = error.verify_message.rstrip(".")
+        return f"its certificate is not trusted: {said} (SEGUE_API_CA names one that is)"
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"{reason} (does `segue up` run?)" if isinstance(error, _NOBODY) else reason
 
 
 def _sentence(answer: bytes, status: int) -> str:

@@ -78,6 +78,12 @@ class Disks(Agents):
             if info.state == "present" and agent in (None, info.name)
             for uri in info.listens
         ]
+        if self.is_url and uris:
+            uris = [uri for uri in uris if not uri.startswith("nbd+unix:")]
+            if not uris:
+                raise ApiError(
+                    f"the agents of {self.where} listen on sockets of their machine only"
+                )
         if not uris:
             who = "no agent" if agent is None else f"no agent called {agent}"
             raise ApiError(f"{who} is there to serve {name}")

@@ -12,6 +12,7 @@ from segue.controller.settings import Settings
 
 STORE_NAME = "segue.db"
 API_NAME = "api.sock"
+TOKEN_NAME = "api.token"
 LINK_NAME = "controller.sock"
 MIN_SEGMENT_BYTES = 64 << 10
 MAX_SEGMENT_BYTES = 64 << 20
@@ -33,6 +34,11 @@ class ControllerConfig(msgspec.Struct, frozen=True):
     insecure: bool = False
     """Allows addresses that other machines reach, without TLS."""
     settings: Settings = Settings()
+    api_listen: list[str] = []
+    """Where the HTTP API is served as well (``tcp://HOST:PORT``), for who knows its token."""
+    api_certificate: str = ""
+    """Files (PEM) of its certificate, with the chain, and key; empty: no TLS."""
+    api_key: str = ""
 
     @property
     def store_path(self) -> str:
@@ -43,6 +49,11 @@ class ControllerConfig(msgspec.Struct, frozen=True):
     def api_path(self) -> str:
         """The HTTP API's socket."""
         return os.path.join(self.data, API_NAME)
+
+    @property
+    def token_path(self) -> str:
+        """What a request over TCP must carry."""
+        return os.path.join(self.data, TOKEN_NAME)
 
     @property
     def addresses(self) -> list[str]:

@@ -17,6 +17,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from segue import _native
+from segue.controller import tcp_api
 from segue.controller.commits import TermEnded
 from segue.controller.config import (
     ConfigError,
@@ -64,6 +65,7 @@ class Server:
                     f"{address} can be reached from other machines: there is no TLS yet, "
                     f"--insecure allows it"
                 )
+        self._api_addresses = tcp_api.check(config)
         self._config = config
         self._links: dict[asyncio.Task[None], None] = {}
         self._controller: Controller | None = None
@@ -86,6 +88,7 @@ class Server:
             undo.push_async_callback(store.close)
             servers = [await self._bind(address, undo) for address in self._addresses]
             api_socket = undo.enter_context(unix_listener(self._config.api_path))
+            door = self._open_door(undo)
             storage = NativeStorage()
             undo.callback(storage.close)
             controller = Controller(
@@ -102,7 +105,7 @@ class Server:
         loop.set_exception_handler(lambda _, context: _unexpected(controller, context))
         doors = contextlib.AsyncExitStack()
         await self._open_links(controller, servers, doors)
-        opening = loop.create_task(self._open_api(controller, api_socket, doors))
+        opening = loop.create_task(self._open_api(controller, api_socket, door, doors))
         ends: list[asyncio.Future[Any]] = [loop.create_task(stop.wait()), controller.failed]
         await asyncio.wait([opening, *ends], return_when=asyncio.FIRST_COMPLETED)
         if not controller.failed.done():
@@ -124,6 +127,15 @@ class Server:
         undo.callback(server.close)
         return server
 
+    def _open_door(self, undo: contextlib.AsyncExitStack) -> tcp_api.TcpDoor | None:
+        """Takes the API's TCP addresses, if there are any."""
+        if not self._api_addresses:
+            return None
+        door = tcp_api.open_door(self._config, self._api_addresses)
+        for listener in door.listeners:
+            undo.callback(listener.close)
+        return door
+
     def _on_link(self, link: Link[AgentMessage]) -> None:
         assert self._controller is not None, "agents come in when the term serves"
         task = asyncio.get_running_loop().create_task(self._controller.serve(link))
@@ -143,17 +155,24 @@ class Server:
             log.info("event=listening address=%s", address)
 
     async def _open_api(
-        self, controller: Controller, listener: socket.socket, doors: contextlib.AsyncExitStack
+        self,
+        controller: Controller,
+        listener: socket.socket,
+        door: tcp_api.TcpDoor | None,
+        doors: contextlib.AsyncExitStack,
     ) -> None:
         """Serves the API when it is ready to; agents are served meanwhile."""
 
         def prepared() -> HttpApi:
             from segue.controller.http import HttpApi  # noqa: PLC0415
 
-            return HttpApi(controller)
+            return HttpApi(controller, door)
 
         api = await asyncio.to_thread(prepared)
         api.begin(listener)
+        for tcp in door.listeners if door is not None else []:
+            host, port = tcp.getsockname()[:2]
+            log.info("event=api_listening address=%s", Address(host=host, port=port))
         doors.push_async_callback(api.stop)
 
 

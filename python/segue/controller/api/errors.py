@@ -68,6 +68,7 @@ EXCEPTION_HANDLERS: dict[int | type[Exception], Any] = {
 
 _MEANINGS = {
     400: "The request is malformed",
+    401: "Over TCP: the request carries no valid token",
     404: "There is nothing of that name",
     409: "Refused: nothing was changed",
     500: "The controller failed at this",
@@ -77,7 +78,7 @@ _MEANINGS = {
 
 def error_responses(handler: HTTPRouteHandler) -> dict[int, ResponseSpec]:
     """What the OpenAPI document says of a route's errors."""
-    statuses = {500}
+    statuses = {401, 500}
     if any("{" in path for path in handler.paths):
         statuses |= {400, 404}
     if handler.http_methods != {"GET"}:
