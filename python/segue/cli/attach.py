@@ -8,7 +8,8 @@ import os
 import click
 
 from segue.block_devices import AttachError, BlockDevices
-from segue.cli.options import AGENT, DISK, Failed, client, data_folder, data_option
+from segue.cli.options import AGENT, DISK, Failed, client, data_folder, data_option, json_option
+from segue.cli.output import print_json
 
 
 @click.command()
@@ -16,7 +17,8 @@ from segue.cli.options import AGENT, DISK, Failed, client, data_folder, data_opt
 @click.option("--read-only", is_flag=True, help="Refuse writes.")
 @click.option("--agent", "agent_name", type=AGENT, metavar="NAME", help="Through this agent [any].")
 @data_option
-def attach(name: str, read_only: bool, agent_name: str | None) -> None:
+@json_option
+def attach(name: str, read_only: bool, agent_name: str | None, as_json: bool) -> None:
     """Make a block device of the disk NAME and print its path.
 
     A device of the kernel's NBD client where the kernel has it, else a loop device over nbdfuse
@@ -24,18 +26,20 @@ def attach(name: str, read_only: bool, agent_name: str | None) -> None:
     """
     uri = client().disk_uris(name, agent_name)[0]
     try:
-        click.echo(BlockDevices(data_folder()).attach(name, uri, read_only))
+        device = BlockDevices(data_folder()).attach(name, uri, read_only)
     except AttachError as error:
         hint = ""
         if os.strerror(errno.EACCES) in str(error):
             hint = f" (a block device wants root, `segue disk uri {name}` does not)"
         raise Failed(f"{error}{hint}") from error
+    print_json({"disk": name, "device": device, "uri": uri}) if as_json else click.echo(device)
 
 
 @click.command()
 @click.argument("disk_or_device", type=DISK, metavar="NAME|DEVICE")
 @data_option
-def detach(disk_or_device: str) -> None:
+@json_option
+def detach(disk_or_device: str, as_json: bool) -> None:
     """Take away the block device of a disk.
 
     What was written is flushed first.  The controller need not run.
@@ -44,4 +48,7 @@ def detach(disk_or_device: str) -> None:
         gone = BlockDevices(data_folder()).detach(disk_or_device)
     except AttachError as error:
         raise Failed(str(error)) from error
-    click.echo(f"disk {gone.disk}: {gone.device or 'its device'} is gone")
+    if as_json:
+        print_json({"disk": gone.disk, "device": gone.device})
+    else:
+        click.echo(f"disk {gone.disk}: {gone.device or 'its device'} is gone")

@@ -66,7 +66,7 @@ FIELDS: Columns = {
     ),
     "disks": lambda c: ", ".join(c.disks) or "-",
     "cache": lambda c: {"page": "page cache", "direct": "direct: past the page cache"}[c.cache],
-    "writes": lambda c: f"of {c.write_unit_bytes} bytes or more",
+    "writes": lambda c: f"of {c.write_unit_bytes} bytes or more" if c.write_unit_bytes > 1 else "",
     "flush": lambda c: FLUSH.get(c.flush, ""),
     "fence": lambda c: FENCE.get(c.fence, "") + (f": {c.linger_s:g} s" if c.linger_s else ""),
     "away": _when_away,

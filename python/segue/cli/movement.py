@@ -115,6 +115,8 @@ def container_drain(
     """
     if stop:
         client().fill_container(name)
+        info = client().container(name)
+        print_json(info) if as_json else click.echo(f"container {name} is used again")
         return
     job = client().drain_container(name, bandwidth=bandwidth, latency_us=round(latency * 1000))
     _begun(job, wait, as_json)
@@ -165,18 +167,23 @@ def job_wait(number: int, as_json: bool) -> None:
 @job.command("cancel")
 @click.argument("number", type=int)
 @where_option
-def job_cancel(number: int) -> None:
+@json_option
+def job_cancel(number: int, as_json: bool) -> None:
     """Begin nothing new; what is under way is finished."""
-    click.echo(f"job {number}: {client().cancel_job(number).state}")
+    info = client().cancel_job(number)
+    print_json(info) if as_json else click.echo(f"job {number}: {info.state}")
 
 
 @job.command("limit")
 @click.argument("number", type=int)
 @click.argument("bandwidth", type=Size())
 @where_option
-def job_limit(number: int, bandwidth: int) -> None:
+@json_option
+def job_limit(number: int, bandwidth: int, as_json: bool) -> None:
     """Give a running job another BANDWIDTH a second (0: no limit)."""
-    client().limit_job(number, bandwidth)
+    info = client().limit_job(number, bandwidth)
+    limit = f"{format_size(bandwidth)}/s" if bandwidth else "no limit"
+    print_json(info) if as_json else click.echo(f"job {number}: {limit}")
 
 
 def _run(segments: str | None) -> tuple[int, int]:

@@ -22,6 +22,11 @@ def print_json(value: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
+def print_json_line(value: Any) -> None:
+    """The same in one line: where a command prints several, or goes on running."""
+    click.echo(msgspec.json.encode(value))
+
+
 def print_rows(rows: Sequence[T], columns: Columns) -> None:
     """One line a row under a line of headings."""
     # Drawing costs 50 ms of imports, which --json need not pay.

@@ -10,7 +10,8 @@ from urllib.parse import quote
 import click
 
 from segue import _native
-from segue.cli.options import Failed, sentence
+from segue.cli.options import Failed, json_option, sentence
+from segue.cli.output import print_json_line
 from segue.wire.link import Address
 
 
@@ -35,6 +36,7 @@ from segue.wire.link import Address
     help="Remembers whom the controller has shut out [FILE.revoked]; needed for a device.",
 )
 @click.option("--insecure", is_flag=True, help="Allow addresses other machines reach, without TLS.")
+@json_option
 def serve(
     storage: str,
     listen: tuple[str, ...],
@@ -42,6 +44,7 @@ def serve(
     cache: str | None,
     state: str | None,
     insecure: bool,
+    as_json: bool,
 ) -> None:
     """Export FILE or DEVICE until stopped, for use as a container.
 
@@ -63,7 +66,11 @@ def serve(
             else:
                 port = server.listen_tcp(address.host, address.port)
                 where = f"nbd://{address.host}:{port}/{quote(name)}"
-            click.echo(f"serving {storage} ({server.size_bytes} bytes) at {where}")
+            if as_json:
+                size_bytes = server.size_bytes
+                print_json_line({"storage": storage, "size_bytes": size_bytes, "uri": where})
+            else:
+                click.echo(f"serving {storage} ({server.size_bytes} bytes) at {where}")
     except (OSError, ValueError) as error:
         raise Failed(sentence(error)) from error
     signal.sigwait({signal.SIGINT, signal.SIGTERM})

@@ -11,9 +11,11 @@ import sys
 import time
 
 import click
+import msgspec
 
 from segue.cli.config import config_named, configured
-from segue.cli.options import Failed, Size, data_folder, data_option
+from segue.cli.options import Failed, Size, data_folder, data_option, json_option
+from segue.cli.output import print_json, print_json_line
 from segue.cli.sizes import format_size
 from segue.client import Client
 from segue.logs import set_up_logs
@@ -43,12 +45,13 @@ READY_DETACHED = "`segue down` stops it."
     help="Of the container made on the first run [4/5 of the free space; taken when written].",
 )
 @click.option("--detach", "-d", is_flag=True, help="Return when it serves; `segue down` stops it.")
+@json_option
 @click.pass_context
-def up(ctx: click.Context, size: int | None, detach: bool) -> None:
+def up(ctx: click.Context, size: int | None, detach: bool, as_json: bool) -> None:
     """Run a whole installation in DIR.
 
     A controller, an agent, and a container to begin with.  DIR is made if it is not there.  What
-    dies is started again.
+    dies is started again.  With --json, one line when it serves: what `segue status --json` says.
     """
     data = data_folder()
     if len(os.fsencode(data)) > LONGEST_DIR:
@@ -59,18 +62,18 @@ def up(ctx: click.Context, size: int | None, detach: bool) -> None:
         raise Failed(f"cannot make {data}: {error.strerror}") from None
     passed_on = ["--config", config] if (config := config_named(ctx)) else []
     if detach:
-        _detach(data, passed_on, size)
+        _detach(data, passed_on, size, as_json)
         return
     from segue.supervisor import Up, UpError  # noqa: PLC0415
 
     set_up_logs("up", "warning")
     try:
-        asyncio.run(Up(data, passed_on, lambda up: _ready(up.client, data, size)).run())
+        asyncio.run(Up(data, passed_on, lambda up: _ready(up.client, data, size, as_json)).run())
     except UpError as error:
         raise Failed(str(error)) from None
 
 
-def _ready(client: Client, data: str, size: int | None) -> None:
+def _ready(client: Client, data: str, size: int | None, as_json: bool) -> None:
     """On the first run: the container; then say what is served and how to use it."""
     containers = client.containers()
     if not containers:
@@ -79,8 +82,11 @@ def _ready(client: Client, data: str, size: int | None) -> None:
         path = os.path.join(data, f"{CONTAINER}.container")
         containers = [client.add_container(CONTAINER, f"file://{path}", size)]
     elif size is not None:
-        click.echo("--size is for the first run: there is a container already")
+        click.echo("--size is for the first run: there is a container already", err=as_json)
     status = client.status()
+    if as_json:
+        print_json_line(status)
+        return
     free = sum(info.free_segments * info.segment_bytes for info in containers)
     total = sum(info.size_bytes for info in containers)
     names = ", ".join(info.name for info in containers)
@@ -103,11 +109,13 @@ def default_size(data: str) -> int:
     return size // unit * unit + HEADER_BYTES
 
 
-def _detach(data: str, passed_on: list[str], size: int | None) -> None:
+def _detach(data: str, passed_on: list[str], size: int | None, as_json: bool) -> None:
     """The same in a process of its own, until it says that it serves."""
     args = [sys.executable, "-m", "segue.cli", "up", "--data", data, *passed_on]
     if size is not None:
         args += ["--size", str(size)]
+    if as_json:
+        args.append("--json")
     with open(os.path.join(data, "up.log"), "ab") as log:
         begin = log.tell()
         process = subprocess.Popen(
@@ -120,6 +128,9 @@ def _detach(data: str, passed_on: list[str], size: int | None) -> None:
         )
     assert process.stdout is not None
     for line in process.stdout:
+        if as_json:
+            print_json(msgspec.json.decode(line))
+            return
         click.echo(line.replace(READY, READY_DETACHED), nl=False)
         if READY in line:
             return
@@ -131,7 +142,8 @@ def _detach(data: str, passed_on: list[str], size: int | None) -> None:
 
 @click.command("down")
 @data_option
-def down() -> None:
+@json_option
+def down(as_json: bool) -> None:
     """Stop what `segue up` runs in DIR.
 
     Hosts' I/O under way is finished first.
@@ -154,4 +166,7 @@ def down() -> None:
         if time.monotonic() > deadline:
             raise Failed(f"`segue up` (pid {pid}) has not stopped within {DOWN_S:g} s")
         time.sleep(POLL_S)
-    click.echo(f"stopped what ran in {data}")
+    if as_json:
+        print_json({"stopped": data, "pid": pid})
+    else:
+        click.echo(f"stopped what ran in {data}")

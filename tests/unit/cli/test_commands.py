@@ -3,13 +3,80 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from segue.cli.main import main
 from tests.unit.cli.conftest import ANSWERS, Api
+
+WITHOUT_JSON = {
+    ("controller",): "a daemon: it prints its log",
+    ("agent",): "a daemon: it prints its log",
+    ("completion",): "prints a script",
+}
+WITHOUT_API = {
+    ("up",): "runs processes here",
+    ("down",): "stops processes here",
+    ("controller",): "is what is asked",
+    ("agent",): "finds its controller by another address",
+    ("check",): "reads the store itself",
+    ("serve",): "belongs to no installation",
+    ("attach",): "makes a device here, remembered in the installation's folder",
+    ("detach",): "takes it away",
+    ("completion",): "asks nobody",
+}
+
+
+def verbs(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every verb of the command tree."""
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            yield from verbs(below, (*path, name))
+    if path and (not isinstance(command, click.Group) or command.invoke_without_command):
+        yield path
+
+
+def flags(path: tuple[str, ...]) -> set[str]:
+    """A verb's own."""
+    command: click.Command = main
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
+    return {flag for param in command.params for flag in param.opts}
+
+
+@pytest.mark.parametrize(
+    ("flag", "exempt"), [("--json", WITHOUT_JSON), ("--api", WITHOUT_API)], ids=["json", "api"]
+)
+def test_every_verb_has_the_flag_or_a_reason(flag: str, exempt: dict[tuple[str, ...], str]) -> None:
+    found = set(verbs(main))
+    assert len(found) > 30
+    assert {path for path in found if flag not in flags(path)} == exempt.keys()
+
+
+def test_the_readme_names_every_verb() -> None:
+    """Its block of commands, and nothing that is not there."""
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    block = readme.partition("## Commands")[2].partition("```\n")[2].partition("```")[0]
+    assert named(block) == set(verbs(main))
+
+
+def named(block: str) -> set[tuple[str, ...]]:
+    """The verbs of lines such as ``segue disk create | list  what they do``."""
+    found: set[tuple[str, ...]] = set()
+    for line in re.sub(r"\|\n +", "| ", block).splitlines():
+        words = re.split(r"  +", line)[0].removeprefix("segue ")
+        group, _, rest = words.partition(" ")
+        if isinstance(main.commands[group], click.Group) and not rest.startswith("|"):
+            found |= {(group, name) for name in rest.split(" | ")}
+        else:
+            found |= {(name,) for name in words.split(" | ")}
+    return found
 
 
 @pytest.mark.parametrize("noun", ["disk", "container", "agent"])

@@ -23,12 +23,12 @@ from segue.wire.messages import Operation
 
 THEN = {
     Way.FIRST_TOUCH: "the controller answers with the entry",
-    Way.FIRST_WRITE: "the controller gives the segment a location and answers with it",
+    Way.FIRST_WRITE: "the controller gives the segment a location",
     Way.CLOSE_SOURCE: "the controller takes the old location from every agent; "
     "the write is done at the new one (do_write)",
     Way.SPLIT_READ: "each block is read from where it is now (do_split_read)",
     Way.DO_WRITE: "the write is done at the extent's own location (do_write)",
-    Way.DISCARD: "the controller makes the segment zero and frees where it lay",
+    Way.DISCARD: "the segment becomes zero and its location free",
 }
 
 

@@ -61,7 +61,7 @@ def _away(c: Controller) -> Iterator[str]:
         )
         yield (
             f"{name} is away for {info.away_s:.0f} s{why}: I/O that needs it {io}, of "
-            f"{', '.join(info.disks) or 'no disk'}; the controller waits with {waiting} things"
+            f"{', '.join(info.disks) or 'no disk'}; {waiting} of the controller's own work waits"
         )
 
 
