@@ -80,9 +80,9 @@ def test_what_was_acknowledged_is_there(
     model = bytearray(DISK_BYTES)
     with Load(host, model) as load:
         for seed in range(LOSSES):
-            bare.client.move_disk("disk", ("near", "far")[seed % 2])
             before = load.rounds
             wait_until("the load goes on", lambda then=before: load.rounds > then)  # type: ignore[misc]
+            bare.client.move_disk("disk", ("near", "far")[seed % 2])
             server.lose_power(seed)
             wait_until("the movement", lambda: is_still(bare))
     assert host.pread(DISK_BYTES, 0) == model

@@ -211,6 +211,37 @@ def test_only_io_that_needs_it_fails(
     assert bare.client.disk("lost").failed == {}
 
 
+@pytest.mark.parametrize("kind", ["plain", "segue"])
+def test_a_disk_is_opened_while_a_server_is_away(
+    bare: Installation, servers: dict[str, Server], folder: Path, kind: str
+) -> None:
+    """The agent is new: it has never seen the server.  What lies elsewhere is served."""
+    server = serve(servers, folder, kind)
+    bare.client.add_container("far", server.uri("linger-ms=100"), 0)
+    bare.client.create_disk("disk", 8 * MIB)
+    host = _native.NbdClient(bare.uri("disk", "one"), "disk")
+    model = bytearray(8 * MIB)
+    scribble(host, model, 1, 20)
+    bare.client.add_container("near", f"file://{folder}/near", 64 * MIB)
+    job = bare.client.move_disk("disk", "near", segments=2)
+    wait_until("the movement", lambda: bare.client.job(job.job).state == "done")
+    server.kill()
+    bare.start_agent("two")
+    host = _native.NbdClient(bare.uri("disk", "two"), "disk")
+    assert host.pread(2 * MIB, 0) == model[: 2 * MIB]
+    other, found = _native.NbdClient(bare.uri("disk", "two"), "disk"), list[bytes]()
+    waiting = threading.Thread(target=lambda: found.append(other.pread(len(model), 0)))
+    waiting.start()
+    host.pwrite(b"9" * 4096, 2 * MIB - 4096)
+    assert found == []
+    model[2 * MIB - 4096 : 2 * MIB] = b"9" * 4096
+    server.start()
+    waiting.join()
+    assert found[0][2 * MIB :] == model[2 * MIB :]
+    scribble(host, model, 2, 8)
+    assert host.pread(len(model), 0) == model
+
+
 def reads(host: _native.NbdClient) -> bool:
     """Whether a read goes well."""
     try:

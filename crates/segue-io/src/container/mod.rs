@@ -28,6 +28,7 @@ pub use header::{DATA_AT_BYTES, Header, Identity, Slot, is_segment_size};
 pub use making::{create, inspect, remove};
 pub use syncs::Syncs;
 pub use uri::ContainerUri;
+pub(crate) use uri::is_remote;
 
 use nbd::Port;
 
@@ -150,6 +151,30 @@ impl Container {
     ) -> Container {
         self.backing = wrap(self.backing);
         self
+    }
+
+    /// A container across the network whose server is away: I/O there waits or fails by its policy.
+    /// That `header` lies there is found out when the server is back.
+    ///
+    /// # Errors
+    /// EINVAL if it is none across the network; else those of starting a thread.
+    pub fn open_away(uri: &str, header: Header, fence: u64) -> Result<Container, ContainerError> {
+        let data_bytes = header.data_bytes();
+        let shape = (DATA_AT_BYTES + data_bytes, header.write_unit_bytes);
+        let address = ContainerUri::parse(uri).map_err(naming(uri))?;
+        let Some(address) = address.address().cloned() else {
+            return Err(ContainerError::new(uri, libc::EINVAL, "it has no server"));
+        };
+        let backing = nbd::NbdBacking::open_away(address, fence, shape, header.container);
+        Ok(Container {
+            backing: Arc::new(backing.map_err(naming(uri))?),
+            header,
+            data_bytes,
+            uri: uri.to_owned(),
+            syncs: Syncs::default(),
+            stamp_failed: AtomicBool::new(false),
+            stamping: Mutex::new(()),
+        })
     }
 
     /// The header as it was read when the container was opened.

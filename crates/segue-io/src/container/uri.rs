@@ -176,3 +176,9 @@ pub(super) fn decode_percent(text: &str) -> Option<PathBuf> {
     }
     (!out.contains(&0)).then(|| PathBuf::from(OsString::from_vec(out)))
 }
+
+/// Whether a URI names storage across the network.
+pub(crate) fn is_remote(uri: &str) -> bool {
+    uri.split_once("://")
+        .is_some_and(|(scheme, _)| nbd::is_scheme(scheme))
+}

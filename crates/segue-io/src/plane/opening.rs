@@ -2,7 +2,8 @@
 //!
 //! `new_table` and `set_containers` name containers; those not open yet are opened on the pool,
 //! one job at a time (a second descriptor of one container would find the fence taken by the
-//! first). Until then the disk's other commands wait, in order; other disks' do not, nor do answers
+//! first). One across the network whose server is away is opened all the same: only I/O that needs
+//! it waits. Until then the disk's other commands wait, in order; other disks' do not, nor do answers
 //! to faults that carry no entries. So whoever answers a `container_failed` must first have had the
 //! answers to the sets that say so (the controller does).
 
@@ -11,7 +12,20 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use segue_map::{ContainerSpec, Control};
 
-use crate::container::{Cache, Container, ContainerError};
+use crate::container::{Cache, Container, ContainerError, Header, Identity, is_remote};
+
+/// What says that a container's server is away, rather than that something is wrong there.
+const AWAY: [i32; 9] = [
+    libc::ECONNREFUSED,
+    libc::ECONNRESET,
+    libc::EHOSTUNREACH,
+    libc::EIO,
+    libc::ENETUNREACH,
+    libc::ENOENT,
+    libc::ENOTCONN,
+    libc::EPIPE,
+    libc::ETIMEDOUT,
+];
 
 /// What a job opened, or why it could not.
 pub(super) type Opened = Result<Vec<(u16, Arc<Container>)>, ContainerError>;
@@ -47,10 +61,30 @@ impl Job {
                 drop(self.closing.write().unwrap_or_else(PoisonError::into_inner));
                 open()
             }
+            errno if AWAY.contains(&errno) && is_remote(&spec.uri) => {
+                crate::log(format_args!("{error}; I/O there waits for its server"));
+                Container::open_away(&spec.uri, header_of(spec), self.fence)
+            }
             _ => Err(error),
         })?;
         check(spec, &open).map_err(refuse)?;
         Ok(open)
+    }
+}
+
+/// What the controller says a container's header says.
+fn header_of(spec: &ContainerSpec) -> Header {
+    Header {
+        installation: Identity::default(),
+        container: spec.identity,
+        segment_bytes: spec.segment_bytes,
+        segments: spec.segments,
+        write_unit_bytes: spec.write_unit_bytes,
+        clean: false,
+        created: false,
+        term: 0,
+        commit: 0,
+        sequence: 0,
     }
 }
 

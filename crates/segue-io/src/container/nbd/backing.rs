@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::address::{Address, Policy};
+use super::limits::Limits;
 use super::port::Port;
 use super::work::{How, Job, Op, Waiter};
 use crate::buffer::Buffer;
@@ -115,6 +116,25 @@ impl NbdBacking {
             };
         }
         let port = Port::open(address.clone(), holder)?;
+        Ok(NbdBacking {
+            port,
+            address,
+            lease_until_ns: Arc::new(AtomicU64::new(u64::MAX)),
+        })
+    }
+
+    /// A container of that size and write unit whose server is away; see [`Port::open_away`].
+    ///
+    /// # Errors
+    /// See [`Port::open_away`].
+    pub fn open_away(
+        address: Address,
+        holder: u64,
+        (size_bytes, unit_bytes): (u64, u32),
+        container: Identity,
+    ) -> io::Result<NbdBacking> {
+        let presumed = Limits::presumed(size_bytes, unit_bytes);
+        let port = Port::open_away(address.clone(), holder, presumed, (container, None))?;
         Ok(NbdBacking {
             port,
             address,
@@ -235,6 +255,6 @@ impl Backing for NbdBacking {
     }
 
     fn fence_ended(&self, fence: u64, ending: Ending) -> io::Result<bool> {
-        super::revoke::revoke(&self.address, self.port.limits(), fence, ending)
+        super::revoke::revoke(&self.address, &self.port.limits(), fence, ending)
     }
 }

@@ -249,6 +249,16 @@ impl Jobs {
         }
     }
 
+    /// Nothing has been sent yet, and the server has FUA, which was not known.
+    pub(super) fn use_fua(&mut self) {
+        for part in self.queue.iter_mut().filter(|part| part.writes()) {
+            part.flags |= c::CMD_FLAG_FUA;
+        }
+        for state in self.table.iter_mut().flatten() {
+            state.writes.clear();
+        }
+    }
+
     /// When `give_up` has something to do, or earlier.
     pub(super) fn deadline(&self) -> Option<u64> {
         self.due_ns

@@ -7,11 +7,13 @@ use segue_nbd::consts as c;
 
 /// Write-zeroes of one request, at most, where the server names no limit.
 const ZERO_BYTES_MAX: u64 = 1 << 30;
+/// The longest request of a server that nobody has seen yet.
+const PRESUMED_BYTES: u32 = 64 << 10;
 /// The largest write unit a container may have.
 const UNIT_BYTES_MAX: u32 = 4096;
 
 /// See the module's text. Sizes in bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Of the export.
     pub size_bytes: u64,
@@ -70,6 +72,29 @@ impl Limits {
                 && agreed.offers(c::FLAG_SEND_FAST_ZERO),
             fenced: agreed.session.is_some(),
         })
+    }
+
+    /// What any server can be supposed to offer for a container of that size and write unit.
+    pub(super) fn presumed(size_bytes: u64, unit_bytes: u32) -> Limits {
+        Limits {
+            size_bytes,
+            unit_bytes,
+            payload_bytes: PRESUMED_BYTES,
+            zero_bytes: u64::from(PRESUMED_BYTES),
+            fua: false,
+            zeroes: false,
+            fast_zero: false,
+            fenced: false,
+        }
+    }
+
+    /// These, found where `presumed` was supposed: size and write unit are the container's.
+    pub(super) fn instead_of(self, presumed: &Limits) -> Limits {
+        Limits {
+            size_bytes: presumed.size_bytes,
+            unit_bytes: presumed.unit_bytes,
+            ..self
+        }
     }
 
     /// Whether a connection with these can do all that one with `earlier` could.

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ enum Message {
 struct Shared {
     inbox: Mutex<Vec<Message>>,
     wake: EventFd,
-    limits: OnceLock<Limits>,
+    limits: Mutex<Option<Limits>>,
     /// CLOCK_BOOTTIME when the last connection was lost; 0: there is one.
     away_since_ns: AtomicU64,
 }
@@ -80,23 +80,8 @@ impl Port {
     /// Those of connecting; TimedOut; InvalidData for a server that breaks the protocol;
     /// Unsupported for an export that cannot be a container, saying why.
     pub fn open(address: Address, holder: u64) -> io::Result<Port> {
-        let shared = Arc::new(Shared {
-            inbox: Mutex::default(),
-            wake: EventFd::new()?,
-            limits: OnceLock::new(),
-            away_since_ns: AtomicU64::new(boottime_ns()),
-        });
-        let epoll = Epoll::new()?;
-        epoll.add(shared.wake.as_raw_fd(), KEY_INBOX, libc::EPOLLIN as u32)?;
         let (opened, first) = mpsc::channel();
-        let driver = Driver::new(shared.clone(), epoll, address, holder, opened);
-        let thread = std::thread::Builder::new()
-            .name("segue-nbd".into())
-            .spawn(move || crate::abort_on_panic(|| driver.run()))?;
-        let port = Port {
-            shared,
-            thread: Some(thread),
-        };
+        let port = Port::start(address, holder, Start::Asked(opened))?;
         match first.recv_timeout(Duration::from_nanos(2 * JOIN_NS)) {
             Ok(Ok(())) => Ok(port),
             Ok(Err(error)) => Err(error),
@@ -104,12 +89,47 @@ impl Port {
         }
     }
 
-    /// What the server offers.
+    /// A port of a container whose server is away: it is waited for like one that was there before.
+    ///
+    /// Until it is there, no more is made use of than `presumed`, and the header is to be that of
+    /// `expected`.
+    ///
+    /// # Errors
+    /// Those of starting a thread.
+    pub(super) fn open_away(
+        address: Address,
+        holder: u64,
+        presumed: Limits,
+        expected: Expected,
+    ) -> io::Result<Port> {
+        Port::start(address, holder, Start::Away(presumed, expected))
+    }
+
+    fn start(address: Address, holder: u64, start: Start) -> io::Result<Port> {
+        let shared = Arc::new(Shared {
+            inbox: Mutex::default(),
+            wake: EventFd::new()?,
+            limits: Mutex::default(),
+            away_since_ns: AtomicU64::new(boottime_ns()),
+        });
+        let epoll = Epoll::new()?;
+        epoll.add(shared.wake.as_raw_fd(), KEY_INBOX, libc::EPOLLIN as u32)?;
+        let driver = Driver::new(shared.clone(), epoll, address, holder, start);
+        let thread = std::thread::Builder::new()
+            .name("segue-nbd".into())
+            .spawn(move || crate::abort_on_panic(|| driver.run()))?;
+        Ok(Port {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// What the server offers, as far as is made use of.
     ///
     /// # Panics
     /// Never: an open port knows.
-    pub fn limits(&self) -> &Limits {
-        self.shared.limits.get().expect("an open port has limits")
+    pub fn limits(&self) -> Limits {
+        lock(&self.shared.limits).expect("an open port has limits")
     }
 
     /// Hands a job in; its waiter hears of the end.
@@ -167,6 +187,14 @@ fn probe() -> Part {
     }
 }
 
+/// How a port begins.
+enum Start {
+    /// Somebody waits to hear how the first connection went.
+    Asked(mpsc::Sender<io::Result<()>>),
+    /// Away.
+    Away(Limits, Expected),
+}
+
 /// What the thread has.
 pub(super) struct Driver {
     shared: Arc<Shared>,
@@ -179,6 +207,8 @@ pub(super) struct Driver {
     pub(super) jobs: Jobs,
     pub(super) losses: Losses,
     expected: Option<Expected>,
+    /// No server has been there yet: its limits are presumed.
+    presumes: bool,
     stopping: bool,
 }
 
@@ -188,18 +218,24 @@ impl Driver {
         epoll: Epoll,
         address: Address,
         holder: u64,
-        opened: mpsc::Sender<io::Result<()>>,
+        start: Start,
     ) -> Driver {
+        let (opened, presumed) = match start {
+            Start::Asked(opened) => (Some(opened), None),
+            Start::Away(limits, expected) => (None, Some((limits, expected))),
+        };
+        *lock(&shared.limits) = presumed.map(|(limits, _)| limits);
         Driver {
             shared,
             epoll,
             links: (0..address.policy.connections).map(|_| None).collect(),
             address,
             holder,
-            opened: Some(opened),
+            opened,
             jobs: Jobs::default(),
             losses: Losses::new(),
-            expected: None,
+            expected: presumed.map(|(_, expected)| expected),
+            presumes: presumed.is_some(),
             stopping: false,
         }
     }
@@ -232,10 +268,13 @@ impl Driver {
         let messages = std::mem::take(&mut *lock(&self.shared.inbox));
         for message in messages {
             match message {
-                Message::Job(job) => match self.shared.limits.get() {
-                    Some(limits) => self.jobs.add(*job, limits),
-                    None => job.waiter.ended(How::Refused(libc::ENOTCONN)),
-                },
+                Message::Job(job) => {
+                    let limits = *lock(&self.shared.limits);
+                    match limits {
+                        Some(limits) => self.jobs.add(*job, &limits),
+                        None => job.waiter.ended(How::Refused(libc::ENOTCONN)),
+                    }
+                }
                 Message::GiveBack => self.jobs.give_back(),
                 Message::Expect(expected) => self.expected = Some(expected),
                 Message::Policy(policy) => self.address.policy = policy,
@@ -323,13 +362,8 @@ impl Driver {
             Err(error) => return self.lose(index, &error),
         };
         self.losses.joined(index, negotiated.session);
-        let known = self.shared.limits.get_or_init(|| limits.clone());
-        if !known.fua {
-            // A flush is to be by the server that has answered the writes. With two connections one
-            // may be silent, its server dead, while the other has found the server that came after.
-            self.links.truncate(1);
-        }
-        if !limits.covers(known) {
+        let known = *lock(&self.shared.limits).get_or_insert(limits);
+        if !limits.covers(&known) {
             let what = "the export offers less than it did";
             return self.lose(index, &io::Error::new(io::ErrorKind::Unsupported, what));
         }
@@ -368,6 +402,9 @@ impl Driver {
             return;
         };
         link.stage = Stage::Ready;
+        if std::mem::take(&mut self.presumes) {
+            self.stop_presuming(index);
+        }
         let away = self.shared.away_since_ns.swap(0, Ordering::AcqRel);
         if let Some(opened) = self.opened.take() {
             let _ = opened.send(Ok(()));
@@ -376,6 +413,19 @@ impl Driver {
         }
         for part in self.losses.is_back() {
             self.jobs.again(part);
+        }
+    }
+
+    /// The server is there for the first time; nothing has been sent yet.
+    fn stop_presuming(&mut self, index: usize) {
+        let negotiated = self.links[index].as_ref().and_then(Link::negotiated);
+        let Some(Ok(limits)) = negotiated.map(Limits::of) else {
+            return;
+        };
+        let mut known = lock(&self.shared.limits);
+        *known = known.map(|presumed| limits.instead_of(&presumed));
+        if limits.fua {
+            self.jobs.use_fua();
         }
     }
 
@@ -509,7 +559,12 @@ impl Driver {
             return;
         }
         let enough = self.has_ready() && !self.jobs.has_queued();
-        let free = self.links.iter().position(Option::is_none);
+        let fua = lock(&self.shared.limits).is_some_and(|limits| limits.fua);
+        // Without FUA, a flush is to be by the server that has answered the writes: of two
+        // connections one may be silent, its server dead, and the other have found the server that
+        // was started after it.
+        let most = if fua { self.links.len() } else { 1 };
+        let free = self.links[..most].iter().position(Option::is_none);
         let (false, Some(index)) = (enough, free) else {
             return;
         };
