@@ -37,10 +37,11 @@ from segue.controller.jobs import Jobs
 from segue.controller.locks import BlockRanges, Locks
 from segue.controller.pacing import Pacing
 from segue.controller.peer import Peer
-from segue.controller.ports import Clock, Link, Stamp, Storage
+from segue.controller.ports import Clock, Link, Storage
 from segue.controller.procedures.background import Background
 from segue.controller.procedures.flush_failed import CopierFlushes, last_flush
 from segue.controller.settings import SECOND_NS, Settings
+from segue.controller.stamps import Stamps
 from segue.controller.table import Disk, Table, container_spec
 from segue.controller.waits import Waits
 from segue.store.contract import Store, StoreCorrupt, StoreError, Superseded
@@ -92,6 +93,7 @@ class Controller:
         self.jobs = Jobs(self)
         self.copier = Copier(self)
         self.pacing = Pacing(self)
+        self.stamps = Stamps(self)
         self.flushes = CopierFlushes(self)
         self.felt = HostLatency(self)
         self.copier_failures: dict[int, int] = {}
@@ -113,9 +115,6 @@ class Controller:
         self._term_seen_ns = 0
         self.old_leases_until_ns = 0
         """Leases of older terms, of their copiers too, are over then."""
-        self._stamped = Stamp(0, 0)
-        self._reused_since_stamp = False
-        self._stamping = asyncio.Lock()
 
     # Life of the term ---------------------------------------------------------------------------
 
@@ -195,7 +194,7 @@ class Controller:
         await asyncio.gather(*tasks, return_exceptions=True)
         if not self.failed.done():
             await last_flush(self)
-            await self.stamp()
+            await self.stamps.all()
 
     def fail(self, error: BaseException) -> None:
         """The term is over: the process must exit; nothing more is granted."""
@@ -388,32 +387,6 @@ class Controller:
         if age_ns > self.settings.lease_ns // 3 and not await self.term_is_newest():
             raise TermEnded
 
-    # Stamps -------------------------------------------------------------------------------------
-
-    async def stamp(self) -> None:
-        """Writes the newest (term, commit number) into every container's header."""
-        async with self._stamping:
-            newest = Stamp(self.term, self.table.number)
-            begun_ns = self.clock.now_ns()
-            if newest == self._stamped or await self.store.newest_term() != self.term:
-                return
-            self.storage.extend(begun_ns + self.settings.lease_ns)
-            for number in sorted(self.open_containers):
-                try:
-                    with self.waits.on("storage", self.name_of_container(number)):
-                        await self.storage.stamp(number, newest)
-                except OSError as error:
-                    log.warning("event=stamp_failed container=%d error=%s", number, error)
-            failpoints.hit("stamp.written")
-            self._stamped = newest
-            self._reused_since_stamp = False
-
-    async def stamp_before_reuse(self) -> None:
-        """Called before a freed location is used again; stamps once per interval."""
-        if not self._reused_since_stamp:
-            await self.stamp()
-            self._reused_since_stamp = True
-
     # Holders ------------------------------------------------------------------------------------
 
     async def fence_ended_everywhere(self, holder: int, containers: list[int]) -> bool:
@@ -423,7 +396,8 @@ class Controller:
                 if not await fences.fence_ended(self, number, holder):
                     return False
             except OSError as error:
-                log.warning("event=fence_unknown container=%d error=%s", number, error)
+                if not self.storage.is_away(number):
+                    log.warning("event=fence_unknown container=%d error=%s", number, error)
                 return False
         return True
 

@@ -31,10 +31,17 @@ class Copier:
 
     def __init__(self, c: Controller) -> None:
         self._c = c
-        self.slots = asyncio.Semaphore(c.settings.copy_pieces_at_once)
-        """One for each piece under way; to be taken before any range is held."""
+        self._slots: dict[int, asyncio.Semaphore] = {}
         self._bytes_per_ns: dict[tuple[int, int], float] = {}
         """(container read, or 0 for zeroes; container written) -> measured rate."""
+
+    def slots(self, container: int) -> asyncio.Semaphore:
+        """One for each piece under way to that container; to be taken before any range is held.
+
+        A container that hangs keeps only its own.
+        """
+        most = self._c.settings.copy_pieces_at_once
+        return self._slots.setdefault(container, asyncio.Semaphore(most))
 
     def piece_blocks(self, location: int, record: Record, disk: Disk) -> int:
         """Blocks of a piece now: whole write units of the container written, at least one."""

@@ -44,12 +44,18 @@ def take_location(c: Controller, disk: Disk, segment: int) -> tuple[int, bool, b
     """Reserves a location for the disk: (location, clean, used before), None if the pool is full.
 
     Where a job moves the segment to, then in the disk's own containers, then in others; in a clean
-    segment before an unclean one, in the emptiest container first (decision 0010).
+    segment before an unclean one, in the emptiest container first (decision 0010); where a server
+    is away only if there is no other place.
     """
     aim = [n for n in c.jobs.targets(disk.disk, segment) if may_hold(c, disk, n)]
     own = [n for n in disk.containers if may_hold(c, disk, n)]
     others = [n for n in c.table.containers if n not in disk.containers and may_hold(c, disk, n)]
-    return _take(c, aim) or _take(c, own) or _take(c, others)
+    for away in (False, True):
+        for numbers in (aim, own, others):
+            found = _take(c, [n for n in numbers if c.storage.is_away(n) == away])
+            if found is not None:
+                return found
+    return None
 
 
 def _take(c: Controller, numbers: list[int]) -> tuple[int, bool, bool] | None:
@@ -60,16 +66,19 @@ def _take(c: Controller, numbers: list[int]) -> tuple[int, bool, bool] | None:
             found = space.take(clean)
             if found is not None:
                 if not space.default_clean:
-                    c.background.clean_ahead(space)
+                    c.background.clean_ahead(number)
                 segment, recycled = found
                 return location_of(number, segment), clean, recycled
     return None
 
 
 def take_destination(c: Controller, disk: Disk, targets: Sequence[int]) -> tuple[int, bool] | None:
-    """Reserves a location for a movement: (location, used before), or None; unclean ones first."""
+    """Reserves a location for a movement: (location, used before), or None; unclean ones first.
+
+    Never where the server is away: hosts that write to the extent would wait for it.
+    """
     for number in targets:
-        if not may_hold(c, disk, number):
+        if not may_hold(c, disk, number) or c.storage.is_away(number):
             continue
         space = c.table.containers[number].space
         for clean in (False, True):

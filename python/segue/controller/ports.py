@@ -135,6 +135,10 @@ class Storage(Protocol):
         """
         ...
 
+    def is_away(self, container: int) -> bool:
+        """Whether there is no connection to the container's server, or it is not open."""
+        ...
+
     def extend(self, until_ns: int) -> None:
         """This term was seen to be the newest: its I/O across the network may begin until then.
 

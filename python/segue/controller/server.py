@@ -70,8 +70,10 @@ class Server:
         self._links: dict[asyncio.Task[None], None] = {}
         self._controller: Controller | None = None
 
-    async def run(self) -> None:
+    async def run(self) -> bool:
         """Serve until SIGTERM or SIGINT; raises `TermFailed`, `StoreError`, `OSError`.
+
+        True if nothing is under way any more; else the process is to end without waiting for it.
 
         A controller that cannot serve changes nothing but, at the most, the number of the term:
         what only the table can tell, containers above all, is known when the term is claimed, and
@@ -117,9 +119,10 @@ class Server:
         log.info("event=stopping")
         await doors.aclose()
         await controller.stop()
-        storage.close()
+        ended = storage.close()
         await store.close()
-        log.info("event=stopped")
+        log.info("event=stopped ended=%s", ended)
+        return ended
 
     async def _bind(self, address: Address, undo: contextlib.AsyncExitStack) -> asyncio.Server:
         """Takes the address; agents are let in when the term serves."""
@@ -191,7 +194,8 @@ async def run_controller(config: ControllerConfig) -> None:
     fence's lock until they are gone.
     """
     try:
-        await Server(config).run()
+        if not await Server(config).run():
+            os._exit(0)
     except TermFailed as error:
         log.critical("event=exit cause=%r", str(error))
         os._exit(1)

@@ -24,7 +24,7 @@ class Settings(msgspec.Struct, frozen=True):
     copy_piece_bytes: int = 1 << 20
     """The most the copier reads and writes at once: a faulted write waits for one such piece."""
     copy_pieces_at_once: int = 4
-    """Pieces of different extents that the copier has under way."""
+    """Pieces of different extents that the copier has under way to one container."""
     copy_hint_bytes: int = 16 << 20
     """What is copied of an extent before the copier notes, durably, how far it has come."""
     extents_at_once: int = 8

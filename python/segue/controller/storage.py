@@ -1,18 +1,18 @@
 """The controller's own hands on containers, for production: `Storage` over `_native`.
 
-Blocking calls run in threads of their own pool; `_native.StorageHandle` lets go of the
-interpreter meanwhile.  Every handle carries the lock of the controller's fence (rule 11), which
-ends with this process, its threads' I/O included.
+Blocking calls run in threads, so many for each container that one which hangs holds up no other;
+`_native.StorageHandle` lets go of the interpreter meanwhile.  Every handle carries the lock of the
+controller's fence (rule 11), which ends with this process, its threads' I/O included.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from errno import ENODEV
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from segue import _native
 from segue.controller.ports import CreatedContainer, Ending, Stamp
@@ -20,6 +20,9 @@ from segue.wire.messages import ContainerSpec
 
 T = TypeVar("T")
 THREADS = 8
+"""Calls under way at once at one container."""
+LAST_CALLS_S = 10.0
+"""How long calls still under way are waited for at a clean stop."""
 
 
 class NativeStorage:
@@ -28,7 +31,9 @@ class NativeStorage:
     def __init__(self) -> None:
         self._handles: dict[int, _native.StorageHandle] = {}
         self._until_ns = 0
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="segue-storage")
+        self._pools: dict[int, ThreadPoolExecutor] = {}
+        """By container; 0: for what is not one yet, or no more."""
+        self._calls: set[Future[Any]] = set()
 
     async def create(
         self,
@@ -41,6 +46,7 @@ class NativeStorage:
     ) -> CreatedContainer:
         """See `Storage.create`."""
         made = await self._run(
+            0,
             partial(
                 _native.create_container,
                 uri,
@@ -49,7 +55,7 @@ class NativeStorage:
                 identity,
                 installation,
                 cache,
-            )
+            ),
         )
         return CreatedContainer(
             segments=made["segments"],
@@ -71,50 +77,61 @@ class NativeStorage:
         """See `Storage.open`."""
         if spec.container not in self._handles:
             self._handles[spec.container] = await self._run(
+                spec.container,
                 partial(
                     _native.StorageHandle, spec.uri, spec.cache, spec.identity, installation, fence
-                )
+                ),
             )
         handle = self._handles[spec.container]
         handle.set_lease(self._until_ns)
         handle.set_policy(spec.uri)
-        header = await self._run(handle.header)
+        header = await self._run(spec.container, handle.header)
         return Stamp(header["term"], header["commit"])
 
     async def remove(self, spec: ContainerSpec) -> None:
         """See `Storage.remove`."""
         handle = self._handles.pop(spec.container, None)
         if handle is not None:
-            await self._run(handle.close)
-        await self._run(
-            partial(_native.remove_container, spec.uri, spec.identity, spec.cache),
-        )
+            await self._run(spec.container, handle.close)
+        pool = self._pools.pop(spec.container, None)
+        if pool is not None:
+            pool.shutdown(wait=False)
+        await self._run(0, partial(_native.remove_container, spec.uri, spec.identity, spec.cache))
 
     async def zero(self, container: int, offset_bytes: int, length_bytes: int) -> None:
         """See `Storage.zero`."""
-        await self._run(partial(self._handle(container).zero, offset_bytes, length_bytes))
+        await self._run(
+            container, partial(self._handle(container).zero, offset_bytes, length_bytes)
+        )
 
     async def copy(
         self, source: int, source_bytes: int, target: int, target_bytes: int, length_bytes: int
     ) -> None:
         """See `Storage.copy`."""
         await self._run(
+            target,
             partial(
                 self._handle(target).copy_from,
                 self._handle(source),
                 source_bytes,
                 target_bytes,
                 length_bytes,
-            )
+            ),
         )
 
     async def flush(self, container: int) -> None:
         """See `Storage.flush`."""
-        await self._run(self._handle(container).flush)
+        await self._run(container, self._handle(container).flush)
 
     async def fence_ended(self, container: int, holder: int, ending: Ending) -> bool:
         """See `Storage.fence_ended`."""
-        return await self._run(partial(self._handle(container).fence_ended, holder, ending))
+        call = partial(self._handle(container).fence_ended, holder, ending)
+        return await self._run(container, call)
+
+    def is_away(self, container: int) -> bool:
+        """See `Storage.is_away`."""
+        handle = self._handles.get(container)
+        return handle is None or handle.away_s() is not None
 
     def extend(self, until_ns: int) -> None:
         """See `Storage.extend`."""
@@ -124,14 +141,22 @@ class NativeStorage:
 
     async def stamp(self, container: int, stamp: Stamp) -> None:
         """See `Storage.stamp`."""
-        await self._run(partial(self._handle(container).stamp, stamp.term, stamp.commit))
+        call = partial(self._handle(container).stamp, stamp.term, stamp.commit)
+        await self._run(container, call)
 
-    def close(self) -> None:
-        """Let go of all containers; calls still running finish first."""
-        self._pool.shutdown()
-        for handle in self._handles.values():
-            handle.close()
+    def close(self) -> bool:
+        """Let go of all containers, and wait a while for calls still under way; whether all ended.
+
+        One may never end: a write to a server that has gone, and cannot prove that it has ended.
+        """
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+        late = wait(list(self._calls), timeout=LAST_CALLS_S).not_done
+        if not late:
+            for handle in self._handles.values():
+                handle.close()
         self._handles.clear()
+        return not late
 
     def _handle(self, container: int) -> _native.StorageHandle:
         handle = self._handles.get(container)
@@ -139,5 +164,12 @@ class NativeStorage:
             raise OSError(ENODEV, f"container {container} is not open")
         return handle
 
-    async def _run(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+    async def _run(self, container: int, call: Callable[[], T]) -> T:
+        pool = self._pools.get(container)
+        if pool is None:
+            pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"segue-storage-{container}")
+            self._pools[container] = pool
+        under_way = pool.submit(call)
+        self._calls.add(under_way)
+        under_way.add_done_callback(self._calls.discard)
+        return await asyncio.wrap_future(under_way)

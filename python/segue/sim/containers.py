@@ -479,6 +479,10 @@ class SimStorage:
             return False
         return await medium.end_sessions(holder, ending is Ending.FOREVER)
 
+    def is_away(self, container: int) -> bool:
+        """See the port."""
+        return container not in self.opened
+
     def extend(self, until_ns: int) -> None:
         """See the port."""
         self.until_ns = max(self.until_ns, until_ns)

@@ -4,9 +4,10 @@ Each piece of work is started by an event, not by a clock (an idle controller do
 repeated after a pause only when a container has failed.
 
 Taking over (section 4, Terms; rule 11): nothing that older terms left incomplete or half-cleaned is
-touched before every older copier's fence has provably ended at every container; an incomplete
-extent, moreover, not before every agent that had its disk attached has listed what it has under
-way, or has provably ended (lost alone is not enough: its `do_write` may still land).
+touched before every older copier's fence has provably ended at the containers where it lies and
+where it comes from; an incomplete extent, moreover, not before every agent that had its disk
+attached has listed what it has under way, or has provably ended (lost alone is not enough: its
+`do_write` may still land).
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from typing import TYPE_CHECKING
 
 from segue.controller.changes import FenceEnded
 from segue.controller.peer import Peer, PeerState
-from segue.controller.procedures.clean import clean_batch
+from segue.controller.procedures.clean import Cleaner
 from segue.controller.procedures.complete import complete
 from segue.controller.procedures.remove_container import go_on_leaving
-from segue.controller.space import Space
+from segue.controller.record import container_of, is_location
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
@@ -34,12 +35,12 @@ class Background:
 
     def __init__(self, c: Controller) -> None:
         self._c = c
-        self._work = asyncio.Event()
-        self._fences_past = asyncio.Event()
+        self._old_fences: dict[int, set[int]] = {}
+        """Container -> fences of older terms' copiers that have not provably ended there."""
+        self._fence_ends = asyncio.Event()
         self._inherited = asyncio.Event()
         self._cleaned = asyncio.Event()
-        self.cleaning = False
-        """A batch of freed locations is being zeroed: space is about to appear."""
+        self._cleaners: dict[int, Cleaner] = {}
         self._incomplete: dict[int, asyncio.Task[None]] = {}
         """Extents whose completion is under way."""
         self.trouble: dict[int, str] = {}
@@ -51,9 +52,13 @@ class Background:
     def start(self, old_fences: list[int]) -> None:
         """Begins; `old_fences` are those of older terms' copiers."""
         c = self._c
-        c.spawn(self._take_over(old_fences, list(c.peers.values())), "taking over")
+        # Those that are away are asked as well, when they are back.
+        there = sorted(n for n, row in c.table.containers.items() if not row.leaving)
+        self._old_fences = {number: set(old_fences) for number in there}
+        for fence in old_fences:
+            c.spawn(self._end_old(fence, there), f"the end of an older controller ({fence:x})")
+        c.spawn(self._take_over(list(c.peers.values())), "taking over")
         c.jobs.start()
-        c.spawn(self._clean())
         c.spawn(self._stamp_now_and_then())
         c.spawn(self._notice_newer_terms())
         for number, container in c.table.containers.items():
@@ -85,14 +90,20 @@ class Background:
             async with asyncio.timeout(pause_s):
                 await self._try_again.wait()
 
-    def clean_ahead(self, space: Space) -> None:
+    def clean_ahead(self, number: int) -> None:
         """A segment of a device was taken: more are zeroed when few zeroed ones are left."""
+        space = self._c.table.containers[number].space
         if space.free_clean < self._c.settings.clean_ahead_segments // 2:
-            self._work.set()
+            self._cleaner(number).work.set()
+
+    def cleaning(self) -> list[int]:
+        """Containers where a batch of freed locations is being zeroed: space is about to appear."""
+        return [number for number, cleaner in self._cleaners.items() if cleaner.busy]
 
     def work_appeared(self) -> None:
         """Locations were freed, or have appeared."""
-        self._work.set()
+        for number in self._c.table.containers:
+            self._cleaner(number).work.set()
         self._space.set()
         self._space.clear()
 
@@ -101,7 +112,7 @@ class Background:
         await self._space.wait()
 
     async def batch_cleaned(self) -> None:
-        """Returns when the batch being zeroed is clean, or has failed."""
+        """Returns when a batch being zeroed is clean, or has failed."""
         with self._c.waits.on("space", "freed segments to be zeroed"):
             await self._cleaned.wait()
 
@@ -109,15 +120,11 @@ class Background:
         """Something was committed: containers may be due for a stamp."""
         self._dirty.set()
 
-    async def _take_over(self, old_fences: list[int], known: list[Peer]) -> None:
+    async def _take_over(self, known: list[Peer]) -> None:
         c = self._c
         by_disk: dict[int, list[int]] = {}
         for extent in sorted(c.inherited):
             by_disk.setdefault(c.table.records[extent].disk, []).append(extent)
-        for fence in old_fences:
-            await self._fence_ended(fence)
-            await c.commit(FenceEnded(fence))
-        self._fences_past.set()
         for disk, extents in by_disk.items():
             holders = c.table.attached.get(disk, {})
             peers = [peer for peer in known if peer.incarnation in holders]
@@ -126,14 +133,21 @@ class Background:
 
     async def _inherit(self, extents: list[int], peers: list[Peer]) -> None:
         """Takes over a disk's incomplete extents: a lost agent's `do_*` may still land there."""
+        c, needed = self._c, set[int]()
+        for extent in extents:
+            record = c.table.records.get(extent)
+            if record is not None:
+                needed.add(container_of(c.table.extents.get(extent)))
+                needed |= {container_of(record.source)} if is_location(record.source) else set()
+        await self.fences_past(needed)
         for peer in peers:
             while not peer.listed and peer.state is not PeerState.ENDED:
                 await peer.changed()
-        self._c.inherited.difference_update(extents)
+        c.inherited.difference_update(extents)
         self._inherited.set()
         self._inherited.clear()
         for extent in extents:
-            if extent in self._c.table.records:
+            if extent in c.table.records:
                 self.complete_later(extent)
 
     async def end_orphan(self, holder: int) -> None:
@@ -148,35 +162,47 @@ class Background:
             await asyncio.sleep(pause_s)
             pause_s = min(1.0, pause_s * 2)
 
-    async def _fence_ended(self, fence: int) -> None:
-        c = self._c
-        pause_s = c.settings.fence_poll_s
-        # Those that are away are asked as well, when they are back.
-        for number in sorted(n for n, row in c.table.containers.items() if not row.leaving):
-            with c.waits.on("fence", f"an older controller at {c.name_of_container(number)}"):
-                while number in c.table.containers and not await c.fence_ended_everywhere(
-                    fence, [number]
-                ):
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(1.0, pause_s * 2)
+    async def fences_past(self, containers: set[int]) -> None:
+        """Returns when no older term's copier can have I/O under way at any of these."""
+        with self._c.waits.on("fence", "older controllers' I/O"):
+            while any(self._old_fences.get(number) for number in containers):
+                await self._fence_ends.wait()
+
+    async def _end_old(self, fence: int, containers: list[int]) -> None:
+        """Waits for an older copier's end everywhere, and makes that durable."""
+        await asyncio.gather(*(self._end_old_at(fence, number) for number in containers))
+        await self._c.commit(FenceEnded(fence))
+        self.work_appeared()
+
+    async def _end_old_at(self, fence: int, number: int) -> None:
+        c, pause_s = self._c, self._c.settings.fence_poll_s
+        with c.waits.on("fence", f"an older controller at {c.name_of_container(number)}"):
+            while number in c.table.containers and not await c.fence_ended_everywhere(
+                fence, [number]
+            ):
+                await asyncio.sleep(pause_s)
+                pause_s = min(1.0, pause_s * 2)
+        self._old_fences[number].discard(fence)
+        self._fence_ends.set()
+        self._fence_ends.clear()
 
     async def _complete(self, extent: int) -> None:
         await complete(self._c, extent)
         del self._incomplete[extent]
 
-    async def _clean(self) -> None:
-        await self._fences_past.wait()
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            self.cleaning = True
-            with self._c.waits.work("cleaning freed segments"):
-                while await clean_batch(self._c):
-                    self._wake_waiters()
-            self.cleaning = False
-            self._wake_waiters()
+    def _cleaner(self, number: int) -> Cleaner:
+        cleaner = self._cleaners.get(number)
+        if cleaner is None:
+            cleaner = self._cleaners[number] = Cleaner(self._c, number)
+            self._c.spawn(self._clean(cleaner, number))
+        return cleaner
 
-    def _wake_waiters(self) -> None:
+    async def _clean(self, cleaner: Cleaner, number: int) -> None:
+        await cleaner.run()
+        del self._cleaners[number]
+
+    def wake_waiters(self) -> None:
+        """A batch is clean, or has failed."""
         self._cleaned.set()
         self._cleaned.clear()
 
@@ -195,4 +221,4 @@ class Background:
             await self._dirty.wait()
             await asyncio.sleep(c.settings.stamp_interval_s)
             self._dirty.clear()
-            await c.stamp()
+            await c.stamps.all()

@@ -6,75 +6,121 @@
 3. Commit that they are clean and free.
 
 A crash anywhere leaves them named with the old copier's fence; the new term frees them, unclean,
-when that fence has provably ended, and they are cleaned again.  A location whose zeroing fails is
-set aside for this term: it stays named, and is tried again by the next.
+when that fence has provably ended, and they are cleaned again.  A batch whose zeroing fails is set
+aside, still named, and tried again after a pause, whole: its server may be back by then.
+
+Each container has a cleaner of its own, so one that hangs keeps no other waiting.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
 from segue import failpoints
 from segue.controller.changes import Cleaned, CleaningBegun
 from segue.controller.procedures.flush_failed import copier_flush
-from segue.controller.record import container_of, location_of, segment_of
+from segue.controller.record import location_of, segment_of
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
 
 log = logging.getLogger("segue.controller.clean")
 
+RETRY_S = 1.0
+"""First pause before a batch that failed is tried again; doubles."""
+LONGEST_RETRY_S = 30.0
+ASIDE_MOST = 4
+"""Batches set aside at one container, beyond which no further one is begun there."""
 
-def take_unclean(c: Controller) -> list[int]:
-    """Reserves a batch of free unclean locations of one container.
+
+class Cleaner:
+    """Cleans what is freed in one container, for as long as the term lasts."""
+
+    def __init__(self, c: Controller, number: int) -> None:
+        self._c = c
+        self._number = number
+        self.work = asyncio.Event()
+        self.busy = False
+        """A batch is being zeroed: space is about to appear."""
+        self._aside: list[list[int]] = []
+
+    async def run(self) -> None:
+        """Ends with the container."""
+        c, pause_s = self._c, RETRY_S
+        await c.background.fences_past({self._number})
+        while True:
+            if self._aside:
+                await c.background.before_trying_again(pause_s)
+                pause_s = min(LONGEST_RETRY_S, 2 * pause_s)
+            else:
+                await self.work.wait()
+                pause_s = RETRY_S
+            self.work.clear()
+            if self._number not in c.table.containers:
+                return
+            self.busy = True
+            with c.waits.work(f"cleaning freed segments of {c.name_of_container(self._number)}"):
+                await self._round()
+            self.busy = False
+            c.background.wake_waiters()
+
+    async def _round(self) -> None:
+        """Tries again what was set aside, then goes on until nothing is left or one fails."""
+        for batch in list(self._aside):
+            if await self._zero(batch):
+                self._aside.remove(batch)
+        while len(self._aside) < ASIDE_MOST and (batch := take_unclean(self._c, self._number)):
+            await self._c.commit(CleaningBegun(batch, self._c.fence))
+            failpoints.hit("clean.begun")
+            if not await self._zero(batch):
+                self._aside.append(batch)
+                return
+
+    async def _zero(self, batch: list[int]) -> bool:
+        """Zeroes a batch that is named; False if the container failed."""
+        c, number = self._c, self._number
+        await c.stamps.before_reuse(number)
+        failures = c.copier_failures.get(number, 0)
+        try:
+            for location in batch:
+                await self._zero_segment(segment_of(location))
+            await copier_flush(c, number, failures)
+        except OSError as error:
+            log.warning("event=cleaning_failed container=%d error=%s", number, error)
+            return False
+        failpoints.hit("clean.zeroed")
+        await c.commit(Cleaned(batch))
+        c.background.wake_waiters()
+        return True
+
+    async def _zero_segment(self, segment: int) -> None:
+        c, number = self._c, self._number
+        length = c.table.containers[number].row.segment_bytes
+        start = segment * length
+        for at in range(start, start + length, c.settings.copy_piece_bytes):
+            piece = min(c.settings.copy_piece_bytes, start + length - at)
+            await c.copier_may_write()
+            with c.waits.on("storage", c.name_of_container(number)):
+                await c.storage.zero(number, at, piece)
+
+
+def take_unclean(c: Controller, number: int) -> list[int]:
+    """Reserves a batch of free unclean locations of a container.
 
     While clean ones are few it leaves at least half, and one: a first write that finds nothing
     else takes an unclean one with a record, and need not wait for any zeroing.
     """
-    ahead = c.settings.clean_ahead_segments
-    for number, container in c.table.containers.items():
-        space, taken = container.space, list[int]()
-        if not c.may_allocate(number):
-            continue
-        unclean = space.unclean_free()
-        keep = 0 if space.free_clean >= c.settings.clean_batch else max(1, unclean // 2)
-        most = min(c.settings.clean_batch, unclean - keep)
-        if not container.row.clean:
-            most = min(most, ahead - space.free_clean)
-        while len(taken) < most and (found := space.take(clean=False)) is not None:
-            taken.append(location_of(number, found[0]))
-        if taken:
-            return taken
-    return []
-
-
-async def clean_batch(c: Controller) -> bool:
-    """Cleans one batch; False if there was nothing to clean, or the container failed."""
-    locations = take_unclean(c)
-    if not locations:
-        return False
-    await c.commit(CleaningBegun(locations, c.fence))
-    failpoints.hit("clean.begun")
-    await c.stamp_before_reuse()
-    number = container_of(locations[0])
-    failures = c.copier_failures.get(number, 0)
-    segment_bytes = c.table.containers[number].row.segment_bytes
-    try:
-        for location in locations:
-            await _zero_segment(c, number, segment_of(location) * segment_bytes, segment_bytes)
-        await copier_flush(c, number, failures)
-    except OSError as error:
-        log.warning("event=cleaning_failed container=%d error=%s", number, error)
-        return False
-    failpoints.hit("clean.zeroed")
-    await c.commit(Cleaned(locations))
-    return True
-
-
-async def _zero_segment(c: Controller, number: int, start: int, length: int) -> None:
-    for at in range(start, start + length, c.settings.copy_piece_bytes):
-        piece = min(c.settings.copy_piece_bytes, start + length - at)
-        await c.copier_may_write()
-        with c.waits.on("storage", c.name_of_container(number)):
-            await c.storage.zero(number, at, piece)
+    if not c.may_allocate(number):
+        return []
+    container = c.table.containers[number]
+    space, taken = container.space, list[int]()
+    unclean = space.unclean_free()
+    keep = 0 if space.free_clean >= c.settings.clean_batch else max(1, unclean // 2)
+    most = min(c.settings.clean_batch, unclean - keep)
+    if not container.row.clean:
+        most = min(most, c.settings.clean_ahead_segments - space.free_clean)
+    while len(taken) < most and (found := space.take(clean=False)) is not None:
+        taken.append(location_of(number, found[0]))
+    return taken

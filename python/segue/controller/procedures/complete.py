@@ -148,7 +148,7 @@ class _Run:
         unit = self.disk.unit_blocks(c.table.containers[self.container].row.write_unit_bytes)
         async with (
             c.locks.hold(("extent", self.extent), exclusive=False),
-            c.copier.slots,
+            c.copier.slots(self.container),
         ):
             if self.over:
                 return

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from segue import failpoints
 from segue.controller.changes import Allocated
 from segue.controller.peer import Fault
-from segue.controller.placement import NoPlace, give_back, take_location
+from segue.controller.placement import NoPlace, give_back, may_hold, take_location
 from segue.controller.procedures.first_touch import entry_runs
 from segue.controller.procedures.flush_set import extend_set
 from segue.controller.record import container_of
@@ -46,7 +46,7 @@ async def first_write(c: Controller, fault: Fault, disk: Disk) -> None:
             return
         found = take_location(c, disk, message.segment)
         if found is None:
-            if c.background.cleaning:
+            if any(may_hold(c, disk, number) for number in c.background.cleaning()):
                 await c.background.batch_cleaned()
             else:
                 fault.answer(Failure(message.request, ENOSPC))
@@ -55,7 +55,7 @@ async def first_write(c: Controller, fault: Fault, disk: Disk) -> None:
         try:
             await _prepare(c, fault, disk, location, clean)
             if recycled:
-                await c.stamp_before_reuse()
+                await c.stamps.before_reuse(container_of(location))
         except NoPlace:
             # A second agent was attached since the location was taken: look again.
             give_back(c, location)

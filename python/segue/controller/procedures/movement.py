@@ -53,6 +53,7 @@ class Begun(Enum):
     INCOMPLETE = "its extent is incomplete"
     FULL = "no location is free"
     LOST_WRITER = "an agent that is lost may still write there"
+    AWAY = "the server of its destination is away"
     REFUSED = "new segments of the disk may not be put there"
 
 
@@ -84,6 +85,8 @@ async def _begin(
     found = take_destination(c, disk, targets)
     if found is None:
         rows = [c.table.containers.get(number) for number in targets]
+        if any(may_hold(c, disk, n) and c.storage.is_away(n) for n in targets):
+            return Begun.AWAY
         draining = all(row is not None and row.draining for row in rows)
         return Begun.FULL if draining or may_hold(c, disk, targets[0]) else Begun.REFUSED
     location, recycled = found
@@ -91,7 +94,7 @@ async def _begin(
         if container_of(location) not in disk.containers:
             await extend_set(c, disk, container_of(location))
         if recycled:
-            await c.stamp_before_reuse()
+            await c.stamps.before_reuse(container_of(location))
         lost = await forbid_writes(c, disk.disk, segment, 1)
     except NoPlace:
         give_back(c, location)

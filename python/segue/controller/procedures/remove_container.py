@@ -64,7 +64,7 @@ async def go_on_leaving(c: Controller, number: int) -> None:
 async def _leave(c: Controller, container: Container) -> None:
     """Steps 1 to 3; the caller has seen to it that nothing new begins there."""
     row = container.row
-    if c.background.cleaning:
+    if row.container in c.background.cleaning():
         await c.background.batch_cleaned()
     _must_be_empty(c, container)
     try:

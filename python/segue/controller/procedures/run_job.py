@@ -91,7 +91,7 @@ async def _round(c: Controller, run: JobRun) -> tuple[int, set[Begun]]:
             run.waits_for = _troubles(c, run) if _stuck(c, run) else ""
             await something_changed(c, run)
         await _lagging(c, run, disk.segment_bytes)
-        if run.cancelled or Begun.FULL in run.passed:
+        if run.cancelled or run.passed & {Begun.FULL, Begun.AWAY}:
             break
         run.pending[origin] -= 1
         run.pending[targets[0]] += 1
