@@ -42,6 +42,11 @@ class Server:
             self._process.kill()
             self._process.wait()
 
+    def signal(self, number: int) -> None:
+        """Sends it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def uri(self, *parameters: str) -> str:
         """As a container."""
         return "&".join([f"nbd+unix:///?socket={self.socket}", *parameters])
