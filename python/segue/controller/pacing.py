@@ -87,9 +87,11 @@ class Pacing:
         Not above 0: it lags behind its rate, or has none.
         """
         pace, rate = self._paces.get(job), self._rate(job)
-        if pace is None or rate >= FASTEST:
+        if rate >= FASTEST:
             return 0.0
-        ahead_ns = max(pace.due_ns - self._c.clock.now_ns(), -BURST_NS)
+        # No further behind than it may catch up, or more would wait for their turn than it needs.
+        behind_ns = self._c.clock.now_ns() - pace.due_ns if pace is not None else 0
+        ahead_ns = -min(behind_ns, BURST_NS)
         return self._c.seconds(ahead_ns + length_bytes * SECOND_NS // rate)
 
     def _rate(self, job: int) -> int:

@@ -113,10 +113,13 @@ async def _lagging(c: Controller, run: JobRun, segment_bytes: int) -> None:
     """Returns when those under way do not use up the job's rate.
 
     An extent under way makes hosts' writes to it wait for the controller; what is not begun yet
-    costs them nothing.
+    costs them nothing.  Those of which nothing is copied yet are about to use up as much as they
+    are large.
     """
     while run.under_way and not run.cancelled:
-        ahead_s = c.pacing.ahead_s(run.row.job, run.beginning * segment_bytes)
+        records = [c.table.records.get(extent) for extent in run.extents]
+        untouched = sum(record is not None and not record.here for record in records)
+        ahead_s = c.pacing.ahead_s(run.row.job, (run.beginning + untouched) * segment_bytes)
         if ahead_s <= 0:
             return
         await something_changed(c, run, min(ahead_s, LOOK_AGAIN_S))
