@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from latency import IO_BYTES, Trace, boottime_ns, while_doing
-from moving import ALIGN, Copier, Mover, agent_of, aligned, disk_on_two, room_bytes
+from moving import ALIGN, Copier, Mover, agent_of, aligned, by_cause, disk_on_two, room_bytes
 from servers import MIB, build_load, write_file
 
 from segue import _native
@@ -148,16 +148,6 @@ def to_and_fro(
         "moves": len(spans),
         "move_s": round(sum(end - begun for begun, end in spans) / len(spans) / 1e9, 3),
     }
-
-
-def by_cause(made: Installation, operation: str) -> dict[str, Figures]:
-    """What the agent has counted since the load's connection made it take the table."""
-    found = {}
-    for row in made.client.disk_latency("disk").rows:
-        if row.operation == operation:
-            names = ("count", "p50_us", "p99_us", "p999_us", "p9999_us", "max_us")
-            found[row.cause] = {name: round(getattr(row, name), 1) for name in names}
-    return found
 
 
 def units(folder: Path) -> Figures:

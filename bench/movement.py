@@ -14,12 +14,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from latency import IO_BYTES, Felt, while_doing
-from moving import Copier, Mover, agent_of, disk_on_two, stored_bytes
+from moving import Copier, Mover, agent_of, by_cause, disk_on_two, stored_bytes
 from qmp import Monitor
 from servers import MIB, Server, build_load, write_file
 
@@ -36,67 +37,60 @@ DEPTH = 4
 SLICE_NS = 50_000_000
 
 Figures = dict[str, Any]
-Found = dict[str, list[Felt]]
 
 
-def beside(
-    folder: Path, load: Path, operations: tuple[str, ...], size_bytes: int
-) -> tuple[Figures, dict[str, Felt]]:
+class Felts:
+    """What hosts of one server felt of several acts, and what its processes wrote meanwhile."""
+
+    def __init__(self, load: Path, server: Server, pids: tuple[int, ...], size_bytes: int) -> None:
+        self._load, self._server, self._pids = load, server, pids
+        self._size_bytes = size_bytes
+        self.rows: dict[str, list[Figures]] = {}
+        """Figures of every round, by operation and act."""
+        self.last: dict[str, Felt] = {}
+
+    def feel(self, operation: str, name: str, act: Callable[[], Figures | None]) -> None:
+        """One act beside one load; what the act gives goes into the figures."""
+        found: Figures = {}
+
+        def counted() -> None:
+            begun = stored_bytes(self._pids)
+            found.update(act() or {})
+            found["written_bytes"] = stored_bytes(self._pids) - begun
+
+        with tempfile.NamedTemporaryFile() as trace:
+            path = Path(trace.name)
+            load, server, size_bytes = self._load, self._server, self._size_bytes
+            felt = while_doing(load, server, operation, DEPTH, size_bytes, path, counted)
+        figures = {**felt_figures(felt), **found}
+        own = figures["count"] * IO_BYTES if operation == "write" else 0
+        figures["extra_per_byte"] = round((figures["written_bytes"] - own) / size_bytes, 3)
+        self.rows.setdefault(f"{operation}, {name}", []).append(figures)
+        self.last[f"{operation}, {name}"] = felt
+
+
+def rest() -> None:
+    """As long as a movement takes."""
+    time.sleep(SIZE_BYTES / RATE)
+
+
+def beside(folder: Path, load: Path, operations: tuple[str, ...], size_bytes: int) -> Felts:
     """At rest, beside the copier, beside a movement; each with every operation."""
-    found: Found = {}
-    written: dict[str, list[int]] = {}
     folder.mkdir(exist_ok=True)
     copier = Copier(folder / "copied", folder / "copy", size_bytes)
     with disk_on_two(folder, 1, size_bytes) as made:
-        server, mover = agent_of(made), Mover(made, 0.02)
-        pids = made.controller.pid, server.pid
-        acts: dict[str, Callable[[], Any]] = {
-            "at rest": lambda: time.sleep(SIZE_BYTES / RATE),
-            "copier": lambda: copier.copy(RATE),
-            "movement": lambda: mover.move(RATE),
-        }
+        server, mover = agent_of(made), Mover(made, 0.05)
+        felts = Felts(load, server, (made.controller.pid, server.pid), size_bytes)
         for operation in operations:
-            for name, act in acts.items():
-                feel(load, server, operation, size_bytes, name, act, pids, (found, written))
-    return figures_of(found, written, size_bytes), {
-        name: felts[-1] for name, felts in found.items()
-    }
 
+            def moved(operation: str = operation) -> Figures:
+                mover.move(RATE)
+                return {"by cause": by_cause(made, operation)}
 
-def feel(
-    load: Path,
-    server: Server,
-    operation: str,
-    size_bytes: int,
-    name: str,
-    act: Callable[[], Any],
-    pids: tuple[int, ...],
-    into: tuple[Found, dict[str, list[int]]],
-) -> None:
-    """One act beside one load, and what the processes had written meanwhile."""
-    wrote: list[int] = []
-
-    def counted() -> None:
-        begun = stored_bytes(pids)
-        act()
-        wrote.append(stored_bytes(pids) - begun)
-
-    with tempfile.NamedTemporaryFile() as trace:
-        path = Path(trace.name)
-        felt = while_doing(load, server, operation, DEPTH, size_bytes, path, counted)
-    into[0].setdefault(f"{operation}, {name}", []).append(felt)
-    into[1].setdefault(f"{operation}, {name}", []).extend(wrote)
-
-
-def figures_of(found: Found, written: dict[str, list[int]], size_bytes: int) -> Figures:
-    """Of every round: percentiles, and bytes written beyond the host's own for each byte moved."""
-    figures: Figures = {}
-    for name, felts in found.items():
-        figures[name] = [felt_figures(felt) for felt in felts]
-        for each, felt, bytes_ in zip(figures[name], felts, written[name], strict=True):
-            own = len(felt.during.rows) * IO_BYTES if name.startswith("write") else 0
-            each["extra_per_byte"] = round((bytes_ - own) / size_bytes, 3)
-    return figures
+            felts.feel(operation, "at rest", rest)
+            felts.feel(operation, "copier", lambda: copier.copy(RATE))
+            felts.feel(operation, "movement", moved)
+    return felts
 
 
 def felt_figures(felt: Felt) -> Figures:
@@ -106,10 +100,8 @@ def felt_figures(felt: Felt) -> Figures:
     return {**figures, "iops": round(figures["count"] / took_s), "seconds": round(took_s, 2)}
 
 
-def mirror(folder: Path, load: Path, rounds: int) -> tuple[Figures, dict[str, Felt]]:
+def mirror(folder: Path, load: Path, rounds: int) -> Felts:
     """QEMU's server at rest, beside the copier, under its mirror in both ways of copying."""
-    found: Found = {}
-    written: dict[str, list[int]] = {}
     sockets = folder / "qsd.sock", folder / "qmp.sock"
     copier = Copier(folder / "copied", folder / "copy", SIZE_BYTES)
     for name in ("one", "two"):
@@ -125,22 +117,16 @@ def mirror(folder: Path, load: Path, rounds: int) -> tuple[Figures, dict[str, Fe
     with subprocess.Popen(words) as running:
         wait_until("qemu-storage-daemon", lambda: all(path.exists() for path in sockets))
         server, monitor = Server(str(sockets[0]), running.pid), Monitor(sockets[1])
-        acts: dict[str, Callable[[], Any]] = {
-            "at rest": lambda: time.sleep(SIZE_BYTES / RATE),
-            "copier": lambda: copier.copy(RATE),
-            "background": lambda: mirrored(monitor, folder, "background"),
-            "write-blocking": lambda: mirrored(monitor, folder, "write-blocking"),
-        }
+        felts = Felts(load, server, (running.pid,), SIZE_BYTES)
         for operation in ("write", "read") * rounds:
-            for name, act in acts.items():
-                pids, into = (running.pid,), (found, written)
-                feel(load, server, operation, SIZE_BYTES, name, act, pids, into)
-                if name in ("background", "write-blocking"):
-                    unmirror(monitor)
+            felts.feel(operation, "at rest", rest)
+            felts.feel(operation, "copier", lambda: copier.copy(RATE))
+            for way in ("background", "write-blocking"):
+                felts.feel(operation, way, partial(mirrored, monitor, folder, way))
+                unmirror(monitor)
         monitor.close()
         running.terminate()
-    last = {name: felts[-1] for name, felts in found.items()}
-    return figures_of(found, written, SIZE_BYTES), last
+    return felts
 
 
 def node(name: str, folder: Path) -> str:
@@ -206,11 +192,11 @@ def measure(rounds: int) -> Figures:
     load = build_load()
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="segue-bench-") as name:
         folder = Path(name)
-        figures: Figures = {}
-        both = ("write", "read") * rounds
-        figures["beside"], felt = beside(folder / "disk", load, both, SIZE_BYTES)
-        figures["larger"], _ = beside(folder / "larger", load, ("write",), LARGER_BYTES)
-        figures["mirror"], mirrored_felt = mirror(folder, load, rounds)
+        moves = beside(folder / "disk", load, ("write", "read") * rounds, SIZE_BYTES)
+        larger = beside(folder / "larger", load, ("write",), LARGER_BYTES)
+        mirrors = mirror(folder, load, rounds)
+    felt, mirrored_felt = moves.last, mirrors.last
+    figures: Figures = {"beside": moves.rows, "larger": larger.rows, "mirror": mirrors.rows}
     shown = {
         "Segue, 4 KiB writes; shaded: the disk moves": felt["write, movement"],
         "Segue, 4 KiB writes; shaded: an independent copier": felt["write, copier"],
@@ -231,7 +217,8 @@ def markdown(figures: Figures) -> str:
     kinds = {"Segue": "beside", "Segue, 1 GiB": "larger", "QEMU": "mirror"}
     for who, rows in ((who, figures[kind]) for who, kind in kinds.items()):
         for name, rounds in rows.items():
-            middle = {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
+            keys = ("iops", "p50_us", "p99_us", "p999_us", "extra_per_byte", "seconds")
+            middle = {key: statistics.median(each[key] for each in rounds) for key in keys}
             p99 = [each["p99_us"] for each in rounds]
             moves = not name.endswith(("rest", "copier"))
             cells = [

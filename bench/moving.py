@@ -99,6 +99,16 @@ class Copier:
         os.close(writes)
 
 
+def by_cause(made: Installation, operation: str) -> dict[str, dict[str, float]]:
+    """What the agent has counted since the load's connection made it take the table."""
+    found = {}
+    for row in made.client.disk_latency("disk").rows:
+        if row.operation == operation:
+            names = ("count", "p50_us", "p99_us", "p999_us", "p9999_us", "max_us")
+            found[row.cause] = {name: round(getattr(row, name), 1) for name in names}
+    return found
+
+
 def aligned(size_bytes: int) -> Any:
     """Memory that O_DIRECT takes."""
     memory = np.empty(size_bytes + ALIGN, dtype=np.uint8)
