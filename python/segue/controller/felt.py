@@ -81,7 +81,10 @@ class HostLatency:
         interval = self._intervals.get(job)
         if interval is not None and now_ns < interval.ask_ns:
             return None
-        asked = [(disk, peer) for disk in self.disks(job) for peer in c.peers_of(disk)]
+        # Of who is gone nothing will ever be known, and its hosts have gone elsewhere.
+        asked = [
+            (disk, peer) for disk in self.disks(job) for peer in c.peers_of(disk) if not peer.gone
+        ]
         answers = await asyncio.gather(*(_counted(c, peer, disk) for disk, peer in asked))
         counted = {
             (disk, peer.incarnation): histogram

@@ -129,6 +129,7 @@ class Jobs:
         if run is not None:
             await self._c.commit(JobChanged(number, bandwidth, run.cancelled))
             run.bandwidth = bandwidth
+            self._c.pacing.limited(number)
 
     async def end(self, run: JobRun, outcome: str, reason: str = "") -> None:
         """The job is over, durably.  A drain that was not done lets its container be used again."""

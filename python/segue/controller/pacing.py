@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BURST_NS = 50_000_000
 """A job that was idle may be so far ahead of its rate."""
+SLICE_NS = SECOND_NS
+"""So soon a job that waits notices that it was given another bandwidth."""
 SLOWEST = 1 << 20
 """Bytes a second below which no latency slows a job: it is to end some day."""
 FASTEST = 1 << 40
@@ -41,6 +43,8 @@ class Pace:
     """Bytes a second that hosts' latency allows."""
     felt: Felt | None = None
     """What hosts felt when that was last known."""
+    limits: int = 0
+    """How often its bandwidth was set anew."""
 
 
 class Pacing:
@@ -58,6 +62,13 @@ class Pacing:
         """The job is over."""
         self._paces.pop(job, None)
         self._c.felt.forget(job)
+
+    def limited(self, job: int) -> None:
+        """The job's bandwidth was set anew: who waits for the old one waits no longer."""
+        pace = self._paces.get(job)
+        if pace is not None:
+            pace.limits += 1
+            pace.due_ns = 0
 
     async def take(self, job: int, length_bytes: int) -> None:
         """Returns when a job may copy so much more; at once for what belongs to no job."""
@@ -78,8 +89,10 @@ class Pacing:
             return
         begin_ns = max(pace.due_ns, now_ns - BURST_NS)
         pace.due_ns = begin_ns + length_bytes * SECOND_NS // rate
-        if begin_ns > now_ns:
-            await asyncio.sleep(self._c.seconds(begin_ns - now_ns))
+        limits = pace.limits
+        while begin_ns > now_ns and pace.limits == limits:
+            await asyncio.sleep(self._c.seconds(min(begin_ns - now_ns, SLICE_NS)))
+            now_ns = self._c.clock.now_ns()
 
     def ahead_s(self, job: int, length_bytes: int) -> float:
         """For how long the job's rate is used up by what it has taken and so many bytes more.

@@ -27,6 +27,7 @@ class Agent:
     state = PeerState.PRESENT
     incarnation = 1
     away = False
+    gone = False
 
     def __init__(self) -> None:
         self.asked: list[int] = []
@@ -138,6 +139,8 @@ def test_with_no_io_nobody_waits_but_of_who_is_away_nothing_is_known() -> None:
     world.agent.away = True
     assert world.lately(LONGEST_NS) is None
     assert world.lately(LONGEST_NS) is None
+    world.agent.gone = True
+    assert world.lately(LONGEST_NS) == (0, 0)
 
 
 def test_many_disks_are_asked_less_often() -> None:

@@ -125,6 +125,24 @@ def test_a_job_slows_down_while_hosts_wait_and_recovers(monkeypatch: pytest.Monk
     assert world.asked <= seconds / world.settings.felt_look_s + 1
 
 
+def test_another_bandwidth_is_noticed_by_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World(JobMade(1, "move", 1, 1, 0, 0, MIB // 1000))
+        pacing = Pacing(cast("Controller", world))
+
+        async def sleep(seconds: float) -> None:
+            world.now += round(seconds * SECOND_NS)
+            if world.now > 15 * SECOND_NS:
+                pacing.limited(1)
+
+        monkeypatch.setattr("segue.controller.pacing.asyncio.sleep", sleep)
+        await pacing.take(1, MIB)
+        await pacing.take(1, MIB)
+        assert world.now < 17 * SECOND_NS, "not the 1000 s of a second piece"
+
+    asyncio.run(main())
+
+
 def test_while_nothing_is_known_the_rate_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     job = JobMade(1, "move", 1, 1, 0, 0, 0, latency_us=2000)
     _, (_, slow, unknown, nobody) = run(
