@@ -83,6 +83,8 @@ def test_hosts_io_is_counted_by_operation_and_cause_at_each_agent(
     assert kinds(at_two.rows) == {("read", "clean"): 2, ("read", "faulted"): 2}
 
     two.close()
+    wait_until("agent two's table to be gone", lambda: client.disk("disk").agents == ["one"])
+    assert kinds(client.disk_latency("disk").rows)["read", "clean"] == 2, "counts outlive hosts"
     installation.agents["two"].kill()
     wait_until("agent two's end", lambda: client.disk_latency("disk").agents == ["one"])
     assert kinds(client.disk_latency("disk").rows)["write", "clean"] == 3

@@ -26,12 +26,12 @@ class LatencyInfo(msgspec.Struct, frozen=True):
 
 
 class DiskLatency(msgspec.Struct, frozen=True):
-    """A disk's hosts at one agent, or at all of them, since the agents have its table."""
+    """A disk's hosts at one agent, or at all of them, since those agents' start."""
 
     disk: str
     agents: list[str]
     """Whose counts these are."""
     silent: list[str]
-    """Agents with the disk that are away or did not answer."""
+    """Agents with the disk, and others that should be there, that did not answer."""
     rows: list[LatencyInfo]
     """By operation and cause; what did not occur is left out."""

@@ -17,6 +17,7 @@ COLUMNS: Columns = {
     "P50": lambda r: format_us(r.p50_us),
     "P99": lambda r: format_us(r.p99_us),
     "P99.9": lambda r: format_us(r.p999_us),
+    "P99.99": lambda r: format_us(r.p9999_us),
     "MAX": lambda r: format_us(r.max_us),
 }
 
@@ -28,7 +29,7 @@ COLUMNS: Columns = {
 def disk_latency(name: str, as_json: bool) -> None:
     """How long hosts of the disk NAME waited, by operation and cause.
 
-    Counted since its agents have its table.  Causes: clean I/O went straight to storage; parked
+    Counted since the start of the agents.  Causes: clean I/O went straight to storage; parked
     waited for a quiesce or a lease; faulted needed an entry of the controller's table; split_read
     and do_write were carried out on a segment under movement; completed was settled in the table
     alone; failed had an error.

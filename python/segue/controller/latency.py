@@ -1,9 +1,9 @@
 """How long host I/O took, as agents measured it: histograms asked for, merged, subtracted.
 
-Agents count from when they have a disk's table and send only when they are asked: an idle agent is
-not woken.  Counts only grow, so whoever wants those of an interval asks at both ends and subtracts.
-An agent that is away, or does not answer in time, is left out: these figures are for people and for
-pacing, and no rule speaks of them.
+Agents count from their start and send only when they are asked: an idle agent is not woken.
+Counts only grow (but for a disk that went out of use before many others), so whoever wants those of
+an interval asks at both ends and subtracts.  An agent that is away, or does not answer in time, is
+left out: these figures are for people and for pacing, and no rule speaks of them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Histogram:
         self.max_ns = max(self.max_ns, row.max_ns)
 
     def since(self, earlier: Histogram) -> Histogram:
-        """What came after `earlier`; all of it where counts went back (a table made anew)."""
+        """What came after `earlier`; all of it where counts went back (it was forgotten)."""
         gained = {b: self.counts.get(b, 0) - n for b, n in earlier.counts.items()}
         if self.sum_ns < earlier.sum_ns or min(gained.values(), default=0) < 0:
             return self

@@ -9,7 +9,7 @@ Row = tuple[int, int, int, int, list[int], list[int]]
 
 
 class Latencies:
-    """Histograms by disk, operation and cause; counts grow until the table goes."""
+    """Histograms by disk, operation and cause; counts only grow."""
 
     def __init__(self) -> None:
         self._times: dict[int, dict[tuple[int, int], list[int]]] = {}
@@ -19,10 +19,6 @@ class Latencies:
         if op in OPERATIONS:
             of_disk = self._times.setdefault(disk, {})
             of_disk.setdefault((OPERATIONS[op], cause), []).append(took_ns)
-
-    def forget(self, disk: int) -> None:
-        """The disk's table goes."""
-        self._times.pop(disk, None)
 
     def rows(self, disk: int) -> list[Row]:
         """As the event ``latency`` carries them."""

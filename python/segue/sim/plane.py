@@ -21,7 +21,6 @@ from segue.sim.latency import Latencies
 from segue.sim.loop import US, Handle, Process, World
 from segue.wire.messages import (
     ContainerSpec,
-    DeleteTable,
     Message,
     NewTable,
     Outcome,
@@ -220,8 +219,6 @@ class Plane:
             self._open_all(message)
         else:
             self.commanding = type(message).__name__.startswith("Do")
-            if isinstance(message, DeleteTable):
-                self.latencies.forget(message.disk)
             if isinstance(message, ResizeTable):
                 self._has_size(message.disk, message.size_bytes)
             self._call(self.engine.deliver, message, changed=True)

@@ -261,7 +261,7 @@ class ListExports(Message, frozen=True, tag=9):
 
 
 class LatencyRow(Message, frozen=True):
-    """How long host I/O of one operation and cause took, since the agent has its table.
+    """How long host I/O of one operation and cause took, since the agent's start.
 
     `operation`: 1 read, 2 write, 3 write-zeroes, 4 trim, 5 flush.  ``counts[i]`` I/Os lie in bucket
     ``buckets[i]`` (`segue._native.latency_bucket_ns`), ascending; empty buckets are left out.
@@ -276,7 +276,7 @@ class LatencyRow(Message, frozen=True):
 
 
 class Latency(Message, frozen=True, tag=10):
-    """Answers `AskLatency`; no rows if the agent has no table of the disk, or no I/O came."""
+    """Answers `AskLatency`; no rows if no I/O of the disk came."""
 
     request: Count
     rows: Annotated[list[LatencyRow], msgspec.Meta(max_length=64)]

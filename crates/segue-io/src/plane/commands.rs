@@ -146,7 +146,7 @@ impl DataThread {
                         sets_changed = true;
                         if is_done {
                             self.openings.table_gone(disk);
-                            self.executor.latencies.forget(disk);
+                            self.executor.latencies.end(disk);
                         }
                     }
                 }

@@ -3,10 +3,11 @@
 //! A time is counted in one of 16 buckets for each power of two of nanoseconds, so a bucket is at
 //! most 6 % wide; times under 16 ns have a bucket each, times over 18 minutes share the last.
 //! Counting takes one shift and three additions in memory of the data thread's own; a histogram is
-//! allocated when the first I/O of its kind is answered, and goes with its table. The clock is not
-//! read for it: an I/O begins when it is given to the engine and ends with the engine's last call.
+//! allocated when the first I/O of its kind is answered. The clock is not read for it: an I/O begins
+//! when it is given to the engine and ends with the engine's last call.
 //!
-//! Counts only grow while the table is there: who wants those of an interval subtracts.
+//! Counts only grow, so who wants those of an interval subtracts. They outlive the disk's table
+//! (hosts come and go), for the last `KEPT` disks that have none.
 
 use segue_map::{CAUSES, Cause};
 use segue_nbd::server::Command;
@@ -22,6 +23,9 @@ const TOP_BITS: u32 = 40;
 pub const BUCKETS: usize = ((TOP_BITS - SUB_BITS + 1) << SUB_BITS) as usize;
 /// Operations told apart: read, write, write-zeroes, trim, flush.
 const OPERATIONS: usize = 5;
+
+/// Disks without a table whose histograms are kept.
+const KEPT: usize = 64;
 
 /// The bucket of a time.
 #[inline]
@@ -73,6 +77,8 @@ type OfDisk = [Option<Box<Histogram>>; OPERATIONS * CAUSES];
 pub(super) struct Latencies {
     /// By disk, ascending.
     disks: Vec<(u32, Box<OfDisk>)>,
+    /// Those without a table, the longest without one first: `KEPT` of them at most.
+    closed: Vec<u32>,
     /// The place counted at last.
     last: usize,
 }
@@ -97,9 +103,10 @@ impl Latencies {
             let empty = Box::new([const { None }; OPERATIONS * CAUSES]);
             self.disks.insert(at, (disk, empty));
         }
+        self.closed.retain(|id| *id != disk);
     }
 
-    /// Counts a host I/O whose answer the engine has just given, if there is a table.
+    /// Counts a host I/O whose answer the engine has just given, if the disk has, or had, a table.
     #[inline]
     pub(super) fn count(&mut self, io: &HostIo, took_ns: u64) {
         self.add(io.disk, io.request.command, io.cause, took_ns);
@@ -133,9 +140,13 @@ impl Latencies {
         self.last = found.unwrap_or(usize::MAX);
     }
 
-    /// The disk's table is gone.
-    pub(super) fn forget(&mut self, disk: u32) {
-        self.disks.retain(|(id, _)| *id != disk);
+    /// The disk's table is gone: what was counted is kept, for so many disks.
+    pub(super) fn end(&mut self, disk: u32) {
+        self.closed.push(disk);
+        if self.closed.len() > KEPT {
+            let oldest = self.closed.remove(0);
+            self.disks.retain(|(id, _)| *id != oldest);
+        }
     }
 
     /// All that was counted for the disk.
@@ -201,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_of_one_disk_and_go_with_its_table() {
+    fn rows_are_of_one_disk_that_has_a_table() {
         let mut latencies = Latencies::default();
         latencies.begin(9);
         latencies.begin(3);
@@ -218,10 +229,22 @@ mod tests {
         let expected = [1000, 3000].map(|ns| (bucket_of(ns) as u32, 1));
         assert_eq!(read.buckets, expected);
         assert_eq!((rows[1].operation, rows[1].cause), (2, 4));
-        latencies.forget(9);
-        assert!(latencies.rows(9).is_empty());
-        assert_eq!(latencies.rows(3).len(), 1);
-        latencies.add(9, Command::Read, Cause::Clean, 1000);
-        assert!(latencies.rows(9).is_empty(), "a host that stayed on");
+        latencies.add(4, Command::Flush, Cause::Clean, 7);
+        assert!(latencies.rows(4).is_empty(), "it has no table");
+    }
+
+    #[test]
+    fn what_was_counted_outlives_the_table_for_so_many_disks() {
+        let mut latencies = Latencies::default();
+        for disk in 1..=KEPT as u32 + 2 {
+            latencies.begin(disk);
+            latencies.add(disk, Command::Read, Cause::Clean, 1000);
+            latencies.end(disk);
+            latencies.begin(1);
+            latencies.end(1);
+        }
+        assert!(latencies.rows(2).is_empty() && latencies.rows(3).is_empty());
+        assert_eq!(latencies.rows(1)[0].buckets[0].1, 1);
+        assert_eq!(latencies.rows(4)[0].buckets[0].1, 1);
     }
 }

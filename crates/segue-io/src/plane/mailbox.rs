@@ -78,7 +78,7 @@ pub enum PlaneEvent {
     Latency {
         /// Of the question.
         request: u64,
-        /// By operation and cause; empty if there is no table of the disk.
+        /// By operation and cause; empty if nothing was counted.
         rows: Vec<LatencyRow>,
     },
     /// A host I/O raised a fault, of this request.

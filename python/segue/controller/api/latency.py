@@ -20,9 +20,11 @@ def latency_routes(c: Controller) -> list[Any]:
 
     @get("/disks/{name:str}/latency")
     async def disk_latency(name: str) -> DiskLatency:
-        """How long the disk's hosts waited, by operation and cause, at all its agents together."""
-        disk = verbs.disk_called(c, name)
-        return await _latency(c, disk.disk, c.peers_of(disk.disk))
+        """How long the disk's hosts waited, by operation and cause, at all agents together."""
+        disk = verbs.disk_called(c, name).disk
+        peers = sorted(c.peers.values(), key=lambda peer: (peer.name, peer.incarnation))
+        mine = [p for p in peers if p.state is PeerState.PRESENT or p in c.peers_of(disk)]
+        return await _latency(c, disk, mine)
 
     @get("/agents/{name:str}/latency")
     async def agent_latency(name: str) -> list[DiskLatency]:
@@ -44,9 +46,12 @@ async def _latency(c: Controller, disk: int, peers: list[Peer]) -> DiskLatency:
     agents: list[str] = []
     silent: list[str] = []
     for peer, answer in zip(peers, answers, strict=True):
-        (silent if answer is None else agents).append(peer.name)
+        if answer is None:
+            silent.append(peer.name)
+        elif answer or peer in c.peers_of(disk):
+            agents.append(peer.name)
     rows = [_row(kind, merged(answer[kind] for answer in told if kind in answer)) for kind in kinds]
-    return DiskLatency(name, sorted(agents), sorted(silent), rows)
+    return DiskLatency(name, agents, silent, rows)
 
 
 def _row(kind: Kind, histogram: Histogram) -> LatencyInfo:
