@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from segue.api.jobs import JobInfo
 from segue.api.latency import LatencyInfo
+from segue.client import Client
 from segue.controller.pacing import SLOWEST
 from segue.host import MIB, Host, Tally
 from segue.installation import Installation, wait_until
@@ -91,6 +93,19 @@ def test_hosts_io_is_counted_by_operation_and_cause_at_each_agent(
     one.close()
 
 
+def seen(client: Client, number: int, wanted: Callable[[JobInfo], bool]) -> JobInfo:
+    """A job as it was when it was so."""
+    info = client.job(number)
+
+    def is_so() -> bool:
+        nonlocal info
+        info = client.job(number)
+        return wanted(info)
+
+    wait_until(f"job {number}", is_so)
+    return info
+
+
 def test_a_job_is_held_back_while_hosts_wait_longer_than_its_bound(folder: Path) -> None:
     with Installation(folder / "data", ("--segment-size", "64K")) as installation:
         installation.start_controller()
@@ -101,8 +116,7 @@ def test_a_job_is_held_back_while_hosts_wait_longer_than_its_bound(folder: Path)
         client.create_disk("disk", DISK_BYTES)
         with load(installation):
             tight = client.move_disk("disk", "right", bandwidth=RATE, latency_us=1).job
-            wait_until("the slowest", lambda: client.job(tight).allowed_bytes_per_s == SLOWEST)
-            info = client.job(tight)
+            info = seen(client, tight, lambda job: job.allowed_bytes_per_s == SLOWEST)
             assert (info.state, info.left_bytes > 0) == ("running", True)
             assert info.felt_us is not None
             assert info.felt_us > 1
@@ -112,8 +126,7 @@ def test_a_job_is_held_back_while_hosts_wait_longer_than_its_bound(folder: Path)
             wait_until("the end", lambda: client.job(tight).state == "cancelled")
 
             loose = client.move_disk("disk", "right", bandwidth=RATE, latency_us=59_000_000).job
-            wait_until("what hosts feel", lambda: client.job(loose).felt_us is not None)
-            info = client.job(loose)
+            info = seen(client, loose, lambda job: job.felt_us is not None)
             assert (info.allowed_bytes_per_s, info.reason) == (None, "")
             client.cancel_job(loose)
             wait_until("the end", lambda: client.job(loose).state == "cancelled")
