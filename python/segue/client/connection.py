@@ -102,6 +102,11 @@ class Connection:
             connection.request(method, f"{self._prefix}/v1/{path}", data, headers)
             response = connection.getresponse()
             status, answer = response.status, response.read()
+        except TimeoutError as error:
+            raise ApiError(
+                f"no answer within {TIMEOUT_S:g} s: the controller may still be at it "
+                "(`segue status` says what it waits for)"
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             where = self.where if self.is_url else self._socket
             raise ApiError(f"cannot reach the controller at {where}: {_reason(error)}") from error
