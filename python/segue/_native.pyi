@@ -198,7 +198,14 @@ class DataPlane:
     """
 
     def __new__(
-        cls, *, incarnation: int, park_limit_bytes: int, host_timeout_ns: int | None = None
+        cls,
+        *,
+        incarnation: int,
+        park_limit_bytes: int,
+        host_timeout_ns: int | None = None,
+        handshake_timeout_ns: int = ...,
+        connections_max: int = ...,
+        disk_connections_max: int = ...,
     ) -> DataPlane: ...
     def fileno(self) -> int:
         """An eventfd, readable while there are events."""

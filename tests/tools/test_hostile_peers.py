@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import subprocess
 import threading
 from pathlib import Path
 
@@ -110,6 +111,26 @@ def test_connections_that_say_nothing_keep_nobody_out(installation: Installation
     for sock in silent:
         sock.close()
     installation.start_agent("two")
+
+
+def test_hosts_that_take_too_much_are_refused_with_the_reason(installation: Installation) -> None:
+    installation.start_agent("two", "--handshake-timeout", "1", "--disk-connections", "2")
+    address, uri = installation.socket("two"), installation.uri("disk", "two")
+    hosts = [_native.NbdClient(address, "disk") for _ in range(2)]
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.settimeout(DEADLINE_S)
+        silent.connect(address)
+        assert silent.recv(8) == b"NBDMAGIC"
+        while silent.recv(4096):
+            pass
+    third = subprocess.run(["qemu-img", "info", uri], capture_output=True, text=True, check=False)
+    assert third.returncode != 0
+    assert "the disk has 2 connections already" in third.stderr
+    for host in hosts:
+        host.pwrite(bytes(4096), 0)
+    text = installation.agents["two"].log.read_text()
+    assert "it has taken 1 s for it" in text
+    assert "refused: the disk has 2 connections already" in text
 
 
 def test_a_hostile_controller_ends_its_own_link_alone(folder: Path) -> None:

@@ -7,7 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use segue_io::plane::{
-    BUCKETS, Export, IoTrace, LatencyRow, Plane, PlaneEvent, bucket_floor_ns, bucket_of,
+    BUCKETS, Export, HostLimits, IoTrace, LatencyRow, Plane, PlaneEvent, bucket_floor_ns, bucket_of,
 };
 use segue_map::Config;
 use segue_nbd::server::Command;
@@ -63,18 +63,34 @@ pub struct DataPlane {
 #[pymethods]
 impl DataPlane {
     #[new]
-    #[pyo3(signature = (*, incarnation, park_limit_bytes, host_timeout_ns = None))]
+    #[pyo3(signature = (
+        *,
+        incarnation,
+        park_limit_bytes,
+        host_timeout_ns = None,
+        handshake_timeout_ns = HostLimits::default().handshake_ns,
+        connections_max = HostLimits::default().connections_max,
+        disk_connections_max = HostLimits::default().disk_connections_max,
+    ))]
     fn new(
         incarnation: u64,
         park_limit_bytes: u64,
         host_timeout_ns: Option<u64>,
+        handshake_timeout_ns: u64,
+        connections_max: u32,
+        disk_connections_max: u32,
     ) -> PyResult<DataPlane> {
         let config = Config {
             park_limit_bytes,
             host_timeout_ns,
             pieces_at_once: segue_map::PIECES_AT_ONCE,
         };
-        let plane = Plane::new(incarnation, config).map_err(|error| os_error(&error))?;
+        let limits = HostLimits {
+            handshake_ns: handshake_timeout_ns,
+            connections_max,
+            disk_connections_max,
+        };
+        let plane = Plane::new(incarnation, config, limits).map_err(|error| os_error(&error))?;
         Ok(DataPlane {
             plane,
             stopping: Mutex::new(()),

@@ -101,6 +101,8 @@ pub enum ProtocolError {
         /// The length it claimed, in bytes.
         length: u32,
     },
+    /// Server: the client has sent more options than is borne.
+    TooManyOptions,
     /// Server: without fixed newstyle only `OPT_EXPORT_NAME` may be sent.
     OptionNotFixed(u32),
     /// Server: `OPT_EXPORT_NAME` cannot be answered with an error, so the session ends.
@@ -160,6 +162,7 @@ impl fmt::Display for ProtocolError {
                     "option {option} claims {length} bytes of data, more than is borne"
                 )
             }
+            E::TooManyOptions => f.write_str("more options were sent than is borne"),
             E::OptionNotFixed(option) => {
                 write!(
                     f,

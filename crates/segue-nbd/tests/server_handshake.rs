@@ -4,7 +4,7 @@
 mod support;
 
 use segue_nbd::consts as c;
-use segue_nbd::server::{Event, Purpose, Refusal, RefusalKind, ServerConn, Wants};
+use segue_nbd::server::{Event, OPTIONS_MAX, Purpose, Refusal, RefusalKind, ServerConn, Wants};
 use segue_nbd::{BlockSizes, ProtocolError};
 use support::{ALL_FLAGS, Host, Reply, info_data, meta_data, option, request, text};
 
@@ -280,6 +280,16 @@ fn options_too_long_are_skipped_or_end_the_connection() {
             length: (1 << 25) + 1
         }
     );
+}
+
+#[test]
+fn so_many_options_and_no_more() {
+    let mut host = Host::haggling();
+    for _ in 0..OPTIONS_MAX {
+        assert_eq!(kinds(&host.option(12345, &[])), [c::REP_ERR_UNSUP]);
+    }
+    let error = host.send(&option(12345, &[])).unwrap_err();
+    assert_eq!(error, ProtocolError::TooManyOptions);
 }
 
 #[test]

@@ -13,6 +13,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """Of an agent, as of a disk: it becomes part of a socket's path."""
 MIN_PARK_LIMIT_BYTES = 1 << 20
 LONGEST_TIMEOUT_S = 86_400.0
+MIN_HANDSHAKE_S = 0.1
+MOST_CONNECTIONS = 65_536
 
 
 class AgentConfigError(Exception):
@@ -31,6 +33,12 @@ class AgentConfig(msgspec.Struct, frozen=True):
     """Parked writes held per disk before its connections are not read (design, section 4)."""
     host_timeout_s: float = 0.0
     """Hosts get EIO when their I/O has waited so long; 0: they wait."""
+    handshake_timeout_s: float = 10.0
+    """A client's own time from connecting until its disk is agreed on; then it is cut off."""
+    connections: int = 1024
+    """Connections that disks are served over at once; more are refused."""
+    disk_connections: int = 128
+    """The same, of one disk."""
     insecure: bool = False
     """Allows addresses that other machines reach, without TLS."""
     drain_s: float = 2.0
@@ -62,3 +70,11 @@ def check_agent(config: AgentConfig) -> None:
         raise AgentConfigError(
             f"hosts time out after 0 to {LONGEST_TIMEOUT_S:.0f} s, not {timeout_s:g}"
         )
+    if not MIN_HANDSHAKE_S <= config.handshake_timeout_s <= LONGEST_TIMEOUT_S:
+        raise AgentConfigError(
+            f"a handshake may take {MIN_HANDSHAKE_S:g} to {LONGEST_TIMEOUT_S:.0f} s, "
+            f"not {config.handshake_timeout_s:g}"
+        )
+    for count in (config.connections, config.disk_connections):
+        if not 1 <= count <= MOST_CONNECTIONS:
+            raise AgentConfigError(f"1 to {MOST_CONNECTIONS} connections are served, not {count}")

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 import random
+import resource
 import secrets
 import signal
 from typing import Any
@@ -37,6 +38,21 @@ LONGEST_PAUSE_S = 1.0
 """Between attempts to reach the controller: back at work within 2 s (promise P8)."""
 
 
+OTHER_DESCRIPTORS = 512
+"""Beside hosts': handshakes under way (256 at most), containers, the link."""
+
+
+def _allow_descriptors(connections: int) -> None:
+    """So many connections need as many descriptors; with fewer, some wait to be taken."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OTHER_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        log.warning("event=few_descriptors limit=%d wanted=%d", hard, wanted)
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class AgentRefused(Exception):
     """The controller will never take this agent; its reason, in one sentence."""
 
@@ -46,12 +62,16 @@ class Agent:
 
     def __init__(self, config: AgentConfig) -> None:
         self._config = config
+        _allow_descriptors(config.connections)
         incarnation = secrets.randbits(INCARNATION_BITS) or 1
         timeout_ns = round(config.host_timeout_s * SECOND_NS)
         self._plane = _native.DataPlane(
             incarnation=incarnation,
             park_limit_bytes=config.park_limit_bytes,
             host_timeout_ns=timeout_ns or None,
+            handshake_timeout_ns=round(config.handshake_timeout_s * SECOND_NS),
+            connections_max=config.connections,
+            disk_connections_max=config.disk_connections,
         )
         listens = [self._listen(Address.parse(text)) for text in config.listen]
         self._trace = Trace(config.name, incarnation) if log.isEnabledFor(logging.DEBUG) else None

@@ -145,6 +145,30 @@ def controller(
     metavar="SECONDS",
     help="Give hosts EIO when their I/O has waited so long [they wait].",
 )
+@click.option(
+    "--handshake-timeout",
+    type=float,
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Cut off clients that take longer to ask for a disk.",
+)
+@click.option(
+    "--connections",
+    type=int,
+    default=1024,
+    show_default=True,
+    metavar="COUNT",
+    help="Serve so many connections at most.",
+)
+@click.option(
+    "--disk-connections",
+    type=int,
+    default=128,
+    show_default=True,
+    metavar="COUNT",
+    help="Serve one disk over so many at most.",
+)
 @log_option
 @parent_option
 @click.pass_context
@@ -156,6 +180,9 @@ def agent(
     insecure: bool,
     park_limit: int,
     host_timeout: float,
+    handshake_timeout: float,
+    connections: int,
+    disk_connections: int,
     log_level: str,
     with_parent: bool,
 ) -> None:
@@ -174,6 +201,9 @@ def agent(
             listen=list(listen) or [f"unix://{os.path.join(data_folder(), f'nbd-{name}.sock')}"],
             park_limit_bytes=park_limit,
             host_timeout_s=host_timeout,
+            handshake_timeout_s=handshake_timeout,
+            connections=connections,
+            disk_connections=disk_connections,
             insecure=insecure,
         )
         check_agent(config)

@@ -27,6 +27,10 @@ GOOD = AgentConfig("one", "unix:///run/controller", ["unix:///run/nbd", "tcp://1
         ({"host_timeout_s": float("nan")}, "time out"),
         ({"host_timeout_s": float("inf")}, "time out"),
         ({"host_timeout_s": -1.0}, "time out"),
+        ({"handshake_timeout_s": 0.0}, "handshake may take"),
+        ({"handshake_timeout_s": float("nan")}, "handshake may take"),
+        ({"connections": 0}, "connections are served"),
+        ({"disk_connections": 1 << 20}, "connections are served"),
     ],
 )
 def test_what_no_agent_can_run_with_is_refused(change: dict[str, Any], sentence: str) -> None:

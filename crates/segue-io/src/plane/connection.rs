@@ -9,6 +9,7 @@ use segue_nbd::{Errno, Extent, reply};
 
 use super::connections::RECEIVE_BYTES;
 use super::executor::Answered;
+use super::handshakes::Turn;
 use super::outgoing::Outgoing;
 use super::tokens::ConnKey;
 use crate::buffer::{Buffer, Buffers};
@@ -46,7 +47,9 @@ pub(super) struct Connection {
     pub(super) disk: Option<u32>,
     /// The question about an export or the list that waits for the agent's answer.
     pub(super) question: Option<(u64, Question)>,
-    /// Bytes of requests under way.
+    /// Whose turn it is in the handshake.
+    pub(super) turn: Turn,
+    /// Bytes of requests under way, answered or not.
     held_bytes: usize,
     /// How much is received beyond the payload under way.
     pub(super) room_bytes: usize,
@@ -65,16 +68,6 @@ pub(super) enum Question {
     List,
 }
 
-/// Bytes that a request holds while it is under way.
-fn cost(request: &Request) -> usize {
-    match request.command {
-        segue_nbd::server::Command::Read | segue_nbd::server::Command::Write => {
-            request.length as usize
-        }
-        _ => 0,
-    }
-}
-
 impl Connection {
     pub(super) fn new(key: ConnKey, socket: OwnedFd, peer: String) -> Connection {
         let mut connection = Connection {
@@ -87,6 +80,7 @@ impl Connection {
             out: Outgoing::default(),
             disk: None,
             question: None,
+            turn: Turn::New,
             held_bytes: 0,
             room_bytes: RECEIVE_BYTES,
             interest: libc::EPOLLIN as u32,
@@ -109,15 +103,17 @@ impl Connection {
         });
     }
 
-    /// Whether another request may be taken in.
+    /// Whether another request, or option, may be taken in: an option's answer is sent first.
     pub(super) fn has_room(&self) -> bool {
+        let may_talk = self.server.is_transmission() || self.out.bytes() == 0;
         self.question.is_none()
+            && may_talk
             && self.held_bytes + self.out.bytes() < HELD_BYTES_MAX
             && self.server.in_flight() < REQUESTS_MAX
     }
 
     pub(super) fn request_begun(&mut self, request: &Request) {
-        self.held_bytes += cost(request);
+        self.held_bytes += request.held_bytes();
         let is_large_write = request.command == segue_nbd::server::Command::Write
             && request.length as usize >= LARGE_WRITE_BYTES;
         self.room_bytes = if is_large_write {
@@ -171,6 +167,12 @@ impl Connection {
         self.out.push(&head[..length]);
     }
 
+    /// Nothing of a request is held any more.
+    #[inline]
+    pub(super) fn released(&mut self, request: &Request) {
+        self.held_bytes -= request.held_bytes();
+    }
+
     /// Queues the reply to a request.
     #[inline]
     pub(super) fn reply(&mut self, answered: Answered, buffers: &mut Buffers) {
@@ -178,10 +180,13 @@ impl Connection {
             request,
             buffer,
             errno,
+            in_use,
             extents,
             ..
         } = answered;
-        self.held_bytes -= cost(&request);
+        if !in_use {
+            self.released(&request);
+        }
         let mut head = [0; reply::HEAD_BYTES_MAX];
         if !extents.is_empty() {
             return self.reply_status(&request, &extents);

@@ -9,16 +9,17 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use segue_nbd::server::{Command, Event, Refusal, RefusalKind, Request};
-use segue_nbd::{BlockSizes, ExportInfo, Features, ProtocolError};
+use segue_nbd::ProtocolError;
+use segue_nbd::server::{Command, Event, Request};
 
-use super::connection::{Connection, Payload, Question};
+use super::connection::{Connection, Payload};
 use super::executor::{Answered, Executor};
-use super::mailbox::{Export, Outbox, PlaneEvent};
+use super::handshakes::{HANDSHAKES_MAX, Handshakes, HostLimits};
+use super::mailbox::{Outbox, PlaneEvent};
 use super::stats::Stats;
 use super::thread::KEY_CONNECTIONS;
 use super::tokens::ConnKey;
-use crate::sys::Epoll;
+use crate::sys::{Epoll, boottime_ns};
 
 /// Room for what one turn receives: 32 writes of 4 KiB and some.
 pub(super) const RECEIVE_BYTES: usize = 192 << 10;
@@ -27,7 +28,7 @@ const SEND_AT_ONCE_BYTES: u32 = 64 << 10;
 
 /// See the module's text.
 pub(super) struct Connections {
-    slots: Vec<Option<Box<Connection>>>,
+    pub(super) slots: Vec<Option<Box<Connection>>>,
     free: Vec<usize>,
     next_id: u64,
     epoll: Arc<Epoll>,
@@ -36,19 +37,20 @@ pub(super) struct Connections {
     stalled: Vec<usize>,
     /// The connection that was answered last, all of it sent.
     pub(super) answered_last: Option<usize>,
-    questions: HashMap<u64, ConnKey>,
-    next_question: u64,
+    pub(super) questions: HashMap<u64, ConnKey>,
+    pub(super) next_question: u64,
     /// Connections by disk.
-    users: HashMap<u32, u32>,
+    pub(super) users: HashMap<u32, u32>,
     /// Answers that gave a disk to a host, by disk.
-    given: HashMap<u32, u64>,
-    events: Vec<PlaneEvent>,
+    pub(super) given: HashMap<u32, u64>,
+    pub(super) events: Vec<PlaneEvent>,
     closed_some: bool,
     is_shutting_down: bool,
+    pub(super) handshakes: Handshakes,
 }
 
 impl Connections {
-    pub(super) fn new(epoll: Arc<Epoll>) -> Connections {
+    pub(super) fn new(epoll: Arc<Epoll>, limits: HostLimits) -> Connections {
         Connections {
             slots: Vec::new(),
             free: Vec::new(),
@@ -65,6 +67,7 @@ impl Connections {
             events: Vec::new(),
             closed_some: false,
             is_shutting_down: false,
+            handshakes: Handshakes::new(limits),
         }
     }
 
@@ -83,7 +86,16 @@ impl Connections {
         }
     }
 
-    pub(super) fn add(&mut self, socket: OwnedFd, peer: String) {
+    pub(super) fn add(&mut self, socket: OwnedFd, peer: String, executor: &mut Executor) {
+        if let Err(in_the_way) = self.handshakes.room() {
+            let Some(index) = in_the_way else {
+                return crate::log(format_args!(
+                    "host {peer}: {HANDSHAKES_MAX} others are waiting for their disks; its \
+                     connection is closed"
+                ));
+            };
+            self.end_handshake(index, "others want to connect", executor);
+        }
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
@@ -102,11 +114,13 @@ impl Connections {
             crate::log(format_args!("a connection could not be watched: {error}"));
             return self.free.push(index);
         }
-        self.slots[index] = Some(Box::new(connection));
+        let connection = self.slots[index].insert(Box::new(connection));
+        connection.turn = self.handshakes.begin(index, boottime_ns());
+        Stats::add(&executor.stats.connections, 1);
         self.mark_dirty(index);
     }
 
-    fn mark_dirty(&mut self, index: usize) {
+    pub(super) fn mark_dirty(&mut self, index: usize) {
         let Some(connection) = &mut self.slots[index] else {
             return;
         };
@@ -251,110 +265,8 @@ impl Connections {
                     connection.answer(&answer);
                     self.mark_dirty(index);
                 }
-                Some(event) => self.handshake(index, event),
+                Some(event) => self.handshake(index, event, executor),
             }
-        }
-    }
-
-    fn handshake(&mut self, index: usize, event: Event) {
-        let token = self.next_question;
-        let Some(connection) = self.slots[index].as_deref_mut() else {
-            return;
-        };
-        let question = match event {
-            Event::WantExport { name, .. } => {
-                self.events.push(PlaneEvent::WantExport {
-                    token,
-                    name: name.clone(),
-                });
-                Some(Question::Export(name))
-            }
-            Event::WantList => {
-                self.events.push(PlaneEvent::WantList { token });
-                Some(Question::List)
-            }
-            _ => None,
-        };
-        connection.take_output();
-        if let Some(question) = question {
-            connection.question = Some((token, question));
-            self.questions.insert(token, connection.key);
-            self.next_question += 1;
-        }
-        self.mark_dirty(index);
-    }
-
-    // Answers of the agent --------------------------------------------------------------------
-
-    fn asked(&mut self, token: u64) -> Option<(usize, Question)> {
-        let key = self.questions.remove(&token)?;
-        let connection = self.slots[key.index].as_deref_mut()?;
-        let (_, question) = connection.question.take_if(|(asked, _)| *asked == token)?;
-        Some((key.index, question))
-    }
-
-    pub(super) fn export_answer(
-        &mut self,
-        token: u64,
-        answer: Result<Export, i32>,
-        executor: &mut Executor,
-    ) {
-        let disk = answer.as_ref().ok().map(|export| export.disk);
-        if let Some(disk) = disk {
-            *self.given.entry(disk).or_default() += 1;
-        }
-        let Some((index, Question::Export(name))) = self.asked(token) else {
-            // The host has gone: nobody may be using what was attached for it.
-            return disk.into_iter().for_each(|disk| self.let_go(disk, false));
-        };
-        if let Some(disk) = disk {
-            self.hold(index, disk);
-        }
-        let Some(connection) = self.slots[index].as_deref_mut() else {
-            return;
-        };
-        let answer = answer.map(|export| info(name, &export)).map_err(refusal);
-        let told = connection.server.export_answer(answer);
-        connection.take_output();
-        self.mark_dirty(index);
-        if told.is_err() {
-            self.close(index, executor);
-        }
-    }
-
-    pub(super) fn list_answer(&mut self, token: u64, names: &[String]) {
-        let Some((index, Question::List)) = self.asked(token) else {
-            return;
-        };
-        let Some(connection) = self.slots[index].as_deref_mut() else {
-            return;
-        };
-        connection
-            .server
-            .list_answer(Ok(names.iter().map(|name| (name.as_str(), ""))));
-        connection.take_output();
-        self.mark_dirty(index);
-    }
-
-    fn hold(&mut self, index: usize, disk: u32) {
-        let Some(connection) = self.slots[index].as_deref_mut() else {
-            return;
-        };
-        let before = connection.disk.replace(disk);
-        *self.users.entry(disk).or_default() += 1;
-        if let Some(before) = before {
-            self.let_go(before, true);
-        }
-    }
-
-    /// One user less (`held`), or none where there might have been one.
-    fn let_go(&mut self, disk: u32, held: bool) {
-        let users = self.users.entry(disk).or_default();
-        *users -= u32::from(held);
-        if *users == 0 {
-            self.users.remove(&disk);
-            let given = self.given.get(&disk).copied().unwrap_or_default();
-            self.events.push(PlaneEvent::Unused { disk, given });
         }
     }
 
@@ -390,6 +302,12 @@ impl Connections {
             self.mark_dirty(key.index);
         }
         executor.answers = answers;
+        while let Some((key, request)) = executor.released.pop() {
+            let connection = self.slots.get_mut(key.index).and_then(Option::as_deref_mut);
+            if let Some(connection) = connection.filter(|connection| connection.key == key) {
+                connection.released(&request);
+            }
+        }
     }
 
     fn send(&mut self, index: usize, executor: &mut Executor) {
@@ -448,11 +366,13 @@ impl Connections {
 
     // Closing ---------------------------------------------------------------------------------
 
-    fn close(&mut self, index: usize, executor: &mut Executor) {
+    pub(super) fn close(&mut self, index: usize, executor: &mut Executor) {
         let Some(connection) = self.slots[index].take() else {
             return;
         };
         self.free.push(index);
+        self.handshakes.gone(index, connection.turn);
+        Stats::subtract(&executor.stats.connections, 1);
         self.stalled.retain(|&stalled| stalled != index);
         self.closed_some = true;
         if let Some((token, _)) = connection.question {
@@ -531,32 +451,4 @@ fn is_transient(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
-}
-
-fn info(name: String, export: &Export) -> ExportInfo {
-    let preferred = export.block_bytes.max(4096);
-    ExportInfo {
-        name,
-        description: String::new(),
-        size_bytes: export.size_bytes,
-        read_only: export.read_only,
-        // A FLUSH goes to every container that any agent may have written to (design, section 3).
-        can_multi_conn: true,
-        block_sizes: BlockSizes::new(1, preferred, segue_nbd::consts::PAYLOAD_BYTES_MAX)
-            .unwrap_or_default(),
-        features: Features::DISK,
-    }
-}
-
-fn refusal(errno: i32) -> Refusal {
-    let (kind, message) = match errno {
-        libc::ENOENT => (RefusalKind::Unknown, "no such disk"),
-        libc::ESHUTDOWN => (RefusalKind::Shutdown, "the agent is shutting down"),
-        libc::EPERM | libc::EACCES => (RefusalKind::Policy, "the disk may not be used here"),
-        _ => (RefusalKind::Unknown, "the disk cannot be served now"),
-    };
-    Refusal {
-        kind,
-        message: message.into(),
-    }
 }

@@ -12,7 +12,7 @@ use super::hands::{Opened, RingState};
 use super::latency::Latencies;
 use super::stats::Stats;
 use super::task::{Completions, Ended, LeaseGuard, Said, Task, What};
-use super::tokens::{ConnKey, HostIo, Tokens};
+use super::tokens::{Abandoned, ConnKey, HostIo, Tokens};
 use super::trace::Traces;
 use crate::buffer::{Buffer, Buffers};
 use crate::container::ZeroHow;
@@ -29,6 +29,8 @@ pub(super) struct Answered {
     /// The data of a read that went well; else for reuse.
     pub(super) buffer: Option<Arc<Buffer>>,
     pub(super) errno: i32,
+    /// I/O is still under way on the request's buffer: `Executor::released` ends that.
+    pub(super) in_use: bool,
     /// Of a block status request: (bytes, flags).
     pub(super) extents: Vec<(u64, u32)>,
 }
@@ -57,6 +59,9 @@ pub(super) struct Executor {
     pub(super) ring: RingState,
     pub(super) guard: Arc<LeaseGuard>,
     pub(super) answers: Vec<Answered>,
+    /// Requests answered earlier on whose buffers nothing is under way any more.
+    pub(super) released: Vec<(ConnKey, Request)>,
+    pub(super) abandoned: Abandoned,
     pub(super) events: Vec<Event>,
     pub(super) stats: Arc<Stats>,
     pub(super) latencies: Latencies,
@@ -71,6 +76,8 @@ impl Executor {
     ) -> std::io::Result<Executor> {
         Ok(Executor {
             epoll,
+            abandoned: Abandoned::new(config.park_limit_bytes),
+            released: Vec::new(),
             engine: Engine::new(config),
             tokens: Tokens::default(),
             buffers: Buffers::default(),
@@ -121,6 +128,7 @@ impl Executor {
             begun_ns: now,
             cause: Cause::Clean,
             cancelled: None,
+            is_abandoned: false,
         });
         Stats::add(&self.stats.requests, 1);
         self.engine
@@ -136,6 +144,10 @@ impl Executor {
             }
             self.engine.host_gone(token);
             self.pump();
+            if let Some(io) = self.tokens.get(token) {
+                io.is_abandoned = true;
+                self.abandoned.add(io.disk, io.request.held_bytes());
+            }
         }
     }
 
@@ -181,7 +193,7 @@ impl Executor {
     }
 
     pub(super) fn accepts(&self, disk: u32) -> bool {
-        self.engine.accepts(disk)
+        self.engine.accepts(disk) && self.abandoned.accepts(disk)
     }
 
     /// Takes what other threads have finished.
@@ -306,15 +318,12 @@ impl Executor {
                 in_use,
             } => self.reply(token, errno, in_use),
             Effect::Release { token } => {
-                if let Some(HostIo {
-                    buffer: Some(buffer),
-                    ..
-                }) = self.tokens.remove(token)
-                {
-                    self.buffers.give(buffer);
+                if let Some(io) = self.tokens.remove(token) {
+                    self.release(io);
                 }
             }
             Effect::StatusReply { token, extents } => {
+                let in_use = false;
                 if let Some(io) = self.tokens.remove(token) {
                     let took_ns = self.engine.now().saturating_sub(io.begun_ns);
                     self.traces.answered(&io, 0, took_ns);
@@ -323,6 +332,7 @@ impl Executor {
                         request: io.request,
                         buffer: io.buffer,
                         errno: 0,
+                        in_use,
                         extents,
                     });
                 }
@@ -384,6 +394,7 @@ impl Executor {
                     request,
                     buffer: None,
                     errno,
+                    in_use,
                     extents,
                 });
             }
@@ -396,8 +407,21 @@ impl Executor {
                 request: io.request,
                 buffer: io.buffer,
                 errno,
+                in_use,
                 extents,
             });
+        }
+    }
+
+    /// Nothing is under way any more on the buffer of a host that waits no longer.
+    fn release(&mut self, io: HostIo) {
+        if io.is_abandoned {
+            self.abandoned.remove(io.disk, io.request.held_bytes());
+        } else {
+            self.released.push((io.conn, io.request));
+        }
+        if let Some(buffer) = io.buffer {
+            self.buffers.give(buffer);
         }
     }
 }

@@ -95,6 +95,7 @@ impl Rig {
             request,
             buffer: Some(buffer),
             cancelled: None,
+            is_abandoned: false,
         });
         let engine = &mut self.executor.engine;
         engine.host_io(now, token, 7, HostOp::Write, 0, length, flags);
@@ -189,6 +190,32 @@ fn tasks_of_a_lost_connection_are_not_begun_and_leave_nothing() {
     assert_eq!((stats.hosts, stats.pieces), (0, 0));
     assert!(rig.executor.tokens.get(token).is_none(), "its name is free");
     assert!(rig.executor.events.is_empty(), "nothing failed");
+}
+
+#[test]
+fn what_gone_connections_still_hold_counts_against_their_disk() {
+    let mut rig = Rig::new();
+    rig.map();
+    rig.executor.set_lease(boottime_ns() + 3_600_000_000_000);
+    // Four times 256 KiB: as much as the disk may hold.
+    for _ in 0..4 {
+        rig.decide_write(boottime_ns(), 4 * SEGMENT, segue_map::host_flags::FUA);
+    }
+    let mut pieces = Vec::new();
+    while let Some(effect) = rig.executor.engine.poll_effect() {
+        pieces.extend(piece_of(&effect));
+    }
+    assert!(rig.executor.accepts(7));
+    rig.executor.connection_gone(CONN);
+    assert!(!rig.executor.accepts(7), "connecting again is no way out");
+    assert!(rig.executor.accepts(8), "other disks do not feel it");
+    for piece in pieces {
+        rig.executor.engine.piece_done(boottime_ns(), piece, 0);
+    }
+    rig.executor.pump();
+    assert!(rig.executor.accepts(7));
+    assert!(rig.executor.abandoned.bytes.is_empty());
+    assert!(rig.executor.released.is_empty());
 }
 
 #[test]

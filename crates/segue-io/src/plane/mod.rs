@@ -14,9 +14,11 @@ mod connection;
 mod connections;
 mod executor;
 mod hands;
+mod handshakes;
 mod latency;
 mod listener;
 mod mailbox;
+mod negotiation;
 mod opening;
 mod outgoing;
 mod remote;
@@ -36,6 +38,7 @@ use std::thread::JoinHandle;
 
 use segue_map::{Config, Control};
 
+pub use handshakes::HostLimits;
 pub use latency::{BUCKETS, LatencyRow, bucket_floor_ns, bucket_of};
 use listener::Listener;
 pub use mailbox::{Export, PlaneEvent};
@@ -60,12 +63,12 @@ impl Plane {
     ///
     /// # Errors
     /// Those of making descriptors and threads.
-    pub fn new(incarnation: u64, config: Config) -> io::Result<Plane> {
+    pub fn new(incarnation: u64, config: Config, limits: HostLimits) -> io::Result<Plane> {
         let inbox = Arc::new(Inbox::new()?);
         let outbox = Arc::new(Outbox::new()?);
         let stats = Arc::new(Stats::default());
         let made = (inbox.clone(), outbox.clone(), stats.clone());
-        let data = DataThread::new(incarnation, config, made.0, made.1, made.2)?;
+        let data = DataThread::new(incarnation, (config, limits), made.0, made.1, made.2)?;
         let thread = std::thread::Builder::new()
             .name("segue-data".into())
             .spawn(move || crate::abort_on_panic(|| data.run()))?;

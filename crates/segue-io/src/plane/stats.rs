@@ -23,6 +23,8 @@ pub struct Stats {
     pub connections: AtomicU64,
     /// Connections ended because the client broke the protocol.
     pub protocol_errors: AtomicU64,
+    /// Connections ended because their handshake took too long, or others wanted to connect.
+    pub handshakes_ended: AtomicU64,
 }
 
 impl Stats {
@@ -32,9 +34,14 @@ impl Stats {
         counter.store(counter.load(Ordering::Relaxed) + count, Ordering::Relaxed);
     }
 
+    /// The reverse.
+    pub(super) fn subtract(counter: &AtomicU64, count: u64) {
+        counter.store(counter.load(Ordering::Relaxed) - count, Ordering::Relaxed);
+    }
+
     /// Name and value of each counter.
     #[must_use]
-    pub fn values(&self) -> [(&'static str, u64); 9] {
+    pub fn values(&self) -> [(&'static str, u64); 10] {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("requests", read(&self.requests)),
@@ -46,6 +53,7 @@ impl Stats {
             ("faults", read(&self.faults)),
             ("connections", read(&self.connections)),
             ("protocol_errors", read(&self.protocol_errors)),
+            ("handshakes_ended", read(&self.handshakes_ended)),
         ]
     }
 }

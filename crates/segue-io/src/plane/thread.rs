@@ -14,6 +14,7 @@ use segue_map::Config;
 use super::commands::Watched;
 use super::connections::Connections;
 use super::executor::Executor;
+use super::handshakes::HostLimits;
 use super::listener::Listener;
 use super::mailbox::{Inbox, Message, Outbox, PlaneEvent};
 use super::opening::Openings;
@@ -51,7 +52,7 @@ pub(super) struct DataThread {
 impl DataThread {
     pub(super) fn new(
         incarnation: u64,
-        config: Config,
+        (config, limits): (Config, HostLimits),
         inbox: Arc<Inbox>,
         outbox: Arc<Outbox>,
         stats: Arc<Stats>,
@@ -66,7 +67,7 @@ impl DataThread {
             readable,
         )?;
         Ok(DataThread {
-            connections: Connections::new(epoll.clone()),
+            connections: Connections::new(epoll.clone(), limits),
             epoll,
             inbox,
             outbox,
@@ -129,7 +130,11 @@ impl DataThread {
         if self.executor.ring_waits() {
             return RING_AGAIN_MS;
         }
-        let deadlines = [self.executor.deadline(), self.stops_at_ns];
+        let deadlines = [
+            self.executor.deadline(),
+            self.connections.deadline(),
+            self.stops_at_ns,
+        ];
         let Some(next) = deadlines.into_iter().flatten().min() else {
             return -1;
         };
@@ -154,6 +159,7 @@ impl DataThread {
     fn finish_turn(&mut self) {
         self.executor.tick();
         self.take_engine_events();
+        self.connections.tick(&mut self.executor);
         self.connections.finish_turn(&mut self.executor);
         while self.executor.submit_ring() {
             self.connections.finish_turn(&mut self.executor);
@@ -173,7 +179,7 @@ impl DataThread {
             return;
         };
         for (socket, peer) in listener.accept(&self.epoll) {
-            self.connections.add(socket, peer);
+            self.connections.add(socket, peer, &mut self.executor);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Host I/O under way, by token: a slab whose names are never used twice.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,6 +30,8 @@ pub(super) struct HostIo {
     pub(super) cause: Cause,
     /// Made for its first task: set when the host waits no longer.
     pub(super) cancelled: Option<Arc<AtomicBool>>,
+    /// Its connection has gone: its buffer counts against the disk.
+    pub(super) is_abandoned: bool,
 }
 
 impl HostIo {
@@ -99,5 +102,45 @@ impl Tokens {
             .filter(|(_, slot)| mine(slot))
             .map(named)
             .collect()
+    }
+}
+
+/// Bytes of buffers, by disk, that I/O of gone connections is still under way on: what a host can
+/// make an agent hold does not grow by connecting again.
+#[derive(Debug)]
+pub(super) struct Abandoned {
+    pub(super) bytes: HashMap<u32, u64>,
+    limit_bytes: u64,
+}
+
+impl Abandoned {
+    pub(super) fn new(limit_bytes: u64) -> Abandoned {
+        Abandoned {
+            bytes: HashMap::new(),
+            limit_bytes,
+        }
+    }
+
+    pub(super) fn add(&mut self, disk: u32, bytes: usize) {
+        if bytes > 0 {
+            *self.bytes.entry(disk).or_default() += bytes as u64;
+        }
+    }
+
+    pub(super) fn remove(&mut self, disk: u32, bytes: usize) {
+        let Some(held) = self.bytes.get_mut(&disk) else {
+            return;
+        };
+        *held -= bytes as u64;
+        if *held == 0 {
+            self.bytes.remove(&disk);
+        }
+    }
+
+    /// Whether connections of the disk may be read.
+    #[inline]
+    pub(super) fn accepts(&self, disk: u32) -> bool {
+        let held = || self.bytes.get(&disk).copied().unwrap_or_default();
+        self.bytes.is_empty() || held() < self.limit_bytes
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use segue_io::client::Client;
 use segue_io::container::{self, Cache, DATA_AT_BYTES};
-use segue_io::plane::{Export, Plane, PlaneEvent};
+use segue_io::plane::{Export, HostLimits, Plane, PlaneEvent};
 use segue_io::sys::boottime_ns;
 use segue_map::{Config, ContainerSpec, Control, Entry, EntryRun, Event, Operation, Outcome};
 
@@ -50,6 +50,17 @@ struct Seen {
 
 impl Rig {
     pub fn new(wrappers: &str, cache: &str, policy: Policy) -> Rig {
+        Rig::limited(wrappers, cache, policy, None, HostLimits::default())
+    }
+
+    /// One with limits of its own for hosts, and for how long their I/O may take.
+    pub fn limited(
+        wrappers: &str,
+        cache: &str,
+        policy: Policy,
+        host_timeout_ns: Option<u64>,
+        limits: HostLimits,
+    ) -> Rig {
         let folder = tempfile::tempdir_in("/var/tmp").unwrap();
         let uri = format!("{wrappers}file://{}/box", folder.path().display());
         let size = DATA_AT_BYTES + SEGMENTS * SEGMENT;
@@ -67,10 +78,10 @@ impl Rig {
         };
         let config = Config {
             park_limit_bytes: 8 << 20,
-            host_timeout_ns: None,
+            host_timeout_ns,
             pieces_at_once: segue_map::PIECES_AT_ONCE,
         };
-        let plane = Arc::new(Plane::new(FENCE, config).unwrap());
+        let plane = Arc::new(Plane::new(FENCE, config, limits).unwrap());
         plane.listen_unix(&folder.path().join("sock")).unwrap();
         let seen = Arc::new(Seen {
             next_command: AtomicU64::new(1000),
@@ -97,9 +108,12 @@ impl Rig {
 
     /// One that has a lease for an hour.
     pub fn leased(wrappers: &str, cache: &str, policy: Policy) -> Rig {
-        let rig = Rig::new(wrappers, cache, policy);
-        rig.plane.set_lease(boottime_ns() + 3_600_000_000_000);
-        rig
+        Rig::new(wrappers, cache, policy).with_lease()
+    }
+
+    pub fn with_lease(self) -> Rig {
+        self.plane.set_lease(boottime_ns() + 3_600_000_000_000);
+        self
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -157,6 +171,19 @@ impl Rig {
         let command = control.command().unwrap();
         self.plane.deliver(control);
         self.answer(command)
+    }
+
+    /// Waits until one of the plane's counters says so.
+    pub fn wait_count(&self, counter: &str, wanted: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.count(counter) != wanted {
+            let count = self.count(counter);
+            assert!(
+                Instant::now() < deadline,
+                "{counter} is {count}, not {wanted}"
+            );
+            std::thread::yield_now();
+        }
     }
 
     /// One of the plane's counters.

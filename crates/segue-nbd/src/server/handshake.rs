@@ -11,7 +11,7 @@ use super::options::{InfoWanted, parse_info, parse_meta_context};
 use super::output::Output;
 use super::rules::Rules;
 use super::transmission::Transmission;
-use super::{Event, OPTION_DATA_BYTES_MAX, OPTION_SKIP_BYTES_MAX};
+use super::{Event, OPTION_DATA_BYTES_MAX, OPTION_SKIP_BYTES_MAX, OPTIONS_MAX};
 use super::{Purpose, Refusal, RefusalKind, Step, Wants};
 use crate::consts as c;
 use crate::fence::{Hold, Revocation, Session};
@@ -28,6 +28,8 @@ pub(crate) struct Handshake {
     fenced: bool,
     fixed_newstyle: bool,
     no_zeroes: bool,
+    /// Options so far.
+    options: u32,
     /// For which export, by the name the client used, `base:allocation` is selected.
     context_export: Option<String>,
 }
@@ -74,6 +76,7 @@ impl Handshake {
             fenced,
             fixed_newstyle: false,
             no_zeroes: false,
+            options: 0,
             context_export: None,
         }
     }
@@ -181,6 +184,10 @@ impl Handshake {
         let (option, length) = (u32_at(input, 8), u32_at(input, 12));
         if !self.fixed_newstyle && option != c::OPT_EXPORT_NAME {
             return Err(ProtocolError::OptionNotFixed(option));
+        }
+        self.options += 1;
+        if self.options > OPTIONS_MAX {
+            return Err(ProtocolError::TooManyOptions);
         }
         let name_too_long = option == c::OPT_EXPORT_NAME && length as usize > c::STRING_BYTES_MAX;
         if name_too_long || length > OPTION_SKIP_BYTES_MAX {

@@ -45,6 +45,9 @@ pub const OPTION_DATA_BYTES_MAX: u32 = 64 * 1024;
 /// Longest option data that is skipped, in bytes; what is longer ends the connection.
 pub const OPTION_SKIP_BYTES_MAX: u32 = 1 << 25;
 
+/// Options that one client may send; more end the connection.
+pub const OPTIONS_MAX: u32 = 1024;
+
 /// What one call of [`ServerConn::feed`] did.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Step {

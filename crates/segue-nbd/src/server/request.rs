@@ -57,6 +57,16 @@ pub struct Request {
 }
 
 impl Request {
+    /// Bytes of data that it needs memory for until it is answered.
+    #[must_use]
+    #[inline]
+    pub fn held_bytes(&self) -> usize {
+        match self.command {
+            Command::Read | Command::Write => self.length as usize,
+            _ => 0,
+        }
+    }
+
     /// Durable before the reply. May stand on any command; means nothing on those that write
     /// nothing.
     #[must_use]

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use segue_io::container::{self, Cache, Container, DATA_AT_BYTES};
-use segue_io::plane::{Export, Plane, PlaneEvent};
+use segue_io::plane::{Export, HostLimits, Plane, PlaneEvent};
 use segue_io::sys::boottime_ns;
 use segue_map::{Config, ContainerSpec, Control, Entry, EntryRun, PIECES_AT_ONCE};
 
@@ -49,7 +49,7 @@ fn main() {
         host_timeout_ns: None,
         pieces_at_once: PIECES_AT_ONCE,
     };
-    let plane = Plane::new(2, config).expect("a data plane");
+    let plane = Plane::new(2, config, HostLimits::default()).expect("a data plane");
     plane.set_lease(boottime_ns() + 86_400_000_000_000);
     plane.deliver(Control::NewTable {
         command: 1,
