@@ -196,7 +196,8 @@ fn refusal(errno: i32) -> Refusal {
         libc::ENOENT => (RefusalKind::Unknown, "no such disk"),
         libc::ESHUTDOWN => (RefusalKind::Shutdown, "the agent is shutting down"),
         libc::EPERM | libc::EACCES => (RefusalKind::Policy, "the disk may not be used here"),
-        _ => (RefusalKind::Unknown, "the disk cannot be served now"),
+        // It is known: a client that hears otherwise says that there is no such export.
+        _ => (RefusalKind::Policy, "the disk cannot be served now"),
     };
     Refusal {
         kind,
