@@ -13,12 +13,14 @@ from segue.cli.output import print_json
 from segue.cli.sizes import format_exact
 
 SHOWN = (
-    ("read", ("read",)),
-    ("write", ("write",)),
-    ("zeroes", ("zeroes, part", "zeroes, whole")),
-    ("trim", ("trim, part", "trim, whole")),
+    ("read", "read", ""),
+    ("write", "write", ""),
+    ("zeroes", "zeroes, part", ""),
+    ("trim", "trim, part", ""),
+    ("discard", "trim, whole", "of the whole segment: "),
 )
-"""Line -> columns of the truth table; NO_HOLE is in the JSON."""
+"""Line, column of the truth table, what stands before; zeroes over a whole segment are as a trim of
+it, NO_HOLE is in the JSON."""
 
 
 @click.command("explain")
@@ -49,8 +51,8 @@ def lines(info: Explanation) -> Iterator[tuple[str, str]]:
         yield "", reason
     yield from _where(info)
     decisions = {decision.io: decision for decision in info.decisions}
-    for heading, columns in SHOWN:
-        yield heading, _does([decisions[column] for column in columns])
+    for heading, column, before in SHOWN:
+        yield heading, before + _does(decisions[column])
     yield "agents", "; ".join(map(_holding, info.agents)) or "none has a table of the disk"
     for lock in info.locks:
         yield from _lock(lock)
@@ -93,12 +95,8 @@ def _place(place: Place) -> str:
     )
 
 
-def _does(decisions: list[Decision]) -> str:
-    """Of part of a segment and of a whole one: once, if they are the same."""
-    said = [f"{d.does}: {d.then}" if d.then else d.does for d in decisions]
-    if len(set(said)) == 1:
-        return said[0]
-    return f"{said[0]}; a whole segment: {said[1]}"
+def _does(decision: Decision) -> str:
+    return f"{decision.does}: {decision.then}" if decision.then else decision.does
 
 
 def _holding(agent: Holding) -> str:

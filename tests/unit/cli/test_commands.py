@@ -66,6 +66,13 @@ def test_the_readme_names_every_verb() -> None:
     assert named(block) == set(verbs(main))
 
 
+def test_every_verb_is_shown_as_it_runs() -> None:
+    """In docs/commands.md, but for those that show nothing."""
+    page = (Path(__file__).parents[3] / "docs" / "commands.md").read_text()
+    shown = set(verbs(main)) - WITHOUT_JSON.keys()
+    assert [path for path in shown if f"$ segue {' '.join(path)}" not in page] == []
+
+
 def named(block: str) -> set[tuple[str, ...]]:
     """The verbs of lines such as ``segue disk create | list  what they do``."""
     found: set[tuple[str, ...]] = set()

@@ -59,9 +59,10 @@ def _away(c: Controller) -> Iterator[str]:
             any(wait.kind == "storage" and wait.what == name for wait in work.waits)
             for work in c.waits.works
         )
+        own = f"; {waiting} of the controller's own work waits" if waiting else ""
+        disks = ", ".join(info.disks) or "no disk"
         yield (
-            f"{name} is away for {info.away_s:.0f} s{why}: I/O that needs it {io}, of "
-            f"{', '.join(info.disks) or 'no disk'}; {waiting} of the controller's own work waits"
+            f"{name} is away for {info.away_s:.0f} s{why}: I/O that needs it {io}, of {disks}{own}"
         )
 
 
