@@ -8,8 +8,9 @@ import os
 import click
 
 from segue.block_devices import AttachError, BlockDevices
-from segue.cli.options import AGENT, DISK, Failed, client, data_folder, data_option, json_option
+from segue.cli.options import AGENT, DISK, Failed, data_folder, data_option, json_option
 from segue.cli.output import print_json
+from segue.client import Client
 
 
 @click.command()
@@ -24,9 +25,10 @@ def attach(name: str, read_only: bool, agent_name: str | None, as_json: bool) ->
     A device of the kernel's NBD client where the kernel has it, else a loop device over nbdfuse
     (which takes no discards).  Printed again if it is there already.
     """
-    uri = client().disk_uris(name, agent_name)[0]
+    data = data_folder()
+    uri = Client(data).disk_uris(name, agent_name)[0]
     try:
-        device = BlockDevices(data_folder()).attach(name, uri, read_only)
+        device = BlockDevices(data).attach(name, uri, read_only)
     except AttachError as error:
         hint = ""
         if os.strerror(errno.EACCES) in str(error):

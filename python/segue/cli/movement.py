@@ -209,7 +209,8 @@ def _wait(info: JobInfo, as_json: bool) -> None:
     total = info.moved_bytes + info.left_bytes
     with progress(f"{info.kind} {_what(info)}", total) as shown:
         while info.state not in OVER:
-            shown.update(info.moved_bytes, info.moved_bytes + info.left_bytes)
+            if total := info.moved_bytes + info.left_bytes:  # 0: it has not looked yet
+                shown.update(info.moved_bytes, total)
             time.sleep(LOOK_EVERY_S)
             info = client().job(info.job)
     if as_json:
