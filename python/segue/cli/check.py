@@ -29,6 +29,7 @@ def check(as_json: bool) -> None:
     else:
         for problem in problems:
             click.echo(problem)
-        click.echo(f"{len(problems)} problems found" if problems else "no problem found")
+        count = "no" if not problems else str(len(problems))
+        click.echo(f"{count} problem{'s' * (len(problems) > 1)} found")
     if problems:
         raise SystemExit(1)

@@ -35,12 +35,12 @@ def draw(drawing: DiskDrawing, colours: bool) -> None:
     )
     for name, count in sorted(totals.items()):
         share = format_size(count * drawing.segment_bytes)
-        console.print(Text(letters[name], styles[name]), f"{name}: {count} segments, {share}")
+        console.print(Text(letters[name], styles[name]), f"{name}: {_segments(count)}, {share}")
     zero = drawing.segments - sum(totals.values())
-    console.print(f". zero: {zero} segments; they take no room")
+    console.print(f". zero: {_segments(zero)}; they take no room")
     incomplete = sum(cell.incomplete for cell in drawing.cells)
     if incomplete:
-        console.print(Text("!", "bold red"), f"incomplete: {incomplete} segments")
+        console.print(Text("!", "bold red"), f"incomplete: {_segments(incomplete)}")
     console.print()
     cells = {cell.cell: cell for cell in drawing.cells}
     count = -(-drawing.segments // drawing.segments_per_cell)
@@ -49,6 +49,10 @@ def draw(drawing: DiskDrawing, colours: bool) -> None:
         for number in range(first, min(first + CELLS_PER_ROW, count)):
             row.append(*_sign(drawing, cells.get(number), letters, styles))
         console.print(row, no_wrap=True, crop=False)
+
+
+def _segments(count: int) -> str:
+    return f"{count} segment{'s' * (count != 1)}"
 
 
 def _totals(drawing: DiskDrawing) -> dict[str, int]:

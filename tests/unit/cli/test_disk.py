@@ -42,7 +42,7 @@ def test_disk_map_is_a_drawing(api: Api) -> None:
         "A left: 66 segments, 66M",
         "B right: 2 segments, 2M",
         ". zero: 12 segments; they take no room",
-        "! incomplete: 1 segments",
+        "! incomplete: 1 segment",
         "",
         "       0  " + "A" * 64,
         "     64M  " + "AA!B" + "." * 12,

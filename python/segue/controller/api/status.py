@@ -77,10 +77,11 @@ def _full_pools(c: Controller) -> Iterator[str]:
         free = sum(container.space.free for container in containers)
         share = free / sum(container.row.segments for container in containers)
         names = ", ".join(container.row.name for container in containers)
+        which = f"containers {names} are" if len(containers) > 1 else f"container {names} is"
         if not free:
-            yield f"{names}: full: a first write to what is zero gets ENOSPC"
+            yield f"{which} full: a write to what is still zero gets ENOSPC"
         elif share < LITTLE_ROOM:
-            yield f"{names}: {1 - share:.0%} full"
+            yield f"{which} {1 - share:.0%} full"
 
 
 def _problems(c: Controller) -> list[str]:
