@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 LINE_EVERY_PERCENT = 10
+MIB = 1 << 20
 
 
 class Progress(Protocol):
@@ -41,12 +42,18 @@ def progress(title: str, total_bytes: int) -> Iterator[Progress]:
     from rich import progress as bars  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
 
+    class Rate(bars.ProgressColumn):
+        """In the unit of the bytes beside it; rich's own is decimal."""
+
+        def render(self, task: bars.Task) -> str:
+            return "" if task.speed is None else f"{task.speed / MIB:.1f} MiB/s"
+
     with bars.Progress(
         bars.TextColumn("{task.description}"),
         bars.BarColumn(),
         bars.TaskProgressColumn(),
         bars.DownloadColumn(binary_units=True),
-        bars.TransferSpeedColumn(),
+        Rate(),
         bars.TimeRemainingColumn(),
         console=Console(stderr=True),
     ) as drawn:
