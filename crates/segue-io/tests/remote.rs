@@ -9,7 +9,7 @@ use std::time::Duration;
 use segue_io::buffer::Buffer;
 use segue_io::container::nbd::{Address, How, Job, Op, Port, Waiter};
 use segue_nbd::server::{Command, Event, Request, ServerConn, Wants};
-use segue_nbd::{BlockSizes, ExportInfo, Features};
+use segue_nbd::{BlockSizes, Errno, ExportInfo, Features};
 
 const SIZE_BYTES: u64 = 1 << 20;
 const BLOCK: usize = 4096;
@@ -38,8 +38,15 @@ fn export() -> ExportInfo {
     }
 }
 
-/// What a connection does with a request: `true`: it answers.
-type Answers = Arc<dyn Fn(&Request) -> bool + Send + Sync>;
+/// What a connection does with a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reply {
+    Done,
+    Failed,
+    Nothing,
+}
+
+type Answers = Arc<dyn Fn(&Request) -> Reply + Send + Sync>;
 
 /// Serves one connection until its client goes.
 fn serve(mut stream: UnixStream, answers: &Answers) -> Option<()> {
@@ -65,17 +72,21 @@ fn serve(mut stream: UnixStream, answers: &Answers) -> Option<()> {
                     received.drain(..count);
                     conn.payload_received(count as u32);
                 }
-                if answers(&request) {
-                    let mut head = [0; 64];
-                    let length = match request.command {
-                        Command::Read => conn.read_reply(&request, &mut head),
-                        _ => conn.done_reply(&request, &mut head),
-                    };
-                    stream.write_all(&head[..length]).ok()?;
-                    if request.command == Command::Read {
-                        stream.write_all(&vec![0; request.length as usize]).ok()?;
+                let mut head = [0; 64];
+                let (length, data) = match (answers(&request), request.command) {
+                    (Reply::Nothing, _) => continue,
+                    (Reply::Failed, _) => {
+                        let length = conn.error_reply(&request, Errno::Eio, "", &mut head);
+                        (length, 0)
                     }
-                }
+                    (_, Command::Read) => (
+                        conn.read_reply(&request, &mut head),
+                        request.length as usize,
+                    ),
+                    _ => (conn.done_reply(&request, &mut head), 0),
+                };
+                stream.write_all(&head[..length]).ok()?;
+                stream.write_all(&vec![0; data]).ok()?;
             }
             Some(Event::Finished) => return None,
             Some(_) => {}
@@ -142,7 +153,7 @@ fn a_flush_by_a_server_that_has_forgotten_the_write_does_not_count() {
         let came_back = came_back.clone();
         Arc::new(move |request| {
             if request.command != Command::Write {
-                return false;
+                return Reply::Nothing;
             }
             // Answered before the power was lost; it is read when the new connection is there,
             // if there is to be one.
@@ -153,7 +164,7 @@ fn a_flush_by_a_server_that_has_forgotten_the_write_does_not_count() {
                 |is_back| !*is_back,
             );
             drop(waited);
-            true
+            Reply::Done
         })
     };
     let later: Answers = {
@@ -166,7 +177,7 @@ fn a_flush_by_a_server_that_has_forgotten_the_write_does_not_count() {
                 Command::Flush => *restarted.flushes.lock().unwrap() += 1,
                 _ => {}
             }
-            true
+            Reply::Done
         })
     };
     listen(&path, first, later);
@@ -188,4 +199,41 @@ fn a_flush_by_a_server_that_has_forgotten_the_write_does_not_count() {
     for read in reads {
         assert_eq!(read.recv_timeout(PATIENCE), Ok(How::Done(0)));
     }
+}
+
+/// It is that write's error, and no other's: nothing else was waiting for it.
+#[test]
+fn a_flush_that_fails_after_a_write_fails_the_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let flushes = Arc::new(Mutex::new(0));
+    let counted = flushes.clone();
+    let answers: Answers = Arc::new(move |request| {
+        if request.command != Command::Flush {
+            return Reply::Done;
+        }
+        let mut count = counted.lock().unwrap();
+        *count += 1;
+        match *count {
+            1 => Reply::Failed,
+            _ => Reply::Done,
+        }
+    });
+    listen(&path, answers.clone(), answers);
+    let uri = format!("nbd+unix:///?socket={}", path.display());
+    let port = Port::open(Address::parse(&uri).unwrap(), 0).unwrap();
+    let zeroes = Op::Zero {
+        no_hole: false,
+        fast: false,
+    };
+    for (op, expected) in [
+        (Op::Write, libc::EIO),
+        (Op::Write, 0),
+        (Op::Read, 0),
+        (zeroes, 0),
+    ] {
+        let ended = submit(&port, op, 0).recv_timeout(PATIENCE);
+        assert_eq!(ended, Ok(How::Done(expected)), "{op:?}");
+    }
+    assert_eq!(*flushes.lock().unwrap(), 3);
 }
