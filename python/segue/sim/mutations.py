@@ -116,7 +116,7 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "clean-before-the-flush",
         PROCEDURES + "clean.py",
-        "        await copier_flush(c, number, failures)\n",
+        "            await copier_flush(c, number, failures)\n",
         "",
     ),
     Mutation(
@@ -251,7 +251,7 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "takeover-copies-at-once",
         PROCEDURES + "background.py",
-        "            await self._fence_ended(fence)\n",
+        "        await self.fences_past(needed)\n",
         "",
     ),
     # Controller: resizing, removing containers ---------------------------------------------------
