@@ -109,6 +109,18 @@ class Space:
         elif state == USED:
             self.used += 1
 
+    def give_back(self, segments: Words, state: int) -> None:
+        """Gives segments that are USED another state, FREE or QUARANTINED; like `move`, in bulk."""
+        assert (self._states[segments] == USED).all(), "gives back what is not used"
+        self._states[segments] = state
+        self.used -= len(segments)
+        if state == FREE:
+            clean = self._marks[segments] != self.default_clean
+            self.free += len(segments)
+            self.free_clean += int(np.count_nonzero(clean))
+            self._clean.extend(segments[clean].tolist())
+            self._unclean.extend(segments[~clean].tolist())
+
     # Loading a table (derived.py, checkpoint.py): before anything is taken -----------------------
 
     def load_marks(self, words: Words, bits: Words) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from segue import _native
 from segue.controller.changes import (
     AgentKnown,
@@ -52,7 +54,15 @@ from segue.controller.changes import (
     Written,
     decode_changes,
 )
-from segue.controller.record import Record, container_of, is_location, run_bits, segment_of
+from segue.controller.record import (
+    CONTAINER_SHIFT,
+    SEGMENT_MASK,
+    Record,
+    container_of,
+    is_location,
+    run_bits,
+    segment_of,
+)
 from segue.controller.space import CLEANING, FREE, QUARANTINED, SOURCE, USED, Space
 from segue.store.pages import PageSpace, PageTree
 from segue.wire.messages import ContainerSpec
@@ -295,8 +305,7 @@ class Table:
 
     def _disk_deleted(self, change: DiskDeleted) -> None:
         disk = self.disks[change.disk]
-        for segment, extent in list(disk.map.items()):
-            self._unmap(disk, segment, extent, change.holders)
+        self._unmap_from(disk, 0, change.holders)
         disk.map.drop()
         del self.disks[change.disk]
         del self.disk_names[disk.name]
@@ -308,8 +317,7 @@ class Table:
         disk = self.disks[change.disk]
         kept = min(disk.size_bytes, change.size_bytes)
         disk.size_bytes = change.size_bytes
-        for segment, extent in [(s, e) for s, e in disk.map.items() if s >= disk.segments]:
-            self._unmap(disk, segment, extent, change.holders)
+        self._unmap_from(disk, disk.segments, change.holders)
         last = (kept - 1) // disk.segment_bytes
         record = self.records.get(disk.map.get(last))
         if record is not None:
@@ -374,6 +382,26 @@ class Table:
             extent = disk.map.get(segment)
             if extent:
                 self._unmap(disk, segment, extent, change.holders)
+
+    def _unmap_from(self, disk: Disk, first: int, holders: list[int]) -> None:
+        """Unmaps all segments from `first` on, in bulk: there may be 67 million of them."""
+        for extent, record in list(self.records.items()):
+            if record.disk == disk.disk and record.segment >= first:
+                self._unmap(disk, record.segment, extent, holders)
+        found = [ids[segments >= first] for segments, ids in disk.map.arrays()]
+        extents = np.concatenate([*found, np.zeros(0, np.uint64)])
+        if not len(extents):
+            return
+        disk.map.clear(first, 1 << 56)
+        locations = self.extents.take(extents)
+        numbers = locations >> np.uint64(CONTAINER_SHIFT) & np.uint64(0xFFFF)
+        for number in np.unique(numbers).tolist():
+            segments = locations[numbers == number] & np.uint64(SEGMENT_MASK)
+            self.containers[number].space.give_back(segments, QUARANTINED if holders else FREE)
+            self.count(disk.disk, number, -len(segments))
+        if holders:
+            self.quarantine.update((at, list(holders)) for at in locations.tolist())
+        self._free_extents.frombytes(extents.tobytes())
 
     def _unmap(self, disk: Disk, segment: int, extent: int, holders: list[int]) -> None:
         self._free(disk.disk, self.extents.get(extent), holders)

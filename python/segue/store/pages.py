@@ -282,6 +282,26 @@ class PageTree:
                 page.children[slot] = self._clear(child, level - 1, run_first, run_end)
         return page
 
+    def take(self, indexes: Words) -> Words:
+        """The words at these indexes, which are 0 from now on; costs leaves, not words.
+
+        No index twice; each below some word that is not 0.
+        """
+        order = np.argsort(indexes)
+        ascending = indexes[order]
+        leaves = ascending >> np.uint64(_LEAF_BITS)
+        ends = [*(np.flatnonzero(leaves[1:] != leaves[:-1]) + 1).tolist(), len(indexes)]
+        taken = np.zeros(len(indexes), np.uint64)
+        begin = 0
+        for end in ends if len(indexes) else []:
+            words = np.frombuffer(self._owned_leaf(int(ascending[begin])).words, np.uint64)
+            slots = ascending[begin:end] & np.uint64(_LEAF_MASK)
+            taken[order[begin:end]] = words[slots]
+            words[slots] = 0
+            begin = end
+        self.count -= int(np.count_nonzero(taken))
+        return taken
+
     def leaves(self) -> Iterator[tuple[int, array[int]]]:
         """(index of its first word, words) of each leaf, ascending: to look at, not to change."""
         for leaves in self._leaves_together():

@@ -16,7 +16,9 @@ from segue.controller.changes import (
     CleaningBegun,
     ContainerAdded,
     Discarded,
+    DiskDeleted,
     DiskMade,
+    DiskResized,
     InstallationMade,
     MovementBegun,
     TermBegun,
@@ -26,6 +28,7 @@ from segue.controller.record import Record, container_of, is_location, location_
 from segue.controller.soundness import problems
 from segue.controller.space import FREE, SOURCE, USED
 from segue.controller.table import Table
+from segue.sim.replica import facts
 
 SEGMENT = 1 << 16
 SEGMENTS = 12
@@ -120,6 +123,28 @@ def test_what_is_derived_is_what_the_entries_say(seed: int) -> None:
     unused = [table.take_extent() for _ in range(highest - len(used))]
     assert sorted(unused) == sorted(set(range(1, highest)) - used)
     assert table.take_extent() == highest + 1
+
+
+@given(st.integers(0, 2**32), st.integers(0, SEGMENTS), st.booleans())
+def test_what_is_unmapped_in_bulk_is_what_segments_one_by_one_are(
+    seed: int, kept: int, held: bool
+) -> None:
+    """Deleting and shrinking, beside discarding each segment first."""
+    bulk, single = sound_table(random.Random(seed)), sound_table(random.Random(seed))
+    holders = [77] if held else []
+    for segment in range(kept, SEGMENTS):
+        single.apply([Discarded(1, segment, 1, holders)])
+    gone = DiskResized(1, kept * SEGMENT, holders) if kept else DiskDeleted(1, holders)
+    bulk.apply([gone])
+    single.apply([gone])
+    single.number = bulk.number
+    assert facts(bulk) == facts(single)
+    assert problems(bulk) == []
+    for table in (bulk, single):
+        for container in table.containers.values():
+            container.space.self_check()
+    taken = [sorted(table.take_extent() for _ in range(30)) for table in (bulk, single)]
+    assert taken[0] == taken[1]
 
 
 @given(st.integers(0, 2**32), st.integers(1, 3))

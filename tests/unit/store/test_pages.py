@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -90,6 +92,13 @@ class Trees(RuleBasedStateMachine):
         tree.clear(first, count)
         for index in [i for i in words if first <= i < first + count]:
             del words[index]
+
+    @rule(which=st.integers(0, 9), rng=st.randoms(use_true_random=False))
+    def take(self, which: int, rng: Random) -> None:
+        tree, words = self.pick(which)
+        indexes = rng.sample(sorted(words), rng.randint(0, len(words)))
+        taken = tree.take(np.array(indexes, np.uint64))
+        assert taken.tolist() == [words.pop(index) for index in indexes]
 
     @rule(which=st.integers(0, 9), first=INDEXES, count=st.integers(0, 1500))
     def look(self, which: int, first: int, count: int) -> None:
