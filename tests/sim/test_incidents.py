@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from segue.controller.changes import Detached
+from segue.controller.peer import PeerState
 from segue.controller.procedures.declare_dead import declare_dead, set_linger
 from segue.controller.procedures.resize import resize_disk
 from segue.controller.procedures.verbs import Refusal, clear_error
@@ -17,7 +18,7 @@ from segue.sim.containers import Medium
 from segue.sim.host import EIO, ENOSPC, LOST, Host
 from segue.sim.loop import MS, SECOND
 from segue.sim.plane import FUA, NO_HOLE, Part
-from segue.sim.stage import DiskPlan, MediumPlan, Plan, Stage, settings
+from segue.sim.stage import FENCED, UNSAID, DiskPlan, MediumPlan, Plan, Stage, settings
 
 T = TypeVar("T")
 Build = Callable[..., Stage]
@@ -469,4 +470,53 @@ def test_a_linger_time_ends_what_no_fence_does(stage: Build) -> None:
         s.world.run_for(10 * MS)
         assert s.controller.table.quarantine
     s.wait(lambda: not s.controller.table.quarantine, "the quarantine does not end")
+    end(s)
+
+
+def test_what_a_declared_dead_agent_could_not_flush_is_heard_of(stage: Build) -> None:
+    """P5: its flush failed with nobody left to tell; no flush of the same data succeeds later."""
+    media = [MediumPlan(segments=2), MediumPlan(segments=12, place=UNSAID)]
+    s = stage(media=media, settings=settings(lease_s=0.5), errors_allowed=True)
+    one = through(s, 0)
+    for segment in range(4):
+        assert done(s, one, "write", segment * SEGMENT, 8) == 0
+    assert s.controller.table.disks[1].containers == [1, 2]
+    medium(s).failing, medium(s).failure_odds = frozenset({"flush"}), 1.0
+    medium(s).fail_until_ns = s.world.now_ns + SECOND
+    agent = s.agent(0)
+    s.network.partitioned[agent.process.name] = s.world.now_ns + 60 * SECOND
+    for wire in list(s.network.wires):
+        wire.cut()
+    one.do("flush")
+    s.wait(lambda: bool(agent.session._failures), "no flush fails")
+    incarnation = agent.incarnation
+    agent.process.kill()
+    s.wait(lambda: s.controller.peers[incarnation].state is PeerState.LOST, "a1 is not lost")
+    assert medium(s).dropped
+    medium(s).heal()
+    s.world.run_for(10 * SECOND)
+    assert not s.controller.table.disks[1].failed
+    assert declare(s, "a1") == [incarnation]
+    assert done(s, through(s, 1), "flush") == EIO
+    ask(s, clear_error(s.controller, "vd0"))
+    end(s)
+
+
+def test_an_older_copier_at_a_server_with_a_fence_is_shut_out(stage: Build) -> None:
+    """It is stopped between two pieces and goes on within its lease: none of it has an effect."""
+    media = [MediumPlan(segments=12, clean=False, place=FENCED)]
+    slow = msgspec.structs.replace(settings(lease_s=3.0), copy_piece_bytes=4096)
+    s = stage(media=media, settings=slow)
+    host, [remote] = through(s, 0), s.media.values()
+    host.do("write", 8, 8)
+    s.wait(lambda: any(r.tag == ("zero",) for r in remote.under_way.values()), "nothing is zeroed")
+    older = s.office.terms[-1]
+    older.process.pause()
+    fence = older.controller.fence if older.controller is not None else 0
+    s.office.start()
+    s.wait(lambda: s.office.serving is not older.controller, "no newer term serves")
+    s.wait(lambda: fence in s.checks.replica.ended, "the older copier does not end")
+    older.process.resume()
+    s.world.run_for(100 * MS)
+    assert s.checks.counts["fence: shut out for good"] >= 1
     end(s)

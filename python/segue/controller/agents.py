@@ -13,13 +13,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from segue import failpoints
 from segue.controller.changes import AgentKnown, Returned
 from segue.controller.commits import TermEnded
-from segue.controller.fences import is_remote
 from segue.controller.peer import Fault, Peer, PeerLost, PeerState, SessionLost
 from segue.controller.ports import Link, LinkClosed
 from segue.controller.procedures.attach import (
@@ -30,7 +28,7 @@ from segue.controller.procedures.attach import (
 )
 from segue.controller.procedures.declare_dead import end_incarnation
 from segue.controller.procedures.fault import answer_fault, answer_running, claim_running
-from segue.controller.procedures.flush_failed import container_failed
+from segue.controller.procedures.flush_failed import container_failed, hear_of_lost_pages
 from segue.controller.procedures.verbs import NAME
 from segue.controller.restrict import (
     end_attachment,
@@ -405,7 +403,7 @@ async def _proven_dead(c: Controller, peer: Peer) -> bool:
     if peer.hearing is None:
         mapped = {number for disk in disks for number in disk.containers}
         # By itself: what it waits for may wait for this incarnation's end.
-        peer.hearing = c.spawn(_hear_of_lost_pages(c, peer, mapped))
+        peer.hearing = c.spawn(_hear(c, peer, mapped))
     if not peer.hearing.done():
         return False
     if peer.link is not None or peer.attaching or peer.ending:
@@ -417,15 +415,6 @@ async def _proven_dead(c: Controller, peer: Peer) -> bool:
     return True
 
 
-async def _hear_of_lost_pages(c: Controller, peer: Peer, containers: set[int]) -> None:
-    """Flushes what a dead agent may have written, before its hosts go on elsewhere (promise P5).
-
-    Its last flush may have failed with nobody left to tell.  The kernel tells each descriptor
-    that was open then, ours among them; one opened from now on would hear nothing.  A failure is
-    durable when this returns.
-    """
-    for number in sorted(containers & c.open_containers):
-        if not is_remote(c.table.containers[number].row.uri):
-            with suppress(OSError):
-                await c.flushes.flush(number)
+async def _hear(c: Controller, peer: Peer, containers: set[int]) -> None:
+    await hear_of_lost_pages(c, containers)
     peer.wake()

@@ -160,7 +160,7 @@ class Peer:
         self.ending = False
         """Its end is being committed: a hello of it waits, and is a newcomer's then."""
         self.hearing: asyncio.Task[None] | None = None
-        """Flushes what it wrote, once its I/O has ended: see `agents._hear_of_lost_pages`."""
+        """Flushes what it wrote, once its I/O has ended: see `flush_failed.hear_of_lost_pages`."""
         self.attaching: set[int] = set()
         """Disks whose attachment is being made: the peer must not be forgotten meanwhile."""
         self.listed = not known

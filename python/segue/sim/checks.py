@@ -6,7 +6,8 @@
           after every call that may change entries, and after every commit
     4     the replica, after every commit (`Replica`); entries against it by rule 3
     5     a commit that gives a location to an extent: no request of anyone is under way there, and
-          (rule 3) no live entry names it
+          (rule 3) no live entry names it; a commit that somebody's I/O has ended: none is under
+          way, and none begins
     6     a commit of written bits, of a completion, of a clean mark: the medium has it durably
     7     answers on the links: one for each fault; and now and then every parked fault has an owner
     8     effects of an engine after the end of the lease it was granted, by its own clock; agents
@@ -34,6 +35,7 @@ from segue.controller.changes import (
     Completed,
     DiskMade,
     DiskResized,
+    FenceEnded,
     TableMade,
     Written,
 )
@@ -99,6 +101,7 @@ class Checks:
         self._io: HostIo | None = None
         for medium in media.values():
             medium.watch_start = self._request_starts
+            medium.watch_fence = lambda how: self.count(f"fence: {how}")
         network.watch_sent = self._sent
         network.watch_received = self._received
 
@@ -209,6 +212,24 @@ class Checks:
                 self._before[key] = self._writes_of_others(*key)
             elif isinstance(change, TableMade):
                 self._check_table_made(change)
+            elif isinstance(change, FenceEnded):
+                self._check_fence_ended(change.holder)
+
+    def _check_fence_ended(self, holder: int) -> None:
+        """Rule 5: whose I/O counts as ended has none under way (`_request_starts`: nor later)."""
+        agent = self.agents.get(holder)
+        if agent is not None and agent.process.now_ns() < agent.lease_until_ns:
+            self.blame(5, f"{agent.process.name} counts as ended while its lease runs")
+        for medium in self.media.values():
+            for request in medium.acting():
+                if request.holder.fence == holder and request.kind == "write":
+                    self.blame(
+                        5,
+                        f"{request.holder.name} counts as ended with a write under way at "
+                        f"{medium.uri}",
+                    )
+            if medium.linger_ns and holder in medium.locks:
+                self.count("fence: none, ended all the same")
 
     def _writes_of_others(self, disk: int, incarnation: int) -> list[Request]:
         requests = (r for m in self.media.values() for r in m.under_way.values())
@@ -307,6 +328,8 @@ class Checks:
         if request.kind == "flush":
             return
         medium = request.medium
+        if request.kind == "write" and request.holder.fence in self.replica.ended:
+            self.blame(5, f"{request.holder.name} counts as ended and begins a write")
         location = self._location(medium, request.sector)
         owner = self.replica.owner.get(location)
         if owner is None and request.kind == "read":

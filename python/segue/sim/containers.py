@@ -21,7 +21,8 @@ A medium *across the network* shows no locks.  What it had of a lost client's is
 anything else, and takes effect when it does.  With a fence (`segue serve`) it ends a holder's
 sessions when told to, which is answered when none of its requests is left, whatever its process
 does meanwhile; a holder shut out for ever does nothing more there.  Without one nothing is known
-but what the operator has said of it: no request is older than its linger time.
+but what the operator has said of it: no request is older than its linger time.  That is true of
+it whether it was said (`linger-ms` in its URI) or not yet (`ends-ms`, which Segue does not read).
 """
 
 from __future__ import annotations
@@ -115,12 +116,13 @@ class Medium:
         """Kinds of request that may fail until then."""
         self.failure_odds = 0.3
         self.is_remote = is_remote(uri)
-        self.linger_ns = linger_of(uri)
+        self.linger_ns = linger_of(uri.replace("ends-ms", "linger-ms"))
         """Across the network, without a fence: no request takes longer.  0: it has a fence."""
         self.shut_out: set[int] = set()
         self.slow_until_ns = 0
         self.watch_start: Callable[[Request], None] | None = None
         self.watch_end: Callable[[Request], None] | None = None
+        self.watch_fence: Callable[[str], None] | None = None
         self._serial = 0
         self._losses = 0
         """Counts flushes that dropped something; every open descriptor is told of each once."""
@@ -355,6 +357,11 @@ class Medium:
             return False
         return not any(r.holder.fence == fence for r in self.under_way.values())
 
+    def proven(self, how: str) -> None:
+        """A holder's I/O has ended there, and somebody was told so."""
+        if self.watch_fence is not None:
+            self.watch_fence(how)
+
     async def end_sessions(self, fence: int, forever: bool) -> bool:
         """A server with a fence: whether nothing of the holder is left; it tries for a while."""
         if forever:
@@ -362,6 +369,7 @@ class Medium:
         for _ in range(END_TRIES):
             await asyncio.sleep(MS / SECOND)
             if not any(r.holder.fence == fence for r in self.under_way.values()):
+                self.proven("shut out for good" if forever else "sessions ended")
                 return True
         return False
 
@@ -402,6 +410,11 @@ class Medium:
     def heal(self) -> None:
         """No failures and no slowness from here on."""
         self.fail_until_ns = self.slow_until_ns = 0
+
+
+def medium_at(media: dict[str, Medium], uri: str) -> Medium | None:
+    """The storage of a URI, with what an operator has added to it or without."""
+    return media.get(uri.partition("&linger-ms=")[0])
 
 
 class SimStorage:
@@ -474,7 +487,9 @@ class SimStorage:
         await self._pause()
         medium = self._opened(container)
         if not medium.is_remote:
-            return medium.fence_ended(holder)
+            if ended := medium.fence_ended(holder):
+                medium.proven("lock gone")
+            return ended
         if medium.linger_ns or ending is Ending.ASK:
             return False
         return await medium.end_sessions(holder, ending is Ending.FOREVER)
@@ -508,7 +523,7 @@ class SimStorage:
         await asyncio.sleep((10 * US + self.process.world.rng.randrange(300 * US)) / SECOND)
 
     def _medium(self, uri: str) -> Medium:
-        medium = self.media.get(uri)
+        medium = medium_at(self.media, uri)
         if medium is None:
             raise FileNotFoundError(ENOENT, f"no such storage: {uri}")
         return medium

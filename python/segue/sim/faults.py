@@ -532,6 +532,18 @@ class Faults:
         self._count("change_job")
         self.operator.change_job()
 
+    def declare_dead(self) -> None:
+        """A lost agent is declared dead, when it is."""
+        if self.operator.declare_dead():
+            self._count("declare_dead")
+        else:
+            self._set("agent lost", lambda: bool(self.operator.lost()), self.declare_dead)
+
+    def set_linger(self) -> None:
+        """It is said how long requests linger at a container, or that it is unknown."""
+        if self.operator.say_linger():
+            self._count("set_linger")
+
 
 KINDS: dict[str, Callable[[Faults], None]] = {
     "crash_agent": Faults.crash_agent,
@@ -563,4 +575,6 @@ KINDS: dict[str, Callable[[Faults], None]] = {
     "drain_container": Faults.drain_container,
     "rebalance": Faults.rebalance,
     "change_job": Faults.change_job,
+    "declare_dead": Faults.declare_dead,
+    "set_linger": Faults.set_linger,
 }

@@ -76,6 +76,31 @@ MUTATIONS: list[Mutation] = [
         "                await fences.fence_ended(self, number, holder)\n",
     ),
     Mutation(
+        "sessions-are-ended-while-a-lease-runs",
+        CONTROLLER + "fences.py",
+        "    return Ending.SESSIONS if peer.gone else Ending.ASK\n",
+        "    return Ending.SESSIONS\n",
+    ),
+    Mutation(
+        "older-copiers-may-begin-again",
+        CONTROLLER + "fences.py",
+        "    if holder in c.table.fences:\n        return Ending.FOREVER\n",
+        "    if holder in c.table.fences:\n        return Ending.SESSIONS\n",
+    ),
+    Mutation(
+        "nothing-lingers-after-a-lease",
+        CONTROLLER + "fences.py",
+        "    return c.clock.now_ns() >= since + linger\n",
+        "    return c.clock.now_ns() >= since\n",
+    ),
+    Mutation(
+        "declared-dead-and-not-heard-of",
+        PROCEDURES + "declare_dead.py",
+        "    await hear_of_lost_pages(c, "
+        "{n for disk in disks for n in c.table.disks[disk].containers})\n",
+        "",
+    ),
+    Mutation(
         "lease-is-counted-short",
         CONTROLLER + "agents.py",
         "    peer.lease_until_ns = c.clock.now_ns() + c.settings.lease_and_margin_ns(lease_ns)\n"

@@ -1,6 +1,8 @@
-"""An operator who moves data about while everything else goes on: jobs at random.
+"""An operator who moves data about while everything else goes on, and tells the truth.
 
-What it asks for runs in the controller's process and dies with it; a refusal is as good as a job.
+Makes jobs at random; declares agents dead that are, and says how long requests may linger at a
+storage where they never take longer.  What it asks for runs in
+the controller's process and dies with it; a refusal is as good as a job.
 """
 
 from __future__ import annotations
@@ -9,6 +11,10 @@ from collections.abc import Coroutine
 from typing import Any
 
 from segue.controller.commits import TermEnded
+from segue.controller.controller import Controller
+from segue.controller.fences import linger_ns
+from segue.controller.peer import PeerState
+from segue.controller.procedures.declare_dead import declare_dead, set_linger
 from segue.controller.procedures.job_verbs import (
     cancel_job,
     drain_container,
@@ -18,11 +24,12 @@ from segue.controller.procedures.job_verbs import (
     rebalance,
 )
 from segue.controller.procedures.verbs import Refusal
+from segue.sim.loop import MS, SECOND
 from segue.sim.stage import Stage
 
 
 class Operator:
-    """Makes and cancels jobs."""
+    """Makes and cancels jobs; says what only an operator can know."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -73,6 +80,78 @@ class Operator:
             self._ask("cancel", cancel_job(controller, number))
         else:
             self._ask("limit", limit_job(controller, number, self._pace()["bandwidth"]))
+
+    # What no fence proves -------------------------------------------------------------------------
+
+    def lost(self) -> list[int]:
+        """The incarnations that may be declared dead: lost, or waited for by quarantines alone."""
+        controller = self._stage.office.serving
+        if controller is None:
+            return []
+        waited_for = {h for holders in controller.table.quarantine.values() for h in holders}
+        lost = {p.incarnation for p in controller.peers.values() if p.state is PeerState.LOST}
+        return sorted(lost | waited_for - controller.peers.keys() - controller.table.fences.keys())
+
+    def declare_dead(self) -> bool:
+        """Pulls the plug of an agent that is lost, if need be, and declares it dead when it is.
+
+        It is named by its incarnation: the machine may have another one that lives.
+        """
+        lost = self.lost()
+        if not lost:
+            return False
+        incarnation = self._rng.choice(lost)
+        machine = next(
+            m
+            for m in self._stage.machines
+            if any(a.incarnation == incarnation for a in m.incarnations)
+        )
+        agent = machine.agent
+        if agent is not None and agent.incarnation == incarnation and agent.process.alive:
+            agent.process.kill()
+            later_ns = self._rng.randrange(2 * SECOND)
+            self._stage.world.call_in(later_ns, machine.boot_when_over)
+        self._declare_when_over(incarnation)
+        return True
+
+    def _declare_when_over(self, incarnation: int) -> None:
+        stage = self._stage
+        if not stage.is_over(incarnation):
+            stage.world.call_in(5 * MS, self._declare_when_over, incarnation)
+        elif stage.office.serving is not None:
+            self._ask("declare-dead", self._declare(stage.office.serving, incarnation))
+
+    async def _declare(self, controller: Controller, incarnation: int) -> None:
+        await declare_dead(controller, f"{incarnation:x}")
+        self._stage.checks.count("declared dead")
+
+    def say_linger(self) -> bool:
+        """Says of a storage without a fence how long requests linger there, or "unknown" again."""
+        controller = self._stage.office.serving
+        names = self._without_fence(controller) if controller is not None else []
+        if controller is None or not names:
+            return False
+        name, truth_s = self._rng.choice(names)
+        # In its URI there may be a time as well, which holds when this one is taken back.
+        linger_s = truth_s * self._rng.uniform(1, 1.5) if self._rng.random() < 0.8 else 0.0
+        self._ask("linger", set_linger(controller, name, linger_s))
+        return True
+
+    def say_all(self) -> None:
+        """From now on: where nothing is said it is said, so that waits end."""
+        controller = self._stage.office.serving
+        if controller is not None:
+            for name, truth_s in self._without_fence(controller):
+                number = controller.table.container_names[name]
+                if not linger_ns(controller.table.containers[number]):
+                    self._ask("linger", set_linger(controller, name, truth_s))
+        self._stage.world.call_in(SECOND, self.say_all)
+
+    def _without_fence(self, controller: Controller) -> list[tuple[str, float]]:
+        """Name of each container without a fence, and the longest that a request takes there."""
+        rows = [container.row for container in controller.table.containers.values()]
+        media = [(row.name, self._stage.media[row.uri]) for row in rows]
+        return [(name, medium.linger_ns / SECOND) for name, medium in media if medium.linger_ns]
 
     def _pace(self) -> dict[str, int]:
         """A bandwidth, a bound on what hosts feel, or neither."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from segue import _native
-from segue.sim.containers import EIO, ENOENT, SECTOR_BYTES, Holder, Medium, Request
+from segue.sim.containers import EIO, ENOENT, SECTOR_BYTES, Holder, Medium, Request, medium_at
 from segue.sim.latency import Latencies
 from segue.sim.loop import US, Handle, Process, World
 from segue.wire.messages import (
@@ -259,7 +259,7 @@ class Plane:
         self.world.call_in(delay_ns, self.process.post, applied)
 
     def _open(self, spec: ContainerSpec) -> int:
-        medium = self.media.get(spec.uri)
+        medium = medium_at(self.media, spec.uri)
         if medium is None or not medium.identity:
             return ENOENT
         if medium.identity != spec.identity:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any
 
-from segue.controller.changes import AnyChange, decode_changes
+from segue.controller.changes import AnyChange, Attached, FenceEnded, decode_changes
 from segue.controller.checkpoint import load_table
 from segue.controller.record import Record, is_location
 from segue.controller.soundness import problems
@@ -39,6 +39,8 @@ class Replica:
         """Locations of incomplete extents."""
         self.sources: dict[int, tuple[int, int]] = {}
         """Old location of an extent under movement -> (disk, segment)."""
+        self.ended: set[int] = set()
+        """Holders whose I/O counts as ended, and that have not been given a table again."""
         self.before: dict[int, tuple[Record, int]] = {}
         """Records before the newest commit, with their extents' locations."""
         disk.watchers.append(self._took_effect)
@@ -46,12 +48,14 @@ class Replica:
 
     def _took_effect(self, record: LogRecord | None) -> None:
         if record is None:
-            self.table = Table()
+            self.table, self.ended = Table(), set()
             for old in self.disk.history:
                 self.table.replay(old.body)
+                self._note_ended(decode_changes(old.body))
             self._derive()
             return
         changes = decode_changes(record.body)
+        self._note_ended(changes)
         get = self.table.extents.get
         self.before = {e: (copy(r), get(e)) for e, r in self.table.records.items()}
         try:
@@ -61,6 +65,13 @@ class Replica:
             return
         self._derive()
         self.on_commit(changes)
+
+    def _note_ended(self, changes: list[AnyChange]) -> None:
+        for change in changes:
+            if isinstance(change, FenceEnded):
+                self.ended.add(change.holder)
+            elif isinstance(change, Attached):
+                self.ended.discard(change.incarnation)
 
     def _derive(self) -> None:
         table = self.table

@@ -31,6 +31,7 @@ from segue.sim.stage import (
     PLAIN,
     SEGMENT_BYTES,
     SEGMENT_SECTORS,
+    UNSAID,
     DiskPlan,
     MediumPlan,
     Plan,
@@ -51,7 +52,15 @@ class Theme:
 
 THEMES = (
     Theme(  # writers that come back late, to places that others have freed
-        ("pause_agent", "stuck_writer", "partition_agent", "crash_agent", "ambush_agent"),
+        (
+            "pause_agent",
+            "stuck_writer",
+            "partition_agent",
+            "crash_agent",
+            "ambush_agent",
+            "declare_dead",
+            "set_linger",
+        ),
         {"trim": 30, "zero": 10},
     ),
     Theme(  # terms that end in the middle of work
@@ -131,7 +140,7 @@ def draw_plan(rng: random.Random) -> Plan:
             -(-room // count),
             rng.random() < 0.4,
             rng.choice((1, 1, 512, 4096)),
-            rng.choice((HERE, HERE, FENCED, PLAIN)),
+            rng.choice((HERE, HERE, HERE, FENCED, FENCED, PLAIN, UNSAID)),
         )
         for _ in range(count)
     ]
@@ -230,6 +239,7 @@ class Scenario(Stage):
     def _heal(self) -> None:
         self.faults.stop()
         self.mend()
+        self.faults.operator.say_all()
         for host in self.hosts:
             host.think_ns = MS
         self.converge()

@@ -33,7 +33,9 @@ HEAL_NS = 60 * SECOND
 HERE = "sim://m{}"
 FENCED = "nbd://m{}/"
 PLAIN = "nbd://m{}/?linger-ms=4000"
-"""Where a container is: on the agents' machine, or across the network with and without a fence."""
+UNSAID = "nbd://m{}/?ends-ms=4000"
+"""Where a container is: on the agents' machine, or across the network: with a fence, without one
+and with a linger time, or without either until an operator says how long requests may linger."""
 
 
 @dataclass
@@ -225,6 +227,13 @@ class Stage:
                 machine.boot_when_over()
             else:
                 machine.alive.resume()
+
+    def is_over(self, incarnation: int) -> bool:
+        """Whether that incarnation is dead and nothing of it is under way anywhere."""
+        agents = (agent for machine in self.machines for agent in machine.incarnations)
+        alive = any(a.incarnation == incarnation and a.process.alive for a in agents)
+        requests = (r for medium in self.media.values() for r in medium.acting())
+        return not alive and not any(r.holder.fence == incarnation for r in requests)
 
     # Waiting and judging --------------------------------------------------------------------------
 

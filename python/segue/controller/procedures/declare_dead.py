@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from segue.controller.changes import ContainerLinger, FenceEnded
 from segue.controller.fences import is_remote
 from segue.controller.peer import Peer, PeerState
+from segue.controller.procedures.flush_failed import hear_of_lost_pages
 from segue.controller.procedures.verbs import Refusal
 from segue.controller.restrict import extend_containers
 
@@ -37,9 +38,9 @@ async def declare_dead(c: Controller, name: str) -> list[int]:
     named = [peer for peer in c.peers.values() if name in (peer.name, f"{peer.incarnation:x}")]
     lost = [peer for peer in named if _lost(peer)]
     if lost:
-        for peer in lost:
-            await end_incarnation(c, peer, durably=True)
-        ended = sorted(peer.incarnation for peer in lost)
+        ended = await _end_all(c, lost)
+        if not ended:
+            raise _refusal(c, name, lost)
     elif not named and (orphan := _orphan(c, name)):
         await c.commit(FenceEnded(orphan))
         ended = [orphan]
@@ -49,6 +50,19 @@ async def declare_dead(c: Controller, name: str) -> list[int]:
         log.warning("event=declared_dead agent=%s incarnation=%x", name, incarnation)
     c.background.work_appeared()
     return ended
+
+
+async def _end_all(c: Controller, lost: list[Peer]) -> list[int]:
+    """Ends those that are not back meanwhile; returns them, ascending."""
+    disks = {disk for peer in lost for disk in c.table.disks_of(peer.incarnation)}
+    await hear_of_lost_pages(c, {n for disk in disks for n in c.table.disks[disk].containers})
+    ended = []
+    for peer in lost:
+        if _lost(peer):
+            await end_incarnation(c, peer, durably=True)
+        if peer.ending or peer.state is PeerState.ENDED:
+            ended.append(peer.incarnation)
+    return sorted(ended)
 
 
 async def set_linger(c: Controller, name: str, linger_s: float) -> Container:

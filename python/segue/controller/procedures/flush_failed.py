@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
+from contextlib import suppress
 from errno import EIO
 from typing import TYPE_CHECKING
 
 from segue.controller.changes import FlushFailed
 from segue.controller.commits import TermEnded
+from segue.controller.fences import is_remote
 from segue.controller.peer import Peer, PeerLost, SessionLost
 from segue.controller.restrict import extend_containers, set_containers
 from segue.wire.messages import ContainerFailed, Failure
@@ -77,6 +80,19 @@ async def last_flush(c: Controller) -> None:
             await c.storage.flush(number)
         except OSError as error:
             await _mark(c, number, error.errno or EIO)
+
+
+async def hear_of_lost_pages(c: Controller, containers: Iterable[int]) -> None:
+    """Flushes what dead agents may have written, before their hosts go on elsewhere (promise P5).
+
+    An agent's last flush may have failed with nobody left to tell.  The kernel tells each
+    descriptor that was open then, ours among them; one opened from now on would hear nothing.  A
+    failure is durable when this returns.
+    """
+    for number in sorted(c.open_containers.intersection(containers)):
+        if not is_remote(c.table.containers[number].row.uri):
+            with suppress(OSError):
+                await c.flushes.flush(number)
 
 
 class CopierFlushes:
