@@ -165,7 +165,8 @@ def test_not_permitted(segue_here: Installation, disk: str, tmp_path: Path) -> N
     script.write_text("#!/bin/sh\necho 'losetup: /dev/loop-control: Permission denied' >&2\nexit 1")
     script.chmod(0o755)
     line = refused(segue_here, "attach", disk, PATH=f"{tmp_path}:{os.environ['PATH']}")
-    assert line == "segue: losetup: /dev/loop-control: Permission denied\n"
+    said = "losetup: /dev/loop-control: Permission denied"
+    assert line == f"segue: {said} (a block device wants root, `segue disk uri {disk}` does not)\n"
     assert left_behind(segue_here) == []
 
 
