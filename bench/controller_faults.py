@@ -20,6 +20,7 @@ from pathlib import Path
 from segue import _native
 from segue.controller.controller import Controller
 from segue.controller.ports import CreatedContainer, Stamp
+from segue.controller.procedures import verbs
 from segue.controller.settings import Settings
 from segue.store.sqlite import SqliteStore
 from segue.wire import messages as wire
@@ -54,6 +55,10 @@ class NoStorage:
 
     def extend(self, until_ns: int) -> None:
         """Nothing."""
+
+    def is_away(self, _: int) -> bool:
+        """It is here."""
+        return False
 
     async def fence_ended(self, *_: object) -> bool:
         """Nobody else is here."""
@@ -120,8 +125,8 @@ async def run(faults: int, outstanding: int) -> dict[str, object]:
             random.Random(1),
         )
         await c.start()
-        await c.add_container("c", "file:///c", 1 << 40)
-        await c.create_disk("d", DISK_BYTES)
+        await verbs.add_container(c, "c", "file:///c", 1 << 40)
+        await verbs.create_disk(c, "d", DISK_BYTES)
         client = Client()
         serving = asyncio.create_task(c.serve(client))
         client.say(wire.Hello(wire.PROTOCOL_VERSION, "a", 7, 0, 0, b"", [], [], False))
