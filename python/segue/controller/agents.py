@@ -255,7 +255,7 @@ def _session_ended(c: Controller, peer: Peer, session: int) -> None:
 def _work(c: Controller, peer: Peer, work: Coroutine[Any, Any, None], what: object) -> None:
     """Runs a procedure that the agent has asked for; `what` names it (see `Controller.spawn`)."""
     peer.work += 1
-    c.spawn(work, what).add_done_callback(peer.work_done)
+    c.spawn(work, what, peer.work_done)
 
 
 def _dispatch(c: Controller, peer: Peer, message: AgentMessage) -> None:

@@ -31,6 +31,19 @@ class TermEnded(Exception):
     """This controller may not commit any more; its process must exit."""
 
 
+class _Outcome(asyncio.Future[int]):
+    """A commit's number, once it is durable.
+
+    A procedure that is cancelled while it waits must not leave before the outcome is known: its
+    locks guard it.  So this is not cancelled; asyncio then cancels the waiting task with the
+    outcome (a shield does the same at twice the cost).
+    """
+
+    def cancel(self, msg: object = None) -> bool:
+        """Refuses."""
+        return False
+
+
 class Commits:
     """The only way to change the durable table."""
 
@@ -48,7 +61,7 @@ class Commits:
         self._on_failure = on_failure
         self._waits = waits
         self._gathered: list[AnyChange] = []
-        self._waiting: list[asyncio.Future[int]] = []
+        self._waiting: list[_Outcome] = []
         self._writer: asyncio.Task[None] | None = None
         self._ended: BaseException | None = None
         self.log_bytes = 0
@@ -63,15 +76,15 @@ class Commits:
         """
         if self._ended is not None:
             raise TermEnded from self._ended
-        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        done = _Outcome(loop=loop)
         self._gathered.extend(changes)
         self._waiting.append(done)
         if self._writer is None:
-            self._writer = asyncio.get_running_loop().create_task(self._write())
+            self._writer = loop.create_task(self._write())
             self._writer.add_done_callback(self._writer_ended)
-        # A cancelled procedure must not leave before the outcome is known: its locks guard it.
         with self._waits.on("commit", "the store"):
-            number = await _outcome(done)
+            number = await done
         work = current_work()
         if work is not None:
             work.commit = number
@@ -107,21 +120,9 @@ class Commits:
         self.groups += 1
         self.changes += len(changes)
 
-    def _fail(self, error: BaseException, waiting: list[asyncio.Future[int]]) -> None:
+    def _fail(self, error: BaseException, waiting: list[_Outcome]) -> None:
         self._ended = error
         for done in waiting + self._waiting:
             if not done.done():
                 done.set_exception(TermEnded(str(error)))
         self._on_failure(error)
-
-
-async def _outcome(done: asyncio.Future[int]) -> int:
-    cancelled = False
-    while not done.done():
-        try:
-            await asyncio.shield(done)
-        except asyncio.CancelledError:
-            cancelled = True
-    if cancelled:
-        raise asyncio.CancelledError
-    return done.result()

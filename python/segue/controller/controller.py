@@ -16,7 +16,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -43,7 +43,7 @@ from segue.controller.procedures.flush_failed import CopierFlushes, last_flush
 from segue.controller.settings import SECOND_NS, Settings
 from segue.controller.stamps import Stamps
 from segue.controller.table import Disk, Table, container_spec
-from segue.controller.waits import Waits
+from segue.controller.waits import Waits, Work
 from segue.store.contract import Store, StoreCorrupt, StoreError, Superseded
 from segue.wire.messages import Answer, Command, ContainerSpec
 
@@ -109,7 +109,7 @@ class Controller:
         self.faults_answered = 0
         self._checkpointing = False
         self._commands = 0
-        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._tasks: dict[asyncio.Task[Any], tuple[Work | None, Callable[[], None] | None]] = {}
         self._term_readers: list[asyncio.Future[None]] = []
         self._term_reading = False
         self._term_seen_ns = 0
@@ -205,19 +205,27 @@ class Controller:
                 peer.close_session()
 
     def spawn(
-        self, procedure: Coroutine[Any, Any, None], what: object = None
+        self,
+        procedure: Coroutine[Any, Any, None],
+        what: object = None,
+        ended: Callable[[], None] | None = None,
     ) -> asyncio.Task[None]:
         """Runs a procedure; an exception it did not expect ends the term.
 
-        `what` names it for `segue status` while it lasts; without, it is not shown there.
+        `what` names it for `segue status` while it lasts; without, it is not shown there.  `ended`
+        is called when it has ended, however.
         """
-        task = asyncio.get_running_loop().create_task(self.waits.run(what, procedure))
-        self._tasks[task] = None
+        work, context = self.waits.begin(what)
+        task = asyncio.get_running_loop().create_task(procedure, context=context)
+        self._tasks[task] = (work, ended)
         task.add_done_callback(self._finished)
         return task
 
     def _finished(self, task: asyncio.Task[None]) -> None:
-        del self._tasks[task]
+        work, ended = self._tasks.pop(task)
+        self.waits.end(work)
+        if ended is not None:
+            ended()
         if task.cancelled():
             return
         error = task.exception()

@@ -216,7 +216,7 @@ class Peer:
             self._changed.pop(turn, None)
             other._changed.pop(turn, None)
 
-    def work_done(self, _: object) -> None:
+    def work_done(self) -> None:
         """A procedure that it has asked for is over."""
         self.work -= 1
 

@@ -10,9 +10,9 @@ This file decides nothing, and nothing may be decided by what it says.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import Literal
 
 Kind = Literal[
@@ -106,18 +106,23 @@ class Waits:
             with suppress(ValueError):
                 _current.reset(before)
 
-    async def run(self, what: object, procedure: Awaitable[None]) -> None:
-        """A task's whole life as one work; without `what` it is nobody's and shown nowhere."""
+    def begin(self, what: object) -> tuple[Work | None, Context]:
+        """A work as long as a task that runs in this context, until `end`.
+
+        Without `what` the task is nobody's and shown nowhere.
+        """
+        context = copy_context()
         if what is None:
-            _current.set(None)
-            await procedure
-            return
+            context.run(_current.set, None)
+            return None, context
         work = Work(what, self._now_ns())
-        _current.set(work)  # the task's own: nobody else sees it
+        context.run(_current.set, work)
         self.works[work] = None
-        try:
-            await procedure
-        finally:
+        return work, context
+
+    def end(self, work: Work | None) -> None:
+        """The task has ended."""
+        if work is not None:
             del self.works[work]
 
     def on(self, kind: Kind, what: object) -> AbstractContextManager[None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 from segue.controller.locks import BlockRanges, Locks
 from segue.controller.waits import Waits, current_work
@@ -23,6 +25,14 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
+def begun(waits: Waits, what: object, procedure: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task as `Controller.spawn` makes it."""
+    work, context = waits.begin(what)
+    task = asyncio.get_running_loop().create_task(procedure, context=context)
+    task.add_done_callback(lambda _: waits.end(work))
+    return task
+
+
 def test_a_wait_names_its_work_its_kind_and_its_age() -> None:
     async def main() -> None:
         clock = Clock()
@@ -34,10 +44,10 @@ def test_a_wait_names_its_work_its_kind_and_its_age() -> None:
             async with locks.hold("k", exclusive=True):
                 await let_go.wait()
 
-        holder = asyncio.ensure_future(waits.run("holder", hold()))
+        holder = begun(waits, "holder", hold())
         await settled()
         clock.ns = 5
-        waiter = asyncio.ensure_future(waits.run("waiter", hold()))
+        waiter = begun(waits, "waiter", hold())
         await settled()
         clock.ns = 12
         [first], [second] = waits.holders("k"), waits.waiters("k")
@@ -66,7 +76,7 @@ def test_a_task_of_a_work_waits_in_its_name() -> None:
             async def both() -> None:
                 await asyncio.gather(take(0b10), take(0b100), take(0b1))
 
-            task = asyncio.ensure_future(waits.run("both", both()))
+            task = begun(waits, "both", both())
             await settled()
             [work] = waits.works
             assert [(wait.kind, wait.what) for wait in work.waits] == [("blocks", 7)] * 2
@@ -89,12 +99,12 @@ def test_a_task_begun_by_a_work_is_its_own() -> None:
 
         async def parent() -> None:
             await asyncio.gather(
-                asyncio.ensure_future(waits.run(None, child())),
-                asyncio.ensure_future(waits.run("other", child())),
+                begun(waits, None, child()),
+                begun(waits, "other", child()),
             )
             await child()
 
-        await waits.run("parent", parent())
+        await begun(waits, "parent", parent())
         assert seen == [None, "other", "parent"]
 
     asyncio.run(main())
@@ -105,7 +115,7 @@ def test_a_wait_that_is_cancelled_is_gone() -> None:
         waits = Waits()
         locks = Locks(waits)
         await locks.acquire("k", exclusive=True)
-        task = asyncio.ensure_future(waits.run("w", locks.acquire("k", exclusive=True)))
+        task = begun(waits, "w", locks.acquire("k", exclusive=True))
         await settled()
         assert len(waits.waiters("k")) == 1
         task.cancel()
