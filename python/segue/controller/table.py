@@ -385,14 +385,17 @@ class Table:
 
     def _unmap_from(self, disk: Disk, first: int, holders: list[int]) -> None:
         """Unmaps all segments from `first` on, in bulk: there may be 67 million of them."""
-        for extent, record in list(self.records.items()):
-            if record.disk == disk.disk and record.segment >= first:
-                self._unmap(disk, record.segment, extent, holders)
         found = [ids[segments >= first] for segments, ids in disk.map.arrays()]
         extents = np.concatenate([*found, np.zeros(0, np.uint64)])
         if not len(extents):
             return
         disk.map.clear(first, 1 << 56)
+        # Where a record is mapped is not known yet while a log is replayed.
+        incomplete = np.fromiter(self.records, np.uint64)
+        for extent in incomplete[np.isin(incomplete, extents)].tolist():
+            record = self.records.pop(extent)
+            if is_location(record.source):
+                self._free(disk.disk, record.source, holders)
         locations = self.extents.take(extents)
         numbers = locations >> np.uint64(CONTAINER_SHIFT) & np.uint64(0xFFFF)
         for number in np.unique(numbers).tolist():

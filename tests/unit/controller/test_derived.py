@@ -22,6 +22,7 @@ from segue.controller.changes import (
     InstallationMade,
     MovementBegun,
     TermBegun,
+    encode_changes,
 )
 from segue.controller.derived import derive
 from segue.controller.record import Record, container_of, is_location, location_of
@@ -29,6 +30,8 @@ from segue.controller.soundness import problems
 from segue.controller.space import FREE, SOURCE, USED
 from segue.controller.table import Table
 from segue.sim.replica import facts
+from segue.store.contract import LogRecord
+from tests.unit.controller.test_table import reloaded
 
 SEGMENT = 1 << 16
 SEGMENTS = 12
@@ -129,22 +132,25 @@ def test_what_is_derived_is_what_the_entries_say(seed: int) -> None:
 def test_what_is_unmapped_in_bulk_is_what_segments_one_by_one_are(
     seed: int, kept: int, held: bool
 ) -> None:
-    """Deleting and shrinking, beside discarding each segment first."""
+    """Deleting and shrinking, beside discarding each segment first, and replayed from a log."""
     bulk, single = sound_table(random.Random(seed)), sound_table(random.Random(seed))
     holders = [77] if held else []
     for segment in range(kept, SEGMENTS):
         single.apply([Discarded(1, segment, 1, holders)])
     gone = DiskResized(1, kept * SEGMENT, holders) if kept else DiskDeleted(1, holders)
+    log = [LogRecord(9, bulk.number + 1, encode_changes([gone]))]
+    replayed = reloaded(bulk, log)
     bulk.apply([gone])
     single.apply([gone])
+    assert facts(replayed) == facts(bulk)
     single.number = bulk.number
     assert facts(bulk) == facts(single)
     assert problems(bulk) == []
-    for table in (bulk, single):
+    for table in (bulk, single, replayed):
         for container in table.containers.values():
             container.space.self_check()
-    taken = [sorted(table.take_extent() for _ in range(30)) for table in (bulk, single)]
-    assert taken[0] == taken[1]
+    taken = [sorted(t.take_extent() for _ in range(30)) for t in (bulk, single, replayed)]
+    assert taken[0] == taken[1] == taken[2]
 
 
 @given(st.integers(0, 2**32), st.integers(1, 3))
