@@ -32,7 +32,7 @@ UNIT_FILE_BYTES = 64 * MIB
 UNIT_SAMPLES = 300
 SLOW_RATE = 50_000_000
 """Bytes a second of the slowed container."""
-LONGEST_FACTOR = 30
+LONGEST_FACTOR = 60
 """A case that is to have so many samples lasts at most so many times what it would otherwise."""
 
 Figures = dict[str, Any]
