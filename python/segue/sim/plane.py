@@ -149,6 +149,9 @@ class Plane:
         """Containers are being opened for a table."""
         self.merging = 0
         """Read-merge-writes under way."""
+        self._lease_until_ns = 0
+        self._leases = 0
+        """Counts leases: one that was renewed in time is the same."""
         self._next_token = 1
         self._inbox: deque[Callable[[], None]] = deque()
         self._busy = False
@@ -166,11 +169,21 @@ class Plane:
 
     def set_lease(self, until_ns: int, /) -> None:
         """See ``agent.session.Plane``."""
-        self._enqueue(lambda: self._call(self.engine.set_lease, until_ns, changed=True))
+        self._enqueue(lambda: self._set_lease(until_ns))
 
     def end_lease(self) -> None:
         """See ``agent.session.Plane``."""
-        self._enqueue(lambda: self._call(self.engine.end_lease, changed=True))
+        self._enqueue(lambda: self._set_lease(0))
+
+    def _set_lease(self, until_ns: int) -> None:
+        """Until then; 0: it ends now."""
+        if not until_ns or self.process.now_ns() >= self._lease_until_ns:
+            self._leases += 1
+        self._lease_until_ns = until_ns
+        if until_ns:
+            self._call(self.engine.set_lease, until_ns, changed=True)
+        else:
+            self._call(self.engine.end_lease, changed=True)
 
     def list_faults(self) -> None:
         """See ``agent.session.Plane``."""
@@ -489,11 +502,17 @@ class Plane:
         waiting = len(missing)
         failed = 0
         self.merging += 1
+        lease = self._leases
 
         def write() -> None:
-            if failed:
+            # The lease is asked again before the write, as by the thread that carries it out.
+            over = lease != self._leases or self.process.now_ns() >= self._lease_until_ns
+            if failed or over:
                 self.merging -= 1
-                self._call(self.engine.piece_refused, piece, failed)
+                if failed:
+                    self._call(self.engine.piece_refused, piece, failed)
+                else:
+                    self._call(self.engine.piece_not_begun, piece)
                 return
 
             def wrote(errno: int, _: Sequence[int]) -> None:
