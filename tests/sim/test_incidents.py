@@ -150,6 +150,34 @@ def test_an_older_terms_do_write_keeps_its_blocks_while_a_resize_waits(stage: Bu
     end(s)
 
 
+def test_a_lost_agents_do_write_keeps_its_blocks_while_a_discard_waits(stage: Build) -> None:
+    """It is back and lists the write as running.  A discard that waits for its extent has the
+    segment, a write to its blocks is next, then another discard (seed 1795426366).
+    """
+    s = stage(media=UNCLEAN)
+    one, two = through(s, 0), through(s, 1)
+    assert done(s, one, "read", 0, 8) == 0
+    write = two.do("write", 3, 2)
+    s.wait(lambda: writing(s, commanded=True), "no do_write has started")
+    [request] = [r for r in medium(s).under_way.values() if isinstance(r.tag, Part)]
+    request.stuck_until_ns = s.world.now_ns + 8 * SECOND
+    process = s.agent(1).process
+    process.pause()
+    s.world.run_for(2 * SECOND)
+    trim = one.do("trim", 0, SEGMENT)
+    s.world.run_for(MS)
+    over = one.do("write", 0, 8)
+    s.world.run_for(MS)
+    for wire in list(s.network.wires):
+        wire.cut()  # the discard is void now, and comes again behind the write
+    s.world.run_for(SECOND)
+    process.resume()
+    s.wait(lambda: write.done() and over.done() and trim.done(), "something waits for good")
+    assert s.checks.counts["listed running"]
+    assert (write.result(), over.result(), trim.result()) == (0, 0, 0)
+    end(s)
+
+
 def test_link_cut_while_a_do_write_runs(stage: Build) -> None:
     """The agent lists it as running, and its answer comes in the new session."""
     s = stage(media=UNCLEAN, agents=1, settings=settings(lease_s=8.0))

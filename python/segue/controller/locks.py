@@ -82,6 +82,16 @@ class Locks:
                 self._hand_on(key, lock)
             raise
 
+    @contextmanager
+    def claim(self, key: Hashable) -> Iterator[None]:
+        """Holds the lock shared for what is under way already, whoever else holds or wants it."""
+        self._locks.setdefault(key, _Lock()).shared += 1
+        note_held(key)
+        try:
+            yield
+        finally:
+            self.release(key, exclusive=False)
+
     def release(self, key: Hashable, exclusive: bool) -> None:
         """Gives it back and hands it on."""
         note_released(key)

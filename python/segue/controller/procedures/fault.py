@@ -176,8 +176,9 @@ async def _answer_shared(c: Controller, fault: Fault, disk: Disk) -> bool:
 
 
 def claim_running(c: Controller, fault: Fault) -> ExitStack:
-    """Takes the blocks of an older term's `do_*` that is still running, at once: the agent is about
-    to count as listed, and whoever holds the disk or the segment may be waiting for that.
+    """Takes extent and blocks of a `do_*` that is still running, an older term's or one that this
+    term counted lost, at once: the agent is about to count as listed, and whoever holds the disk or
+    the segment may be waiting for that.
     """
     held = ExitStack()
     message = fault.message
@@ -192,6 +193,8 @@ def claim_running(c: Controller, fault: Fault) -> ExitStack:
     if write and record is not None:
         first, count = whole_units(c, disk, extent, message)
     bits, source = run_bits(first, count), record.source if record is not None else 0
+    if extent:
+        held.enter_context(c.locks.claim(("extent", extent)))
     held.enter_context(c.blocks.claim(location, bits, exclusive=write))
     held.enter_context(c.blocks.claim(source, bits, exclusive=False))
     return held
@@ -200,16 +203,15 @@ def claim_running(c: Controller, fault: Fault) -> ExitStack:
 async def answer_running(
     c: Controller, fault: Fault, running: asyncio.Future[Answer], held: ExitStack
 ) -> None:
-    """Answers a fault whose `do_*` an older term sent, when that has ended; `held`: its blocks.
+    """Answers a fault whose `do_*` an older term sent, when that has ended; `held`: what it holds.
 
-    The segment is held shared meanwhile, without its disk: who holds that exclusively may wait for
-    this `do_*`'s end, which waits for nobody here.
+    That is all, and it waits for nobody here, not for a lock either: who holds disk or segment may
+    wait for this `do_*`'s end.
     """
     with held:
-        async with c.locks.hold((fault.message.disk, fault.message.segment), exclusive=False):
-            try:
-                with suppress(SessionLost):
-                    await running
-            except PeerLost:
-                await fault.peer.drained()
+        try:
+            with suppress(SessionLost):
+                await running
+        except PeerLost:
+            await fault.peer.drained()
     await answer_fault(c, fault)
