@@ -9,7 +9,8 @@ Interleavings: a group in flight and the next one being gathered touch disjoint 
 procedure holds its locks until its own commit has returned.  A crash between the store's sync and
 `apply` leaves a durable group that nobody was told of: the new term finds it in the log.  An
 append that fails has an unknown outcome: nothing is retried, the term ends (`on_failure`) and the
-next one reads what is there.
+next one reads what is there.  A procedure that decides by a row whose removal is in flight would
+commit what cannot be applied: locks exclude that, and `contradictions.py` looks once more.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from segue import failpoints
+from segue.controller import contradictions
 from segue.controller.changes import AnyChange, encode_changes
 from segue.controller.table import Table
 from segue.controller.waits import Waits, current_work
@@ -111,6 +113,7 @@ class Commits:
             self._fail(asyncio.CancelledError(), [])
 
     async def _append(self, changes: Sequence[AnyChange]) -> None:
+        contradictions.check(self._table, changes)
         body = encode_changes(changes)
         failpoints.hit("commit.before")
         await self._store.append(self._term, self._table.number + 1, body)

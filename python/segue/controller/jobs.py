@@ -134,11 +134,9 @@ class Jobs:
     async def end(self, run: JobRun, outcome: str, reason: str = "") -> None:
         """The job is over, durably.  A drain that was not done lets its container be used again."""
         changes: list[AnyChange] = [JobEnded(run.row.job, outcome, reason)]
-        if (
-            run.row.kind == DRAIN
-            and outcome != DONE
-            and run.row.container in self._c.table.containers
-        ):
+        container = self._c.table.containers.get(run.row.container)
+        stays = container is not None and not container.leaving
+        if run.row.kind == DRAIN and outcome != DONE and stays:
             changes.append(ContainerDraining(run.row.container, False))
         await self._c.commit(*changes)
         self._c.pacing.forget(run.row.job)

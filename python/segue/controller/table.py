@@ -334,7 +334,8 @@ class Table:
 
     def _flush_failed(self, change: FlushFailed) -> None:
         disk = self.disks.get(change.disk)
-        if disk is not None:  # else it was deleted while this was being committed
+        # Else disk or container went while this was being committed.
+        if disk is not None and change.container in disk.containers:
             disk.failed[change.container] = change.errno
 
     def _flush_cleared(self, change: FlushCleared) -> None:
@@ -477,8 +478,9 @@ class Table:
         job.bandwidth, job.cancelled = change.bandwidth, change.cancelled
 
     def _job_ended(self, change: JobEnded) -> None:
-        job = self.jobs[change.job]
+        job = self.jobs.pop(change.job)
         job.outcome, job.reason = change.outcome, change.reason
+        self.jobs[change.job] = job  # behind all that ended before
         ended = [number for number, job in self.jobs.items() if job.outcome]
         for number in ended[:-ENDED_JOBS]:
             del self.jobs[number]

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from segue.controller.changes import AnyChange, FlushCleared
+from segue.controller.changes import AnyChange, FenceEnded
 from segue.controller.commits import Commits, TermEnded
 from segue.controller.table import Table
 from segue.controller.waits import Waits
@@ -44,7 +44,7 @@ def commits_over(store: SlowStore, failures: list[BaseException]) -> tuple[Commi
 async def commit_until_known(commits: Commits, held: list[str]) -> None:
     held.append("lock")
     try:
-        await commits.commit(FlushCleared(1))
+        await commits.commit(FenceEnded(1))
     finally:
         held.remove("lock")
 
@@ -55,7 +55,7 @@ def test_who_is_cancelled_keeps_its_locks_until_the_outcome_is_known(fails: bool
         store, held, failures = SlowStore(), list[str](), list[BaseException]()
         commits, table = commits_over(store, failures)
         task = asyncio.create_task(commit_until_known(commits, held))
-        other = asyncio.create_task(commits.commit(FlushCleared(2)))
+        other = asyncio.create_task(commits.commit(FenceEnded(2)))
         await store.begun.wait()
         for _ in range(3):
             task.cancel()

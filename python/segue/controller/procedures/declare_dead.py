@@ -16,7 +16,7 @@ from segue.controller.changes import ContainerLinger, FenceEnded
 from segue.controller.fences import is_remote
 from segue.controller.peer import Peer, PeerState
 from segue.controller.procedures.flush_failed import hear_of_lost_pages
-from segue.controller.procedures.verbs import Refusal
+from segue.controller.procedures.verbs import Refusal, container_called
 from segue.controller.restrict import extend_containers
 
 SHORTEST_LINGER_S = 1.0
@@ -72,10 +72,10 @@ async def set_linger(c: Controller, name: str, linger_s: float) -> Container:
             f"a linger time is {SHORTEST_LINGER_S:g} s to {LONGEST_LINGER_S:g} s, or 0 for none"
         )
     async with c.locks.hold(("containers",), exclusive=True):
-        number = c.table.container_names.get(name)
-        if number is None:
-            raise Refusal(f"no container is called {name}", missing=True)
-        container = c.table.containers[number]
+        container = container_called(c, name)
+        number = container.row.container
+        if container.leaving:
+            raise Refusal(f"container {name} is being removed")
         if container.linger_s != linger_s:
             await c.commit(ContainerLinger(number, linger_s))
             log.info("event=linger_set container=%s linger_s=%g", name, linger_s)

@@ -33,6 +33,9 @@ async def extend_set(c: Controller, disk: Disk, container: int) -> None:
     async with c.locks.hold(("containers", disk.disk), exclusive=True):
         if container in disk.containers:
             return
+        row = c.table.containers.get(container)
+        if row is None or row.leaving:
+            raise NoPlace
         if not may_share(c, disk, container) and len(c.peers_of(disk.disk)) > 1:
             raise NoPlace
         # Durable means told: a new term grants there at once (every commit is all it knows).

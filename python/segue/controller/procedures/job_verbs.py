@@ -114,6 +114,8 @@ async def fill_container(c: Controller, name: str) -> None:
     async with c.locks.hold(("jobs",), exclusive=True):
         container = container_called(c, name)
         number = container.row.container
+        if container.leaving:
+            raise Refusal(f"container {name} is being removed")
         for run in c.jobs.running.values():
             if run.row.kind == DRAIN and run.row.container == number:
                 raise Refusal(f"job {run.row.job} drains container {name}: cancel it")

@@ -90,6 +90,8 @@ def _must_be_empty(c: Controller, container: Container) -> None:
             f"container {row.name}: {held} segments are being zeroed, or a lost agent may still "
             f"write there (segue status); try again later"
         )
+    if any(row.container in being_added for being_added in c.extending.values()):
+        raise Refusal(f"container {row.name}: a disk is about to be put there")
     failed = [d.name for d in c.table.disks.values() if row.container in d.failed]
     if failed:
         raise Refusal(

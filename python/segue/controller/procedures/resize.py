@@ -37,7 +37,7 @@ from segue import failpoints
 from segue.controller.changes import DiskResized, Written
 from segue.controller.procedures.discard import incomplete_held
 from segue.controller.procedures.flush_failed import copier_flush
-from segue.controller.procedures.verbs import Refusal, check_disk_size, disk_called
+from segue.controller.procedures.verbs import Refusal, check_disk_size, disk_called, disk_still
 from segue.controller.record import Record, container_of, is_location, run_bits, segment_of
 from segue.controller.restrict import invalidate, resize_tables
 from segue.controller.table import Disk
@@ -53,7 +53,7 @@ async def resize_disk(c: Controller, name: str, size_bytes: int, force: bool = F
     check_disk_size(size_bytes)
     number = disk_called(c, name).disk
     async with c.locks.hold(("disk", number), exclusive=True):
-        disk = disk_called(c, name)
+        disk = disk_still(c, name, number)
         while any(c.table.records[extent].disk == number for extent in c.inherited):
             await c.background.inherited_changed()
         if size_bytes < disk.size_bytes:

@@ -65,6 +65,13 @@ def disk_called(c: Controller, name: str) -> Disk:
     return c.table.disks[number]
 
 
+def disk_still(c: Controller, name: str, number: int) -> Disk:
+    """That disk, whose lock is held by now, if it is still called so; or a `Refusal`."""
+    if c.table.disk_names.get(name) != number:
+        raise Refusal(f"no disk is called {name} any more", missing=True)
+    return c.table.disks[number]
+
+
 def container_called(c: Controller, name: str) -> Container:
     """The container of that name, or a `Refusal`."""
     number = c.table.container_names.get(name)
@@ -213,13 +220,14 @@ def _room(c: Controller, container: Container) -> float:
 async def rename_disk(c: Controller, name: str, new: str) -> Disk:
     """Gives a disk another name; hosts that have it go on."""
     _check_name("disk", new)
-    async with c.locks.hold(("disks",), exclusive=True):
-        number = disk_called(c, name).disk
+    number = disk_called(c, name).disk
+    async with c.locks.hold_each((("disk", number), False), (("disks",), True)):
+        disk = disk_still(c, name, number)
         if new in c.table.disk_names:
             raise Refusal(f"a disk called {new} exists already")
         await c.commit(DiskRenamed(number, new))
         log.info("event=disk_renamed disk=%s to=%s", name, new)
-        return c.table.disks[number]
+        return disk
 
 
 async def delete_disk(c: Controller, name: str) -> None:
@@ -229,7 +237,7 @@ async def delete_disk(c: Controller, name: str) -> None:
     """
     number = disk_called(c, name).disk
     async with c.locks.hold(("disk", number), exclusive=True):
-        disk = disk_called(c, name)
+        disk = disk_still(c, name, number)
         while any(c.table.records[extent].disk == number for extent in c.inherited):
             await c.background.inherited_changed()
         async with incomplete_held(c, disk, 0, disk.segments):
@@ -241,9 +249,9 @@ async def delete_disk(c: Controller, name: str) -> None:
 
 async def clear_error(c: Controller, name: str) -> None:
     """Ends the flush errors of a disk (promise P5): the operator has taken note."""
-    disk = disk_called(c, name)
-    async with c.locks.hold(("disk", disk.disk), exclusive=False):
-        if disk.failed:
-            await c.commit(FlushCleared(disk.disk))
+    number = disk_called(c, name).disk
+    async with c.locks.hold(("disk", number), exclusive=False):
+        if disk_still(c, name, number).failed:
+            await c.commit(FlushCleared(number))
             log.info("event=error_cleared disk=%s", name)
-            await extend_containers(c, disk.disk)
+            await extend_containers(c, number)
