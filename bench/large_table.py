@@ -163,7 +163,7 @@ def main() -> None:
         for container in table.containers.values():
             row = container.row
             size = MIB + row.segments * MIB
-            _native.create_container(row.uri, size, MIB, row.identity, HOUSE, row.cache)
+            _native.create_container(row.uri, size, MIB, row.identity, HOUSE, 1, row.cache)
     elif args.load:
         print(json.dumps(asyncio.run(load(Path(args.load) / "data" / "segue.db"))), flush=True)
         if args.controller:

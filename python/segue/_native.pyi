@@ -361,11 +361,17 @@ class StorageHandle:
         """Lets go of it, and of its fence."""
 
 def create_container(
-    uri: str, size_bytes: int, segment_bytes: int, identity: bytes, installation: bytes, cache: str
+    uri: str,
+    size_bytes: int,
+    segment_bytes: int,
+    identity: bytes,
+    installation: bytes,
+    term: int,
+    cache: str,
 ) -> NewContainer:
     """Makes a container of a file, or of a device (`size_bytes` 0: all of it).
 
-    Refuses what holds anything; may be repeated after a crash.
+    Refuses what holds anything; may be repeated after a crash, by no older `term`.
     """
 
 def remove_container(uri: str, identity: bytes, cache: str) -> None:

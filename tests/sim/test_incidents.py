@@ -13,8 +13,8 @@ from segue.controller.changes import Detached
 from segue.controller.peer import PeerState
 from segue.controller.procedures.declare_dead import declare_dead, set_linger
 from segue.controller.procedures.resize import resize_disk
-from segue.controller.procedures.verbs import Refusal, clear_error
-from segue.sim.containers import Medium
+from segue.controller.procedures.verbs import Refusal, add_container, clear_error
+from segue.sim.containers import SECTOR_BYTES, Medium
 from segue.sim.host import EIO, ENOSPC, LOST, Host
 from segue.sim.loop import MS, SECOND
 from segue.sim.plane import FUA, NO_HOLE, Part
@@ -544,4 +544,27 @@ def test_an_older_copier_at_a_server_with_a_fence_is_shut_out(stage: Build) -> N
     older.process.resume()
     s.world.run_for(100 * MS)
     assert s.checks.counts["fence: shut out for good"] >= 1
+    end(s)
+
+
+def test_an_older_controller_takes_over_no_container_of_a_newer_one(stage: Build) -> None:
+    """It wakes while it makes one, and the newer has died before a stamp (seed 1795428116)."""
+    s = stage(spares=[MediumPlan(segments=4)])
+    older, spare = s.office.terms[-1], s.media["sim://m1"]
+    size_bytes = spare.segment_sectors * SECTOR_BYTES * 4
+    late = older.process.run(add_container(s.controller, "late", spare.uri, size_bytes))
+    locks = s.controller.locks
+    s.wait(lambda: locks.state(("containers",)) is not None, "no container is being made")
+    older.process.pause()
+    s.office.start()
+    s.wait(lambda: s.office.serving is not None, "the new term does not serve")
+    row = ask(s, add_container(s.controller, "new", spare.uri, size_bytes))
+    s.office.autostart = False
+    s.office.terms[-1].process.kill()
+    older.process.resume()
+    s.wait(lambda: late.done() or not older.process.alive, "nothing comes of the verb")
+    assert spare.identity == row.identity
+    with pytest.raises(Refusal, match="is a container already"):
+        late.result()
+    s.office.start()
     end(s)

@@ -80,7 +80,7 @@ def something(path: Path) -> None:
 
 
 def of_another_installation(path: Path) -> None:
-    _native.create_container(f"file://{path}", SMALL_BYTES, MIB, OURS, THEIRS, "page")
+    _native.create_container(f"file://{path}", SMALL_BYTES, MIB, OURS, THEIRS, 1, "page")
 
 
 def damaged(path: Path) -> None:

@@ -137,7 +137,7 @@ def test_a_hostile_controller_ends_its_own_link_alone(folder: Path) -> None:
     """The agent comes back for ever, and stops in order when it is told to."""
     path = str(folder / "controller.sock")
     file = folder / "left"
-    _native.create_container(f"file://{file}", 16 * MIB, MIB, b"i" * 16, b"i" * 16, "page")
+    _native.create_container(f"file://{file}", 16 * MIB, MIB, b"i" * 16, b"i" * 16, 1, "page")
     texts = [f"file://{file}", "page", "direct", "", f"file://{folder}/none", "x" * 4096, "\n"]
     args = ["agent", "--name", "one", "--controller", f"unix://{path}"]
     agent = Process("agent", [*args, "--listen", f"unix://{folder}/nbd.sock"], folder)

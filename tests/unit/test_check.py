@@ -96,7 +96,7 @@ def installation(folder: Path, plant: Callable[[Table], object] = lambda _: None
     for change in changes(folder):
         table.apply([change])
     plant(table)
-    _native.create_container(f"file://{folder}/c", SIZE, SEGMENT, ME, HOUSE, "page")
+    _native.create_container(f"file://{folder}/c", SIZE, SEGMENT, ME, HOUSE, 1, "page")
     asyncio.run(store(folder, table))
     return folder
 
@@ -327,7 +327,7 @@ def test_a_commit_that_cannot_be_applied_is_named(tmp_path: Path) -> None:
 def remade(identity: bytes, house: bytes, size: int = SIZE) -> Callable[[Path], None]:
     def plant(folder: Path) -> None:
         os.remove(folder / "c")
-        _native.create_container(f"file://{folder}/c", size, SEGMENT, identity, house, "page")
+        _native.create_container(f"file://{folder}/c", size, SEGMENT, identity, house, 1, "page")
 
     return plant
 

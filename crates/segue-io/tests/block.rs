@@ -42,7 +42,7 @@ impl Device {
     }
 
     fn make(&self, me: [u8; 16], house: [u8; 16]) -> Result<u64, i32> {
-        let made = create(&self.uri(), 0, MIB, me, house, Cache::Direct);
+        let made = create(&self.uri(), 0, MIB, me, house, 1, Cache::Direct);
         made.map(|header| header.segments)
             .map_err(|error| error.errno)
     }
@@ -58,7 +58,7 @@ impl Drop for Device {
 fn a_device_gives_its_capacity_its_unit_and_its_bytes() {
     for sector in [512, 4096] {
         let device = Device::new(9 * MIB + 12288, sector);
-        let header = create(&device.uri(), 0, MIB, ME, HOUSE, Cache::Direct).unwrap();
+        let header = create(&device.uri(), 0, MIB, ME, HOUSE, 1, Cache::Direct).unwrap();
         assert_eq!((header.segments, header.write_unit_bytes), (8, sector));
         assert!(
             !header.clean && !header.created,
@@ -172,9 +172,9 @@ fn making_spares_what_is_there_and_giving_back_leaves_a_device_for_others() {
     raw.write_all_at(&[0; 16], 65536).unwrap();
     raw.sync_all().unwrap();
     drop(raw);
-    let big = create(&device.uri(), 5 * MIB, MIB, ME, HOUSE, Cache::Direct);
+    let big = create(&device.uri(), 5 * MIB, MIB, ME, HOUSE, 1, Cache::Direct);
     assert!(big.unwrap_err().what.contains("has 4194304 bytes"));
-    let cached = create(&device.uri(), 0, MIB, ME, HOUSE, Cache::Page);
+    let cached = create(&device.uri(), 0, MIB, ME, HOUSE, 1, Cache::Page);
     assert_eq!(cached.unwrap_err().errno, libc::EINVAL);
     let few = create(
         &device.uri(),
@@ -182,6 +182,7 @@ fn making_spares_what_is_there_and_giving_back_leaves_a_device_for_others() {
         MIB,
         ME,
         HOUSE,
+        1,
         Cache::Direct,
     );
     assert_eq!(few.unwrap().segments, 1);
@@ -200,11 +201,11 @@ fn making_spares_what_is_there_and_giving_back_leaves_a_device_for_others() {
     assert_eq!(device.make(ME, [8; 16]), Ok(3));
     let file = device.uri().replace("block://", "file://");
     assert_eq!(
-        create(&file, 4 * MIB, MIB, ME, HOUSE, Cache::Page)
+        create(&file, 4 * MIB, MIB, ME, HOUSE, 1, Cache::Page)
             .unwrap_err()
             .errno,
         libc::EEXIST
     );
-    let other = create("block:///etc/passwd", 0, MIB, ME, HOUSE, Cache::Direct);
+    let other = create("block:///etc/passwd", 0, MIB, ME, HOUSE, 1, Cache::Direct);
     assert!(other.unwrap_err().what.contains("no block device"));
 }

@@ -22,6 +22,7 @@ fn made(folder: &tempfile::TempDir, cache: Cache) -> String {
         SEGMENT,
         ME,
         HOUSE,
+        1,
         cache,
     )
     .unwrap();
@@ -132,6 +133,7 @@ fn making_a_container_spares_what_is_there() {
             SEGMENT,
             me,
             HOUSE,
+            1,
             Cache::Page,
         )
     };
@@ -148,7 +150,7 @@ fn making_a_container_spares_what_is_there() {
     std::fs::write(folder.path().join("notes"), "mine").unwrap();
     let notes = uri_in(&folder, "notes");
     assert!(inspect(&notes).unwrap().is_none());
-    let taken = create(&notes, 1 << 30, SEGMENT, ME, HOUSE, Cache::Page);
+    let taken = create(&notes, 1 << 30, SEGMENT, ME, HOUSE, 1, Cache::Page);
     assert_eq!(taken.unwrap_err().errno, libc::EEXIST);
     assert_eq!(std::fs::read(folder.path().join("notes")).unwrap(), b"mine");
     for (size, segment) in [
@@ -162,6 +164,7 @@ fn making_a_container_spares_what_is_there() {
             segment,
             ME,
             HOUSE,
+            1,
             Cache::Page,
         );
         assert_eq!(bad.unwrap_err().errno, libc::EINVAL);
@@ -175,7 +178,7 @@ fn what_a_cut_off_attempt_left_is_taken_over() {
     let path = folder.path().join("box");
     let uri = uri_in(&folder, "box");
     let size = DATA_AT_BYTES + 16 * SEGMENT;
-    let make = |me, house| create(&uri, size, SEGMENT, me, house, Cache::Page);
+    let make = |me, house| create(&uri, size, SEGMENT, me, house, 1, Cache::Page);
     // Cut off between the file's length and its header.
     std::fs::File::create(&path).unwrap().set_len(size).unwrap();
     let header = make(ME, HOUSE).unwrap();
@@ -193,6 +196,24 @@ fn what_a_cut_off_attempt_left_is_taken_over() {
     let mut back = [1; 3];
     open.read(0, &mut back).unwrap();
     assert_eq!(back, [0; 3], "clean means that it reads as zeroes");
+}
+
+#[test]
+fn what_a_newer_term_made_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let uri = uri_in(&folder, "box");
+    let size = DATA_AT_BYTES + 16 * SEGMENT;
+    let make = |me, term| create(&uri, size, SEGMENT, me, HOUSE, term, Cache::Page);
+    make(ME, 3).unwrap();
+    // Its controller has committed it and died before a stamp: term 2, which woke, is refused.
+    assert_eq!(make([2; 16], 2).unwrap_err().errno, libc::EEXIST);
+    assert_eq!(inspect(&uri).unwrap().unwrap().container, ME);
+    assert_eq!(make([3; 16], 3).unwrap().container, [3; 16]);
+    assert_eq!(make([4; 16], 4).unwrap().container, [4; 16]);
+    let open = Container::open(&uri, Cache::Page, [4; 16], Some(HOUSE), 1).unwrap();
+    open.stamp(4, 9).unwrap();
+    drop(open);
+    assert_eq!(make([5; 16], 5).unwrap_err().errno, libc::EEXIST);
 }
 
 #[test]

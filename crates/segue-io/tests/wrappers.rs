@@ -21,6 +21,7 @@ impl Case {
             SEGMENT,
             ME,
             ME,
+            1,
             Cache::Page,
         )
         .unwrap();

@@ -60,9 +60,10 @@ fn header_dict<'py>(py: Python<'py>, header: &Header) -> PyResult<Bound<'py, PyD
 /// Make a container: a new file (or an empty one), or a block device, and its header, durably.
 ///
 /// `size_bytes` includes the header's 1 MiB; 0: all of the device.  An attempt that was cut off may
-/// be repeated.
+/// be repeated, by no older `term`.
+#[allow(clippy::too_many_arguments)]
 #[pyfunction]
-#[pyo3(signature = (uri, size_bytes, segment_bytes, identity, installation, cache))]
+#[pyo3(signature = (uri, size_bytes, segment_bytes, identity, installation, term, cache))]
 fn create_container<'py>(
     py: Python<'py>,
     uri: &str,
@@ -70,11 +71,13 @@ fn create_container<'py>(
     segment_bytes: u64,
     identity: &[u8],
     installation: &[u8],
+    term: u64,
     cache: &str,
 ) -> PyResult<Bound<'py, PyDict>> {
     let (me, house) = (self::identity(identity)?, self::identity(installation)?);
     let cache = self::cache(cache)?;
-    let made = py.detach(|| container::create(uri, size_bytes, segment_bytes, me, house, cache));
+    let made =
+        py.detach(|| container::create(uri, size_bytes, segment_bytes, me, house, term, cache));
     header_dict(py, &made.map_err(container_error)?)
 }
 

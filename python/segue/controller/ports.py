@@ -88,11 +88,13 @@ class Storage(Protocol):
         segment_bytes: int,
         identity: bytes,
         installation: bytes,
+        term: int,
         cache: str,
     ) -> CreatedContainer:
         """Makes a new container and its header; refuses storage that holds or is in use.
 
-        `size_bytes` 0: all of a device.  May be repeated after a crash.
+        `size_bytes` 0: all of a device.  May be repeated after a crash, by the same term or a newer
+        one: what a newer term than `term` has made is left alone, the store may name it.
         """
         ...
 

@@ -42,6 +42,7 @@ class NativeStorage:
         segment_bytes: int,
         identity: bytes,
         installation: bytes,
+        term: int,
         cache: str,
     ) -> CreatedContainer:
         """See `Storage.create`."""
@@ -54,6 +55,7 @@ class NativeStorage:
                 segment_bytes,
                 identity,
                 installation,
+                term,
                 cache,
             ),
         )

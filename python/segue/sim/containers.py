@@ -130,10 +130,11 @@ class Medium:
         """Fence -> the losses its descriptor has been told of."""
         self._watched_deaths: set[int] = set()
 
-    def format(self, size_bytes: int, identity: bytes, installation: bytes) -> None:
+    def format(self, size_bytes: int, identity: bytes, installation: bytes, term: int) -> None:
         """Makes it a container of that size."""
         self.identity = identity
         self.installation = installation
+        self.stamped = Stamp(term, 0)
         self.segments = size_bytes // (self.segment_sectors * SECTOR_BYTES)
         sectors = self.segments * self.segment_sectors
         self.durable = [0] * sectors if self.clean else [RUBBISH + i for i in range(sectors)]
@@ -142,10 +143,11 @@ class Medium:
         self.dropped.clear()
         self.doubtful.clear()
 
-    @property
-    def was_used(self) -> bool:
-        """Whether some term has stamped it, or somebody has it open: an attempt has succeeded."""
-        return self.stamped != Stamp(0, 0) or any(p.alive for p in self.locks.values())
+    def may_take_over(self, installation: bytes, term: int) -> bool:
+        """Whether its header is what an attempt of no newer term left behind (`making.rs`)."""
+        is_unused = not self.stamped.commit and not any(p.alive for p in self.locks.values())
+        is_ours = self.installation == installation and self.stamped.term <= term
+        return is_ours and is_unused and not self.is_remote
 
     def give_back(self) -> None:
         """It is nobody's container any more (rules 5, 11)."""
@@ -434,14 +436,15 @@ class SimStorage:
         segment_bytes: int,
         identity: bytes,
         installation: bytes,
+        term: int,
         cache: str,
     ) -> CreatedContainer:
         """See the port."""
         await self._pause()
         medium = self._medium(uri)
-        if medium.identity and (medium.installation != installation or medium.was_used):
+        if medium.identity and not medium.may_take_over(installation, term):
             raise FileExistsError(EEXIST, f"{uri} is a container already")
-        medium.format(size_bytes, identity, installation)
+        medium.format(size_bytes, identity, installation, term)
         return CreatedContainer(medium.segments, medium.write_unit_bytes, medium.clean)
 
     async def open(self, spec: ContainerSpec, installation: bytes, fence: int) -> Stamp:

@@ -279,7 +279,7 @@ MUTATIONS: list[Mutation] = [
         "        await self.fences_past(needed)\n",
         "",
     ),
-    # Controller: resizing, removing containers ---------------------------------------------------
+    # Controller: resizing, adding and removing containers ----------------------------------------
     Mutation(
         "shrinking-restricts-nobody",
         PROCEDURES + "resize.py",
@@ -309,6 +309,12 @@ MUTATIONS: list[Mutation] = [
         PROCEDURES + "remove_container.py",
         "    if space.free != space.segments:\n",
         "    if space.free > space.segments:\n",
+    ),
+    Mutation(
+        "containers-are-of-no-term",
+        PROCEDURES + "verbs.py",
+        "c.table.installation, c.term, cache\n",
+        "c.table.installation, 0, cache\n",
     ),
     # Store and checkpoint ------------------------------------------------------------------------
     Mutation(

@@ -13,7 +13,7 @@ class Desk:
     def __init__(self, seed: int = 1, clean: bool = True, write_unit_bytes: int = 1) -> None:
         self.world = World(seed)
         self.medium = Medium(self.world, "sim://m", 65536, clean, write_unit_bytes)
-        self.medium.format(2 * 65536, b"id", b"in")
+        self.medium.format(2 * 65536, b"id", b"in", 1)
         self.process = self.world.process("user")
         self.holder = Holder(self.process, 77, "user")
         self.medium.lock(self.holder)

@@ -133,6 +133,11 @@ impl FileBacking {
         Ok(self.size_bytes()? == 0 || sys::first_data(&self.file, 0)?.is_none())
     }
 
+    /// Its description once more: the locks taken on it last as long as this.
+    pub(super) fn description(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// Whether any other description has a lock of Segue's on it.
     pub(super) fn is_used_elsewhere(&self) -> io::Result<bool> {
         sys::is_run_locked_elsewhere(&self.file, FENCE_AT, FENCES_END)

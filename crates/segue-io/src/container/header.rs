@@ -52,9 +52,9 @@ pub struct Header {
     pub clean: bool,
     /// Segue made the file, and deletes it with the container.
     pub created: bool,
-    /// Newest term seen.
+    /// Newest term seen; at first the one that made it.
     pub term: u64,
-    /// Newest commit number seen.
+    /// Newest commit number seen; 0: not stamped yet.
     pub commit: u64,
     /// Grows with every write of the header.
     pub sequence: u64,

@@ -4,6 +4,10 @@
 //! read as zeroes where the header goes. Making may be repeated after a crash anywhere: what an
 //! earlier attempt left behind (a file with a length and no header; a header of this installation
 //! that no term has stamped and nobody has open) holds nothing, and is taken over.
+//!
+//! But not by an older controller than made it: a header without a stamp may be a container that
+//! the store names since a newer term, which died before it stamped it. So a header says from the
+//! first which term made it, and the term that asks is compared with it under the lock of making.
 
 use std::fs::{self, File};
 use std::io;
@@ -22,10 +26,11 @@ struct Wanted {
     segments: u64,
     container: Identity,
     installation: Identity,
+    term: u64,
 }
 
 /// Makes a container: a file of `size_bytes`, or a device of which that much is used (0: all of
-/// it), header included; durable when it returns.
+/// it), header included; durable when it returns. `term`: of the controller that makes it.
 ///
 /// # Errors
 /// EINVAL for sizes that make no segment; EEXIST for storage with something else in it; EBUSY for
@@ -36,6 +41,7 @@ pub fn create(
     segment_bytes: u64,
     container: Identity,
     installation: Identity,
+    term: u64,
     cache: Cache,
 ) -> Result<Header, ContainerError> {
     if !is_segment_size(segment_bytes) {
@@ -48,6 +54,7 @@ pub fn create(
         segments: 0,
         container,
         installation,
+        term,
     };
     let made = match (parsed.scheme(), cache) {
         (Scheme::File, _) => wanted
@@ -105,7 +112,7 @@ impl Wanted {
             write_unit_bytes: backing.unit_bytes(),
             clean,
             created,
-            term: 0,
+            term: self.term,
             commit: 0,
             sequence: 0,
         };
@@ -114,10 +121,12 @@ impl Wanted {
         Ok(header)
     }
 
-    /// Whether storage with that header is what an attempt of this installation left behind.
+    /// Whether storage with that header is what an attempt of this installation, and of no newer
+    /// term, left behind.
     fn may_take_over(&self, found: &Header, storage: &FileBacking) -> io::Result<bool> {
-        let is_unused = (found.term, found.commit) == (0, 0) && !storage.is_used_elsewhere()?;
-        Ok(found.installation == self.installation && is_unused)
+        let is_unused = found.commit == 0 && !storage.is_used_elsewhere()?;
+        let is_ours = found.installation == self.installation && found.term <= self.term;
+        Ok(is_ours && is_unused)
     }
 }
 
@@ -131,20 +140,6 @@ fn taken(found: &Header, wanted: &Wanted) -> io::Error {
 
 fn make_file(uri: &ContainerUri, cache: Cache, wanted: &Wanted) -> io::Result<Header> {
     let (file, is_new) = FileBacking::open_or_create(uri.path(), cache)?;
-    let made = make_of_file(uri, file, is_new, wanted);
-    if is_new && made.is_err() {
-        // Nobody wants what is left; that it cannot be deleted is not what went wrong.
-        let _ = fs::remove_file(uri.path());
-    }
-    made
-}
-
-fn make_of_file(
-    uri: &ContainerUri,
-    file: FileBacking,
-    is_new: bool,
-    wanted: &Wanted,
-) -> io::Result<Header> {
     let mut created = is_new;
     file.lock(MAKING_FENCE)?;
     if let Some(found) = Header::read(&file)? {
@@ -156,6 +151,22 @@ fn make_of_file(
         let what = format!("{} exists and holds something", uri.path().display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
     }
+    // Keeps the lock until what failed is deleted: then nobody else can have begun there.
+    let _making = file.description()?;
+    let made = fill_file(uri, file, created, wanted);
+    if is_new && made.is_err() {
+        // Nobody wants what is left; that it cannot be deleted is not what went wrong.
+        let _ = fs::remove_file(uri.path());
+    }
+    made
+}
+
+fn fill_file(
+    uri: &ContainerUri,
+    file: FileBacking,
+    created: bool,
+    wanted: &Wanted,
+) -> io::Result<Header> {
     file.make_empty(wanted.size_bytes())?;
     let backing = uri.wrap(file)?;
     let header = wanted.write(&*backing, true, created)?;

@@ -21,7 +21,7 @@ impl Rig {
         let folder = tempfile::tempdir().unwrap();
         let uri = format!("file://{}/box", folder.path().display());
         let size = DATA_AT_BYTES + 4 * SEGMENT;
-        create(&uri, size, SEGMENT, [1; 16], [2; 16], Cache::Page).unwrap();
+        create(&uri, size, SEGMENT, [1; 16], [2; 16], 1, Cache::Page).unwrap();
         let container = Arc::new(Container::open(&uri, Cache::Page, [1; 16], None, 3).unwrap());
         let config = Config {
             park_limit_bytes: 1 << 20,

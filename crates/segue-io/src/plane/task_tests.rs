@@ -12,7 +12,7 @@ const SEGMENT: u64 = 64 << 10;
 fn container(folder: &tempfile::TempDir) -> Arc<Container> {
     let uri = format!("file://{}/box", folder.path().display());
     let size = DATA_AT_BYTES + 4 * SEGMENT;
-    create(&uri, size, SEGMENT, [1; 16], [2; 16], Cache::Page).unwrap();
+    create(&uri, size, SEGMENT, [1; 16], [2; 16], 1, Cache::Page).unwrap();
     Arc::new(Container::open(&uri, Cache::Page, [1; 16], None, 3).unwrap())
 }
 

@@ -65,7 +65,7 @@ impl Rig {
         let uri = format!("{wrappers}file://{}/box", folder.path().display());
         let size = DATA_AT_BYTES + SEGMENTS * SEGMENT;
         let way = Cache::parse(cache).unwrap();
-        let header = container::create(&uri, size, SEGMENT, IDENTITY, [1; 16], way).unwrap();
+        let header = container::create(&uri, size, SEGMENT, IDENTITY, [1; 16], 1, way).unwrap();
         let spec = ContainerSpec {
             container: 1,
             uri,

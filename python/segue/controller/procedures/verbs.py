@@ -106,9 +106,10 @@ async def add_container(
         cache = cache or ("page" if "file://" in uri or "://" not in uri else "direct")
         segment_bytes = segment_bytes or c.settings.segment_bytes
         _check_carving(size_bytes, segment_bytes, cache)
+        await c.copier_may_write()
         try:
             made = await c.storage.create(
-                uri, size_bytes, segment_bytes, identity, c.table.installation, cache
+                uri, size_bytes, segment_bytes, identity, c.table.installation, c.term, cache
             )
         except OSError as error:
             raise Refusal(f"cannot make {error.strerror or error}") from error

@@ -19,7 +19,7 @@ fn filled(file: &str, cache: &str) -> ContainerSpec {
     let _ = std::fs::remove_file(format!("{file}.segue-{cache}"));
     let way = Cache::parse(cache).expect("page or direct");
     let all_bytes = DATA_AT_BYTES + size_bytes;
-    let header = container::create(&uri, all_bytes, SEGMENT_BYTES, [1; 16], [2; 16], way)
+    let header = container::create(&uri, all_bytes, SEGMENT_BYTES, [1; 16], [2; 16], 1, way)
         .expect("a container");
     let open = Container::open(&uri, way, [1; 16], None, 1).expect("the container");
     let data = std::fs::read(file).expect("the file's bytes");
