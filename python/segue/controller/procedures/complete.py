@@ -35,8 +35,8 @@ pause, for as long as the record stands; `trouble` says so.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from segue import failpoints
@@ -146,10 +146,7 @@ class _Run:
         """What of the run is neither here nor taken, so that nobody waits for it but new faults."""
         c, record = self.c, self.record
         unit = self.disk.unit_blocks(c.table.containers[self.container].row.write_unit_bytes)
-        async with (
-            c.locks.hold(("extent", self.extent), exclusive=False),
-            c.copier.slots(self.container),
-        ):
+        async with self._slot_and_extent():
             if self.over:
                 return
             left = run_bits(first, count) & record.all
@@ -164,6 +161,24 @@ class _Run:
                     await c.copier.piece(self.location, record, self.disk, piece_first, piece_count)
                     record.fresh |= bits
                     failpoints.hit("complete.piece_copied")
+
+    @asynccontextmanager
+    async def _slot_and_extent(self) -> AsyncIterator[None]:
+        """Holds one of the container's slots and then the extent, shared, and neither while it
+        waits for the other: who wants the extent exclusively would wait for other extents' pieces,
+        and the slot stay taken for as long as somebody has the extent, who may wait for an agent.
+        """
+        locks, key = self.c.locks, ("extent", self.extent)
+        while True:
+            async with self.c.copier.slots(self.container).one():
+                if locks.try_acquire(key, exclusive=False):
+                    try:
+                        yield
+                    finally:
+                        locks.release(key, exclusive=False)
+                    return
+            async with locks.hold(key, exclusive=False):
+                pass
 
     async def harden(self) -> None:
         """Flushes the extent's container and commits the bits that this covers."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from enum import Enum
 from errno import EINVAL, ESHUTDOWN
 from typing import TYPE_CHECKING
@@ -35,7 +35,7 @@ from segue.controller.procedures.do_split_read import do_split_read
 from segue.controller.procedures.do_write import close_source, do_write, whole_units
 from segue.controller.procedures.first_touch import first_touch
 from segue.controller.procedures.first_write import first_write
-from segue.controller.record import Record, run_bits
+from segue.controller.record import Record, container_of, run_bits
 from segue.controller.table import Disk
 from segue.controller.waits import current_work
 from segue.wire.messages import Answer, Failure, Operation
@@ -146,7 +146,8 @@ async def _decide(c: Controller, fault: Fault, disk: Disk) -> None:
             if await _answer_shared(c, fault, disk):
                 return
         # What it takes to go on needs the segment exclusively, or is decided again.
-        await close_source(c, fault, disk)
+        with _host_waits(c, extent):
+            await close_source(c, fault, disk)
 
 
 def _untouchable(c: Controller, extent: int, operation: Operation) -> bool:
@@ -166,13 +167,18 @@ async def _answer_shared(c: Controller, fault: Fault, disk: Disk) -> bool:
         return False
     if way is Way.FIRST_TOUCH:
         first_touch(c, fault, disk)
-    elif way is Way.SPLIT_READ:
-        await do_split_read(c, fault, disk, extent)
-    elif way is Way.DO_WRITE:
-        await do_write(c, fault, disk, extent)
+    elif way in (Way.SPLIT_READ, Way.DO_WRITE):
+        carry_out = do_split_read if way is Way.SPLIT_READ else do_write
+        with _host_waits(c, extent):
+            await carry_out(c, fault, disk, extent)
     else:
         return False
     return True
+
+
+def _host_waits(c: Controller, extent: int) -> AbstractContextManager[None]:
+    """While a host's I/O waits for the controller, the copier sends little to where it lies."""
+    return c.copier.slots(container_of(c.table.extents.get(extent))).host_waits()
 
 
 def claim_running(c: Controller, fault: Fault) -> ExitStack:
