@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import get, post
+from litestar.params import FromPath
 
 from segue.api.agents import AgentInfo, DeclaredDead
 from segue.controller.controller import Controller
@@ -24,7 +25,7 @@ def agent_routes(c: Controller) -> list[Any]:
         return [_agent_info(c, peer) for peer in peers]
 
     @post("/agents/{name:str}/declare-dead", status_code=200)
-    async def declare_agent_dead(name: str) -> DeclaredDead:
+    async def declare_agent_dead(name: FromPath[str]) -> DeclaredDead:
         """Take the lost incarnations of an agent (or one, in hexadecimal) for dead."""
         return DeclaredDead([f"{ended:x}" for ended in await declare_dead(c, name)])
 

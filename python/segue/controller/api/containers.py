@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import delete, get, post
+from litestar.params import FromPath, JSONBody
 
 from segue import _native
 from segue.api.containers import AddContainer, ContainerInfo, SetLinger
@@ -25,12 +26,12 @@ def container_routes(c: Controller) -> list[Any]:
         return [container_info(c, c.table.containers[n]) for n in sorted(c.table.containers)]
 
     @get("/containers/{name:str}")
-    async def show_container(name: str) -> ContainerInfo:
+    async def show_container(name: FromPath[str]) -> ContainerInfo:
         """The container of that name."""
         return container_info(c, verbs.container_called(c, name))
 
     @post("/containers")
-    async def add_container(data: AddContainer) -> ContainerInfo:
+    async def add_container(data: JSONBody[AddContainer]) -> ContainerInfo:
         """Make storage at a URI into a container."""
         row = await verbs.add_container(
             c, data.name, data.uri, data.size_bytes, data.cache, data.segment_bytes
@@ -38,12 +39,12 @@ def container_routes(c: Controller) -> list[Any]:
         return container_info(c, c.table.containers[row.container])
 
     @delete("/containers/{name:str}")
-    async def delete_container(name: str) -> None:
+    async def delete_container(name: FromPath[str]) -> None:
         """Take an empty container out of its pool; a file that Segue made is deleted."""
         await remove_container(c, name)
 
     @post("/containers/{name:str}/linger", status_code=200)
-    async def set_container_linger(name: str, data: SetLinger) -> ContainerInfo:
+    async def set_container_linger(name: FromPath[str], data: JSONBody[SetLinger]) -> ContainerInfo:
         """Say how long after its lease a lost agent's I/O can still be under way there."""
         return container_info(c, await set_linger(c, name, data.linger_s))
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Annotated, Any, TypeVar, cast
 
 from litestar import delete, get, post
-from litestar.params import Parameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from segue.api.disks import (
     CreateDisk,
@@ -40,12 +40,12 @@ def disk_routes(c: Controller) -> list[Any]:
         return [_disk_info(c, c.table.disks[n]) for n in sorted(c.table.disks)]
 
     @get("/disks/{name:str}")
-    async def show_disk(name: str) -> DiskInfo:
+    async def show_disk(name: FromPath[str]) -> DiskInfo:
         """The disk of that name."""
         return _disk_info(c, verbs.disk_called(c, name))
 
     @post("/disks")
-    async def create_disk(data: CreateDisk) -> DiskInfo:
+    async def create_disk(data: JSONBody[CreateDisk]) -> DiskInfo:
         """Make a thin disk, all zero."""
         disk = await verbs.create_disk(
             c, data.name, data.size_bytes, data.block_bytes, data.segment_bytes
@@ -53,44 +53,46 @@ def disk_routes(c: Controller) -> list[Any]:
         return _disk_info(c, disk)
 
     @post("/disks/{name:str}/resize", status_code=200)
-    async def resize(name: str, data: ResizeDisk) -> DiskInfo:
+    async def resize(name: FromPath[str], data: JSONBody[ResizeDisk]) -> DiskInfo:
         """Give a disk another size; hosts see it when they connect again."""
         return _disk_info(c, await resize_disk(c, name, data.size_bytes, data.force))
 
     @post("/disks/{name:str}/rename", status_code=200)
-    async def rename(name: str, data: RenameDisk) -> DiskInfo:
+    async def rename(name: FromPath[str], data: JSONBody[RenameDisk]) -> DiskInfo:
         """Give a disk another name; hosts that have it go on."""
         return _disk_info(c, await verbs.rename_disk(c, name, data.name))
 
     @delete("/disks/{name:str}")
-    async def delete_disk(name: str) -> None:
+    async def delete_disk(name: FromPath[str]) -> None:
         """Delete a disk and what is on it; hosts that use it get ESHUTDOWN."""
         await verbs.delete_disk(c, name)
 
     @post("/disks/{name:str}/clear-error", status_code=200)
-    async def clear_error(name: str) -> DiskInfo:
+    async def clear_error(name: FromPath[str]) -> DiskInfo:
         """Take note of the disk's flush errors, and end them."""
         await verbs.clear_error(c, name)
         return _disk_info(c, verbs.disk_called(c, name))
 
     @get("/disks/{name:str}/map")
     async def map_disk(
-        name: str,
-        first_segment: Annotated[int, Parameter(ge=0)] = 0,
-        max_runs: Annotated[int, Parameter(ge=1, le=MAX_RUNS)] = 1000,
+        name: FromPath[str],
+        first_segment: Annotated[int, QueryParameter(ge=0)] = 0,
+        max_runs: Annotated[int, QueryParameter(ge=1, le=MAX_RUNS)] = 1000,
     ) -> DiskMap:
         """Where the disk's segments lie, from one on, a bounded number of runs."""
         return await _disk_map(c, verbs.disk_called(c, name), first_segment, max_runs)
 
     @get("/disks/{name:str}/drawing")
     async def draw_disk(
-        name: str, cells: Annotated[int, Parameter(ge=1, le=MAX_CELLS)] = 1000
+        name: FromPath[str], cells: Annotated[int, QueryParameter(ge=1, le=MAX_CELLS)] = 1000
     ) -> DiskDrawing:
         """Where the disk's segments lie, summed up in equal cells."""
         return await _disk_drawing(c, verbs.disk_called(c, name), cells)
 
     @get("/disks/{name:str}/explain")
-    async def explain_offset(name: str, offset: Annotated[int, Parameter(ge=0)]) -> Explanation:
+    async def explain_offset(
+        name: FromPath[str], offset: Annotated[int, QueryParameter(ge=0)]
+    ) -> Explanation:
         """One byte of the disk: which entry, where, why, and who is at it."""
         return explain(c, verbs.disk_called(c, name), offset)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import get, post
+from litestar.params import FromPath, JSONBody
 
 from segue.api.jobs import Drain, JobInfo, LimitJob, MoveDisk
 from segue.controller.controller import Controller
@@ -26,14 +27,14 @@ def job_routes(c: Controller) -> list[Any]:
         return [_job_info(c, job) for _, job in sorted(c.table.jobs.items())]
 
     @get("/jobs/{number:int}")
-    async def show_job(number: int) -> JobInfo:
+    async def show_job(number: FromPath[int]) -> JobInfo:
         """The job of that number."""
         if number not in c.table.jobs:
             raise Refusal(f"there is no job {number}", missing=True)
         return _job_info(c, c.table.jobs[number])
 
     @post("/disks/{name:str}/move")
-    async def move_disk(name: str, data: MoveDisk) -> JobInfo:
+    async def move_disk(name: FromPath[str], data: JSONBody[MoveDisk]) -> JobInfo:
         """Move a disk, or a run of its segments, to a container while hosts use it."""
         run = await job_verbs.move_disk(
             c,
@@ -47,7 +48,7 @@ def job_routes(c: Controller) -> list[Any]:
         return _job_info(c, c.table.jobs[run.row.job])
 
     @post("/containers/{name:str}/drain")
-    async def drain_container(name: str, data: Drain) -> JobInfo:
+    async def drain_container(name: FromPath[str], data: JSONBody[Drain]) -> JobInfo:
         """Move everything out of a container; nothing new is put there."""
         run = await job_verbs.drain_container(
             c, name, bandwidth=data.bandwidth, latency_us=data.latency_us
@@ -55,24 +56,24 @@ def job_routes(c: Controller) -> list[Any]:
         return _job_info(c, c.table.jobs[run.row.job])
 
     @post("/containers/{name:str}/fill", status_code=204)
-    async def fill_container(name: str) -> None:
+    async def fill_container(name: FromPath[str]) -> None:
         """Let a container that was drained be used again."""
         await job_verbs.fill_container(c, name)
 
     @post("/jobs/rebalance")
-    async def rebalance(data: Drain) -> JobInfo:
+    async def rebalance(data: JSONBody[Drain]) -> JobInfo:
         """Move segments until the containers of each pool are about equally full."""
         run = await job_verbs.rebalance(c, bandwidth=data.bandwidth, latency_us=data.latency_us)
         return _job_info(c, c.table.jobs[run.row.job])
 
     @post("/jobs/{number:int}/cancel", status_code=200)
-    async def cancel_job(number: int) -> JobInfo:
+    async def cancel_job(number: FromPath[int]) -> JobInfo:
         """Begin nothing new for a job; what is under way is finished."""
         await job_verbs.cancel_job(c, number)
         return _job_info(c, c.table.jobs[number])
 
     @post("/jobs/{number:int}/limit", status_code=200)
-    async def limit_job(number: int, data: LimitJob) -> JobInfo:
+    async def limit_job(number: FromPath[int], data: JSONBody[LimitJob]) -> JobInfo:
         """Give a running job another bandwidth."""
         await job_verbs.limit_job(c, number, data.bandwidth)
         return _job_info(c, c.table.jobs[number])

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from litestar import get
+from litestar.params import FromPath
 
 from segue.api.latency import DiskLatency, LatencyInfo
 from segue.controller.controller import Controller
@@ -19,7 +20,7 @@ def latency_routes(c: Controller) -> list[Any]:
     """``latency`` of a disk and of an agent."""
 
     @get("/disks/{name:str}/latency")
-    async def disk_latency(name: str) -> DiskLatency:
+    async def disk_latency(name: FromPath[str]) -> DiskLatency:
         """How long the disk's hosts waited, by operation and cause, at all agents together."""
         disk = verbs.disk_called(c, name).disk
         peers = sorted(c.peers.values(), key=lambda peer: (peer.name, peer.incarnation))
@@ -27,7 +28,7 @@ def latency_routes(c: Controller) -> list[Any]:
         return await _latency(c, disk, mine)
 
     @get("/agents/{name:str}/latency")
-    async def agent_latency(name: str) -> list[DiskLatency]:
+    async def agent_latency(name: FromPath[str]) -> list[DiskLatency]:
         """How long hosts of the agent that is there waited, disk by disk."""
         if all(row.name != name for row in c.table.agents.values()):
             raise Refusal(f"no agent is called {name}", missing=True)
