@@ -44,6 +44,7 @@ POINTS: dict[str, str] = {
     "remove.committed": "a container is in no flush set any more, agents may have it open",
     "remove.given_back": "a container's storage is given back, its row still stands",
     "resize.restricted": "all agents are invalid beyond a disk's new end, its old size stands",
+    "resize.recorded": "a disk's last segment is incomplete, nothing behind its end is zeroed",
     "resize.zeroed": "the rest of a disk's last segment is durably zero, its old size stands",
     "resize.committed": "a disk's new size is durable, no agent knows it",
     "clean.begun": "locations are named as being cleaned, nothing is zeroed",

@@ -10,11 +10,12 @@ import msgspec
 import pytest
 
 from segue.controller.changes import Detached
+from segue.controller.commits import TermEnded
 from segue.controller.peer import PeerState
 from segue.controller.procedures.declare_dead import declare_dead, set_linger
 from segue.controller.procedures.resize import resize_disk
 from segue.controller.procedures.verbs import Refusal, add_container, clear_error
-from segue.sim.containers import SECTOR_BYTES, Medium
+from segue.sim.containers import SECTOR_BYTES, Medium, Request
 from segue.sim.host import EIO, ENOSPC, LOST, Host
 from segue.sim.loop import MS, SECOND
 from segue.sim.plane import FUA, NO_HOLE, Part
@@ -280,6 +281,72 @@ def test_growing_over_a_failing_flush_is_refused_and_holds_nothing_up(stage: Bui
     medium(s).heal()
     assert done(s, host, "flush") == EIO
     assert done(s, host, "read", SEGMENT, 8) == 0
+    end(s)
+
+
+def zeroing(stage: Stage) -> list[Request]:
+    """Writes of zeroes by a copier that are under way at the first container."""
+    under_way = medium(stage).under_way.values()
+    return [r for r in under_way if r.kind == "write" and r.tag == ("zero",)]
+
+
+def grown_halfway(stage: Stage, sectors: int) -> Request:
+    """The first disk is to grow; its controller is stopped with a write of zeroes in the device,
+    and replaced.  It goes on when that write has ended.
+    """
+    older, grow = stage.office.terms[-1], resize_disk(stage.controller, "vd0", sectors * 512)
+
+    async def ask_in_vain() -> None:
+        with pytest.raises(TermEnded):
+            await grow
+
+    older.process.run(ask_in_vain())
+    stage.wait(lambda: bool(zeroing(stage)), "nothing is zeroed")
+    [request] = zeroing(stage)
+    request.stuck_until_ns = stage.world.now_ns + 4 * SECOND
+    older.process.pause()
+    stage.world.call_in(5 * SECOND, older.process.resume)
+    stage.office.start()
+    for wire in list(stage.network.wires):
+        wire.cut()
+    stage.wait(lambda: stage.office.serving is not None, "no newer controller serves")
+    return request
+
+
+def test_growing_waits_for_the_zeroes_of_an_older_term(stage: Build) -> None:
+    """They would land on what hosts write to the grown disk (seed 1795427832)."""
+    s = stage(disks=[DiskPlan(sectors=2 * SEGMENT - 8)])
+    assert done(s, through(s, 0), "write", SEGMENT, SEGMENT - 8) == 0
+    late = grown_halfway(s, 2 * SEGMENT)
+    ask(s, resize_disk(s.controller, "vd0", 2 * SEGMENT * 512))
+    s.oracles[0].begin_resize(s.world.now_ns, 2 * SEGMENT)
+    s.oracles[0].settle_size(s.world.now_ns, 2 * SEGMENT)
+    assert done(s, through(s, 0, "n"), "write", 2 * SEGMENT - 8, 8) == 0
+    assert s.world.now_ns >= late.stuck_until_ns
+    end(s)
+
+
+def test_a_location_is_not_reused_under_the_zeroes_of_an_older_term(stage: Build) -> None:
+    """The segment that was to grow is trimmed meanwhile, and its location the only one there is."""
+    s = stage(media=[MediumPlan(segments=1)], disks=[DiskPlan(sectors=2 * SEGMENT - 8)])
+    host = through(s, 0)
+    assert done(s, host, "write", SEGMENT, 8) == 0
+    late = grown_halfway(s, 2 * SEGMENT)
+    assert done(s, host, "trim", SEGMENT, SEGMENT - 8) == 0
+    s.wait(lambda: done(s, host, "write", 0, SEGMENT) == 0, "the location is not free")
+    assert s.world.now_ns >= late.stuck_until_ns
+    end(s)
+
+
+def test_a_write_is_not_undone_by_the_zeroes_of_an_older_term(stage: Build) -> None:
+    """The disk ends within a write unit: what is zeroed there is read, merged and written."""
+    media = [MediumPlan(segments=12, write_unit_bytes=4096)]
+    s = stage(media=media, disks=[DiskPlan(2 * SEGMENT - 3, block_sectors=1)], agents=1)
+    host, last = through(s, 0), 2 * SEGMENT - 4
+    assert done(s, host, "write", last, 1) == 0
+    late = grown_halfway(s, 2 * SEGMENT)
+    assert done(s, host, "write", last, 1) == 0
+    assert s.world.now_ns >= late.stuck_until_ns
     end(s)
 
 

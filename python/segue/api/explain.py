@@ -24,7 +24,7 @@ class BlockRecord(msgspec.Struct, frozen=True):
     """What is known of an incomplete extent, and of the asked block."""
 
     purpose: str
-    """movement or first write."""
+    """movement or zeroing."""
     job: int
     """The job that moves it; 0: none."""
     sources: list[Place]

@@ -122,6 +122,17 @@ class DiskResized(Change, tag=62, frozen=True):
     holders: list[int]
 
 
+class GrowthBegun(Change, tag=65, frozen=True):
+    """The copier is about to zero what lies behind the disk's end in its last segment (rule 11).
+
+    The extent was complete; until that has ended it is not.  All its blocks count as written.
+    """
+
+    extent: int
+    disk: int
+    segment: int
+
+
 class DiskRenamed(Change, tag=63, frozen=True):
     """The disk has another name."""
 
@@ -318,6 +329,7 @@ AnyChange = (
     | ContainerGone
     | ContainerLinger
     | DiskResized
+    | GrowthBegun
     | DiskRenamed
     | AgentKnown
     | Attached

@@ -41,6 +41,7 @@ from segue.controller.changes import (
     FenceEnded,
     FlushCleared,
     FlushFailed,
+    GrowthBegun,
     InstallationMade,
     JobChanged,
     JobEnded,
@@ -57,6 +58,7 @@ from segue.controller.changes import (
 from segue.controller.record import (
     CONTAINER_SHIFT,
     SEGMENT_MASK,
+    ZEROES,
     Record,
     container_of,
     is_location,
@@ -323,6 +325,15 @@ class Table:
         if record is not None:
             record.resize(disk.blocks_of(last))
 
+    def _growth_begun(self, change: GrowthBegun) -> None:
+        disk = self.disks[change.disk]
+        assert disk.map.get(change.segment) == change.extent, "grows an extent that is elsewhere"
+        assert change.extent not in self.records, "begins to grow an incomplete extent"
+        blocks = disk.blocks_of(change.segment)
+        self.records[change.extent] = Record(
+            ZEROES, change.disk, change.segment, blocks, written=run_bits(0, blocks)
+        )
+
     def _disk_renamed(self, change: DiskRenamed) -> None:
         disk = self.disks[change.disk]
         del self.disk_names[disk.name]
@@ -532,6 +543,7 @@ _APPLY: dict[type, Callable[[Table, Any], None]] = {
     DiskMade: Table._disk_made,
     DiskDeleted: Table._disk_deleted,
     DiskResized: Table._disk_resized,
+    GrowthBegun: Table._growth_begun,
     DiskRenamed: Table._disk_renamed,
     DiskContainers: Table._disk_containers,
     FlushFailed: Table._flush_failed,

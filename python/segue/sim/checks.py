@@ -350,18 +350,9 @@ class Checks:
                 self._check_overlap(request, other)
 
     def _copier_may(self, location: int, request: Request) -> bool:
-        if location in self.replica.incomplete or self._beyond_end(location, request):
+        if location in self.replica.incomplete:
             return True
         return self.replica.table.cleaning.get(location) == request.holder.fence
-
-    def _beyond_end(self, location: int, request: Request) -> bool:
-        """Whether it touches only what lies behind the end of the disk that has the location."""
-        owner = self.replica.owner.get(location)
-        if owner is None:
-            return False
-        disk = self.replica.table.disks[owner[0]]
-        used = disk.size_bytes // SECTOR_BYTES - owner[1] * request.medium.segment_sectors
-        return request.sector % request.medium.segment_sectors >= used
 
     def _location(self, medium: Medium, sector: int) -> int:
         for number, container in self.replica.table.containers.items():

@@ -289,8 +289,8 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "growing-shows-what-lay-there",
         PROCEDURES + "resize.py",
-        "                cut = await _zero_rest(c, disk, extent, used_bytes)\n",
-        "                cut: list[Written] = []\n",
+        "                ends = await _zero_rest(c, disk, extent, used_bytes)\n",
+        "                ends: list[AnyChange] = []\n",
     ),
     Mutation(
         "growing-is-not-flushed",
@@ -301,8 +301,22 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "growing-shows-what-lies-at-the-source",
         PROCEDURES + "resize.py",
-        "    return [Written(extent, first, count)]\n",
-        "    return []\n",
+        "        ends = [await _copy_cut_block(c, disk, extent, record)]\n",
+        "        await _copy_cut_block(c, disk, extent, record)\n",
+    ),
+    Mutation(
+        "growing-writes-under-no-record",
+        PROCEDURES + "resize.py",
+        "        await c.commit(GrowthBegun(extent, disk.disk, disk.segments - 1))\n"
+        '        failpoints.hit("resize.recorded")\n'
+        "        ends = [Completed(extent)]\n",
+        "        pass\n",
+    ),
+    Mutation(
+        "growing-beside-an-older-copier",
+        PROCEDURES + "resize.py",
+        "        while any(c.table.records[extent].disk == number for extent in c.inherited):\n",
+        "        while False:\n",
     ),
     Mutation(
         "quarantined-containers-are-removed",

@@ -18,7 +18,9 @@ from segue.controller.changes import (
     Discarded,
     DiskDeleted,
     DiskMade,
+    DiskResized,
     FenceEnded,
+    GrowthBegun,
     InstallationMade,
     Returned,
     TermBegun,
@@ -74,6 +76,19 @@ def test_a_record_gathers_bits_until_it_ends() -> None:
     assert table.records[1].here == run_bits(0, 2) | run_bits(5, 1)
     table.apply([Completed(1)])
     assert table.word(table.disks[1], 3) == location_of(1, 8)
+
+
+def test_an_extent_is_incomplete_while_its_disk_grows_into_its_rest() -> None:
+    table = table_after(
+        Allocated(1, 9, 1, location_of(1, 8), incomplete=False), GrowthBegun(1, 1, 9)
+    )
+    disk = table.disks[1]
+    assert table.word(disk, 9) == 0
+    assert table.records[1].here == table.records[1].all
+    assert reloaded(table).records == table.records
+    table.apply([Completed(1), DiskResized(1, 10 * SEGMENT, [])])
+    assert table.word(disk, 9) == location_of(1, 8)
+    assert problems(table) == []
 
 
 def test_a_freed_location_waits_for_its_holders_and_comes_back_unclean() -> None:

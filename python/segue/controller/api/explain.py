@@ -87,7 +87,10 @@ def _why(c: Controller, disk: Disk, extent: int, record: Record | None) -> Itera
             "its blocks lie at both ends"
         )
     else:
-        yield "the extent's location was not clean: what is not written yet reads as zeroes"
+        yield (
+            "the extent's location is being zeroed, for it was not clean or the disk grows: "
+            "what is not written yet reads as zeroes"
+        )
     if extent in c.inherited:
         yield "an older term left it incomplete: agents have yet to say what they have under way"
     if extent in c.background.trouble:
@@ -114,7 +117,7 @@ def _record(c: Controller, record: Record, block: int, within: int) -> BlockReco
     if record.here >> block & 1:
         word = "written" if record.written >> block & 1 else "copied"
     return BlockRecord(
-        purpose="movement" if source is not None else "first write",
+        purpose="movement" if source is not None else "zeroing",
         job=record.job,
         sources=[source] if source is not None else [],
         block=word,

@@ -13,19 +13,25 @@ Growing:
 
 1. If the last segment is short and has data, the rest of its location may hold anything: another
    disk's old bytes, or this one's from before it shrank.  Make the segment invalid, blocking, at
-   every agent, zero that rest, and flush it without error.  While it moves, what lies behind the
-   end at its source stays as it is: the block that the end cuts is copied now, and counts as
-   written from then on, like all behind it, for the source reads otherwise.
-2. Commit the new size, with that block's written bit.
-3. Tell every agent: new segments are invalid there and read as zeroes when they fault.
+   every agent.
+2. Commit a record for its extent, if it has none (`GrowthBegun`): nothing is read otherwise by it,
+   but it names the location about to be written (rule 11).
+3. Zero that rest, and flush it without error.  While the segment moves, what lies behind the end at
+   its source stays as it is: the block that the end cuts is copied now, and counts as written from
+   then on, like all behind it, for the source reads otherwise.
+4. Commit the new size, with that block's written bit or the end of the record of 2.
+5. Tell every agent: new segments are invalid there and read as zeroes when they fault.
 
-A crash before the commit leaves the old size: what was made invalid is asked for again, and bytes
-beyond the end are nobody's.  After it, agents hear of the size with their next session.  Hosts
-learn the new size when they connect again: NBD has no message for it.
+A crash before that commit leaves the old size: bytes beyond the end are nobody's.  But zeroes may
+still be on their way there, and with them, where the end lies within a write unit, what had been
+read of that.  So the record keeps away hosts, another growth and the location's next user until the
+older copier's fence has ended; then the new term ends it (`background.py`, `complete.py`).
 
-The rest of a short segment is zeroed under no record: the extent itself names its location, and
-is the disk's alone.  (With shared extents growing must first have one of its own.)  No piece is
-copied and no `do_*` is under way meanwhile: the extent is held.
+After the commit, agents hear of the size with their next session.  Hosts learn it when they connect
+again: NBD has no message for it.
+
+No piece is copied and no `do_*` is under way while the rest is zeroed: the extent is held.  (With
+shared extents growing must first have one of its own.)
 """
 
 from __future__ import annotations
@@ -34,7 +40,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from segue import failpoints
-from segue.controller.changes import DiskResized, Written
+from segue.controller.changes import AnyChange, Completed, DiskResized, GrowthBegun, Written
 from segue.controller.procedures.discard import incomplete_held
 from segue.controller.procedures.flush_failed import copier_flush
 from segue.controller.procedures.verbs import Refusal, check_disk_size, disk_called, disk_still
@@ -100,14 +106,16 @@ async def _grow(c: Controller, disk: Disk, size_bytes: int) -> None:
         await _forbid(c, disk, segment)
         async with c.locks.hold(("extent", extent), exclusive=True):
             try:
-                cut = await _zero_rest(c, disk, extent, used_bytes)
+                ends = await _zero_rest(c, disk, extent, used_bytes)
             except OSError as error:
+                # The size stays, so nothing else ends the record.
+                c.background.complete_later(extent)
                 raise Refusal(
                     f"the rest of the last segment of disk {disk.name} cannot be zeroed: "
                     f"{error.strerror or error}"
                 ) from error
             failpoints.hit("resize.zeroed")
-            await c.commit(*cut, DiskResized(disk.disk, size_bytes, []))
+            await c.commit(*ends, DiskResized(disk.disk, size_bytes, []))
     failpoints.hit("resize.committed")
 
 
@@ -120,27 +128,31 @@ async def _forbid(c: Controller, disk: Disk, segment: int) -> None:
         )
 
 
-async def _zero_rest(c: Controller, disk: Disk, extent: int, used_bytes: int) -> list[Written]:
-    """Step 1 of growing, with the extent held; what is to be committed with the size.
+async def _zero_rest(c: Controller, disk: Disk, extent: int, used_bytes: int) -> list[AnyChange]:
+    """Steps 2 and 3 of growing, with the extent held; what is to be committed with the size.
 
     Raises `OSError`.
     """
     location, record = c.table.extents.get(extent), c.table.records.get(extent)
     number = container_of(location)
     failures = c.copier_failures.get(number, 0)
-    cut: list[Written] = []
-    if record is not None and is_location(record.source):
-        cut = await _copy_cut_block(c, disk, extent, record)
+    ends: list[AnyChange] = []
+    if record is None:
+        await c.commit(GrowthBegun(extent, disk.disk, disk.segments - 1))
+        failpoints.hit("resize.recorded")
+        ends = [Completed(extent)]
+    elif is_location(record.source):
+        ends = [await _copy_cut_block(c, disk, extent, record)]
     start = segment_of(location) * disk.segment_bytes
     for at in range(used_bytes, disk.segment_bytes, c.settings.copy_piece_bytes):
         length = min(c.settings.copy_piece_bytes, disk.segment_bytes - at)
         await c.copier_may_write()
         await c.storage.zero(number, start + at, length)
     await copier_flush(c, number, failures)
-    return cut
+    return ends
 
 
-async def _copy_cut_block(c: Controller, disk: Disk, extent: int, record: Record) -> list[Written]:
+async def _copy_cut_block(c: Controller, disk: Disk, extent: int, record: Record) -> Written:
     """Copies the write unit that the disk's end lies in, if it is not here.
 
     It counts as written, like the blocks behind it: the source reads otherwise from now on.
@@ -153,4 +165,4 @@ async def _copy_cut_block(c: Controller, disk: Disk, extent: int, record: Record
         source = container_of(record.source)
         await copier_flush(c, source, c.copier_failures.get(source, 0))
         await c.copier.piece(location, record, disk, first, count)
-    return [Written(extent, first, count)]
+    return Written(extent, first, count)
