@@ -143,6 +143,11 @@ class Medium:
         self.dropped.clear()
         self.doubtful.clear()
 
+    @property
+    def unit_sectors(self) -> int:
+        """What can be written at least."""
+        return max(1, self.write_unit_bytes // SECTOR_BYTES)
+
     def may_take_over(self, installation: bytes, term: int) -> bool:
         """Whether its header is what an attempt of no newer term left behind (`making.rs`)."""
         is_unused = not self.stamped.commit and not any(p.alive for p in self.locks.values())
@@ -183,10 +188,9 @@ class Medium:
             sector = request.sector = 0
             count = request.count = 0
         if kind == "write":
-            unit = max(1, self.write_unit_bytes // SECTOR_BYTES)
-            # Zeroing by the copier punches holes: the kernel takes care of parts of units.
+            unit = self.unit_sectors
             parts = sector % unit or count % unit
-            if (parts and count and tag != ("zero",)) or len(tokens) != count:
+            if (parts and count) or len(tokens) != count:
                 world.blame(f"{holder.name}: write {sector}+{count} breaks the write unit {unit}")
         serial = world.next_serial()
         self.under_way[serial] = request
@@ -468,9 +472,26 @@ class SimStorage:
         await self._pause()
 
     async def zero(self, container: int, offset_bytes: int, length_bytes: int) -> None:
-        """See the port."""
-        sector, count = _sectors(offset_bytes, length_bytes)
-        await self._do(container, "write", sector, count, [0] * count, "zero")
+        """See the port; the ends are merged, like `Container::zero_exactly` of segue-io does it."""
+        begin, count = _sectors(offset_bytes, length_bytes)
+        unit, end = self._opened(container).unit_sectors, begin + count
+        inner, inner_end = -(-begin // unit) * unit, end // unit * unit
+        if inner >= inner_end:
+            return await self._zero_within_units(container, begin, end)
+        await self._zero_within_units(container, begin, inner)
+        count = inner_end - inner
+        await self._do(container, "write", inner, count, [0] * count, "zero")
+        return await self._zero_within_units(container, inner_end, end)
+
+    async def _zero_within_units(self, container: int, begin: int, end: int) -> None:
+        """Reads the write units around a short range, and writes them with zeroes in it."""
+        if begin == end:
+            return
+        unit = self._opened(container).unit_sectors
+        first, count = begin // unit * unit, -(-end // unit) * unit - begin // unit * unit
+        tokens = list(await self._do(container, "read", first, count, (), "merge"))
+        tokens[begin - first : end - first] = [0] * (end - begin)
+        await self._do(container, "write", first, count, tokens, "zero")
 
     async def copy(
         self, source: int, source_bytes: int, target: int, target_bytes: int, length_bytes: int

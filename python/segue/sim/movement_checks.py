@@ -6,7 +6,7 @@
           a source is free only if nobody but its holders has a request under way there
     6     copied bits, and the end of a movement, are committed when both ends have it durably, and
           the copy is what the source says, but where hosts have written meanwhile
-    11    the copier reads only from what a record names as source
+    11    the copier reads only from what a record names as source, or, to merge, where it zeroes
 
 `checks.py` does the rest: entries, who may write where, what overlaps.
 """
@@ -50,7 +50,8 @@ class MovementChecks:
             start = request.sector % request.medium.segment_sectors
             touched = self._touched.setdefault(location, set())
             touched.update(range(start, start + request.count))
-        if request.kind == "read" and not host and location not in replica.sources:
+        named = replica.incomplete if request.tag == ("merge",) else replica.sources
+        if request.kind == "read" and not host and location not in named:
             checks.blame(11, f"{request.holder.name} copies from {replica.name(location)}")
 
     def committed(self, changes: list[AnyChange]) -> None:
