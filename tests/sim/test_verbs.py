@@ -5,6 +5,7 @@ A verb that has looked at a row whose removal is on its way to the store must no
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -81,14 +82,19 @@ def test_a_disk_is_deleted_and_wanted_at_once(stage: Build, verb: str) -> None:
 def test_a_name_that_is_another_disks_by_now_is_not_resized(stage: Build) -> None:
     """Who waits for a disk's lock has it, not whatever is called so then."""
     s = stage(disks=TWO_DISKS)
-    c = s.controller
+    c, replaced = s.controller, asyncio.Event()
 
     async def replace() -> None:
         await delete_disk(c, "vd1")
         await create_disk(c, "vd1", 1 << 18)
+        replaced.set()
 
-    replaced, resized = outcomes(s, replace(), resize_disk(c, "vd1", 1 << 20))
-    assert (replaced, resized) == ("ok", "no disk is called vd1 any more")
+    async def stand_between() -> None:
+        async with c.locks.hold(("disk", 2), exclusive=True):
+            await replaced.wait()
+
+    came = outcomes(s, replace(), stand_between(), resize_disk(c, "vd1", 1 << 20))
+    assert came == ["ok", "ok", "no disk is called vd1 any more"]
     assert s.controller.table.disks[3].size_bytes == 1 << 18
     s.oracles.pop()
     end(s)

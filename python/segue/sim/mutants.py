@@ -24,7 +24,7 @@ from segue.sim.mutations import MUTATIONS, Mutation
 ROOT = Path(__file__).resolve().parents[3]
 COPIED = ("python", "tests/sim", "crates", "Cargo.toml", "Cargo.lock", "pyproject.toml")
 FIRST_SEEDS = 60
-INCIDENTS = ("tests/sim/test_incidents.py", "tests/sim/test_movement.py")
+INCIDENTS = tuple(f"tests/sim/test_{name}.py" for name in ("incidents", "movement", "verbs"))
 NATIVE = Path("python/segue/_native.abi3.so")
 
 

@@ -198,6 +198,27 @@ MUTATIONS: list[Mutation] = [
         "        yield\n",
     ),
     Mutation(
+        "a-running-do-write-stands-in-line",
+        PROCEDURES + "fault.py",
+        "    with held:\n        try:\n",
+        "    with held:\n"
+        "        async with c.locks.hold((fault.message.disk, fault.message.segment), "
+        "exclusive=False):\n            pass\n        try:\n",
+    ),
+    Mutation(
+        "a-name-is-another-disks-by-now",
+        PROCEDURES + "verbs.py",
+        "    if c.table.disk_names.get(name) != number:\n",
+        "    if name not in c.table.disk_names:\n",
+    ),
+    Mutation(
+        "linger-of-what-is-being-removed",
+        PROCEDURES + "declare_dead.py",
+        "        if container.leaving:\n"
+        '            raise Refusal(f"container {name} is being removed")\n',
+        "",
+    ),
+    Mutation(
         "source-is-opened-again-beside-copied-blocks",
         CONTROLLER + "controller.py",
         "            record.doubted = record.copied\n",
