@@ -6,7 +6,9 @@ What was waiting goes on when it is back, and nobody is restarted.
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,32 @@ def test_one_that_hangs(made: Installation, servers: dict[str, Server]) -> None:
     assert not is_clean(made, "far")
     server.signal(signal.SIGCONT)
     wait_until("far is clean", lambda: is_clean(made, "far"))
+
+
+def test_other_disks_are_opened_beside_one_that_hangs(
+    made: Installation, servers: dict[str, Server]
+) -> None:
+    """An agent that has neither container open."""
+    servers["segue"].signal(signal.SIGSTOP)
+    made.start_agent("two")
+
+    def hang() -> None:
+        with suppress(ConnectionError):  # its handshake may take too long
+            read_first_byte(made, "far")
+
+    hangs = threading.Thread(target=hang)
+    hangs.start()
+    wait_until("the opening is on its way", lambda: "two" in made.client.disk("far").agents)
+    assert read_first_byte(made, "near") == b"1"
+    log = (made.data / "agent-two.log").read_text()
+    assert "waits for its server" not in log, "the agent had given up to open it by then"
+    servers["segue"].signal(signal.SIGCONT)
+    hangs.join()
+
+
+def read_first_byte(made: Installation, name: str) -> bytes:
+    """Through agent *two*."""
+    return _native.NbdClient(made.uri(name, "two"), name).pread(1, 0)
 
 
 def test_zeroing_that_failed_is_tried_again(made: Installation, folder: Path) -> None:

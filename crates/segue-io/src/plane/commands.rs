@@ -82,20 +82,19 @@ impl DataThread {
 
     fn open_next(&mut self) {
         let executor = &self.executor;
-        let job = self
-            .openings
-            .next_job(|number| executor.container(number).is_some());
-        let Some(job) = job else { return };
-        let inbox = self.inbox.clone();
-        self.executor.pool().submit(Box::new(move || {
-            let opened = job.run();
-            inbox.push(super::mailbox::Message::Opened(job.disk, opened));
-        }));
+        let is_open = |number| executor.container(number).is_some();
+        while let Some(job) = self.openings.next_job(is_open) {
+            let inbox = self.inbox.clone();
+            executor.pool().submit(Box::new(move || {
+                let opened = job.run();
+                inbox.push(super::mailbox::Message::Opened(job.number, opened));
+            }));
+        }
     }
 
     /// The containers of a disk's waiting command are open, or could not be opened.
-    pub(super) fn opened(&mut self, disk: u32, opened: Opened) {
-        let Some(mut waiting) = self.openings.job_ended(disk) else {
+    pub(super) fn opened(&mut self, job: u64, opened: Opened) {
+        let Some(mut waiting) = self.openings.job_ended(job) else {
             // Their fences end before the next job may open the same ones.
             drop(opened);
             return self.open_next();

@@ -30,7 +30,7 @@ pub struct Export {
 #[derive(Debug)]
 pub(super) enum Message {
     Control(Control),
-    Opened(u32, Opened),
+    Opened(u64, Opened),
     SetLease(u64),
     EndLease,
     ListFaults,

@@ -1,8 +1,8 @@
 //! Opening containers before the engine hears of them, without holding up anything else.
 //!
-//! `new_table` and `set_containers` name containers; those not open yet are opened on the pool,
-//! one job at a time (a second descriptor of one container would find the fence taken by the
-//! first). One across the network whose server is away is opened all the same: only I/O that needs
+//! `new_table` and `set_containers` name containers; those not open yet are opened on the pool, a
+//! job for each such command, each container by one job at a time (a second descriptor would find
+//! the fence taken by the first): a server that hangs holds up those that need it. One across the network whose server is away is opened all the same: only I/O that needs
 //! it waits. Until then the disk's other commands wait, in order; other disks' do not, nor do answers
 //! to faults that carry no entries. So whoever answers a `container_failed` must first have had the
 //! answers to the sets that say so (the controller does).
@@ -30,10 +30,13 @@ const AWAY: [i32; 9] = [
 /// What a job opened, or why it could not.
 pub(super) type Opened = Result<Vec<(u16, Arc<Container>)>, ContainerError>;
 
+/// Jobs at once: the pool has other things to do than to wait for servers that hang.
+const JOBS_AT_ONCE: usize = 4;
+
 /// One job for the pool.
 #[derive(Debug)]
 pub(super) struct Job {
-    pub(super) disk: u32,
+    pub(super) number: u64,
     specs: Vec<ContainerSpec>,
     fence: u64,
     closing: Arc<RwLock<()>>,
@@ -112,6 +115,16 @@ fn check(spec: &ContainerSpec, open: &Container) -> Result<(), String> {
     Ok(())
 }
 
+/// A job that has not ended.
+#[derive(Debug)]
+struct Running {
+    number: u64,
+    disk: u32,
+    containers: Vec<u16>,
+    /// It belongs to a session that has ended.
+    is_cancelled: bool,
+}
+
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(super) struct Openings {
@@ -120,9 +133,8 @@ pub(super) struct Openings {
     waiting: HashMap<u32, VecDeque<Control>>,
     /// Disks whose first command waits for its containers, in order.
     queue: VecDeque<u32>,
-    is_running: bool,
-    /// The running job belongs to a session that has ended.
-    is_cancelled: bool,
+    running: Vec<Running>,
+    last_job: u64,
     /// Closed ones that I/O still holds: their descriptor has the fence, so it is used again.
     closed: HashMap<u16, Weak<Container>>,
     /// Held to read while a container is closed on another thread.
@@ -215,42 +227,66 @@ impl Openings {
         Admitted::Later
     }
 
-    /// The next job, if there is one and none is running.
+    /// The next job, if there is one that wants nothing of those that run.
     pub(super) fn next_job(&mut self, is_open: impl Fn(u16) -> bool) -> Option<Job> {
-        if self.is_running {
+        if self.running.len() >= JOBS_AT_ONCE {
             return None;
         }
-        let disk = self.queue.pop_front()?;
-        let control = self.waiting.get(&disk).and_then(VecDeque::front)?;
-        let (_, specs) = set_of(control)?;
-        let specs = specs
-            .iter()
-            .filter(|spec| !is_open(spec.container))
-            .cloned()
-            .collect();
-        self.is_running = true;
-        Some(Job {
+        for at in 0..self.queue.len() {
+            let disk = self.queue[at];
+            let Some((_, specs)) = self.front(disk).and_then(set_of) else {
+                continue;
+            };
+            let specs = specs.iter().filter(|spec| !is_open(spec.container));
+            let specs: Vec<_> = specs.cloned().collect();
+            let containers: Vec<_> = specs.iter().map(|spec| spec.container).collect();
+            let mut taken = self.running.iter().flat_map(|running| &running.containers);
+            if taken.any(|number| containers.contains(number)) {
+                continue;
+            }
+            self.queue.remove(at);
+            return Some(self.begin(disk, specs, containers));
+        }
+        None
+    }
+
+    fn front(&self, disk: u32) -> Option<&Control> {
+        self.waiting.get(&disk)?.front()
+    }
+
+    fn begin(&mut self, disk: u32, specs: Vec<ContainerSpec>, containers: Vec<u16>) -> Job {
+        self.last_job += 1;
+        self.running.push(Running {
+            number: self.last_job,
             disk,
+            containers,
+            is_cancelled: false,
+        });
+        Job {
+            number: self.last_job,
             specs,
             fence: self.fence,
             closing: self.closing.clone(),
-        })
+        }
     }
 
-    /// The job has ended: the disk's waiting commands, in order; `None` if nobody wants them now.
-    pub(super) fn job_ended(&mut self, disk: u32) -> Option<VecDeque<Control>> {
-        self.is_running = false;
-        if std::mem::take(&mut self.is_cancelled) {
+    /// A job has ended: its disk's waiting commands, in order; `None` if nobody wants them now.
+    pub(super) fn job_ended(&mut self, number: u64) -> Option<VecDeque<Control>> {
+        let at = self.running.iter().position(|job| job.number == number)?;
+        let job = self.running.swap_remove(at);
+        if job.is_cancelled {
             return None;
         }
-        self.waiting.remove(&disk)
+        self.waiting.remove(&job.disk)
     }
 
     /// A new session lists what this agent has: commands that still wait count as not received.
     pub(super) fn cancel(&mut self) {
         self.waiting.clear();
         self.queue.clear();
-        self.is_cancelled = self.is_running;
+        for job in &mut self.running {
+            job.is_cancelled = true;
+        }
     }
 
     /// The engine has taken a set of containers.
@@ -284,3 +320,7 @@ impl Openings {
         self.closed.remove(&number)?.upgrade()
     }
 }
+
+#[cfg(test)]
+#[path = "opening_tests.rs"]
+mod tests;

@@ -187,7 +187,7 @@ impl DataThread {
         for message in self.inbox.take() {
             match message {
                 Message::Control(control) => self.control(control),
-                Message::Opened(disk, opened) => self.opened(disk, opened),
+                Message::Opened(job, opened) => self.opened(job, opened),
                 Message::SetLease(until_ns) => self.executor.set_lease(until_ns),
                 Message::EndLease => self.executor.end_lease(),
                 Message::ListFaults => {
