@@ -116,6 +116,7 @@ class Medium:
         """Kinds of request that may fail until then."""
         self.failure_odds = 0.3
         self.is_remote = is_remote(uri)
+        """Written through: what is answered is durable, and no flush fails (decision 0008)."""
         self.linger_ns = linger_of(uri.replace("ends-ms", "linger-ms"))
         """Across the network, without a fence: no request takes longer.  0: it has a fence."""
         self.shut_out: set[int] = set()
@@ -204,9 +205,11 @@ class Medium:
             request.errno, request.dropped, took_ns = EIO, True, 20 * US
         request.serial = self._serial
         effect_ns = int(took_ns * world.rng.random())
+        nothing_to_do = kind == "flush" and self.is_remote
         if (
             world.now_ns < self.fail_until_ns
             and kind in self.failing
+            and not nothing_to_do
             and world.rng.random() < self.failure_odds
         ):
             request.errno = EIO
@@ -279,7 +282,7 @@ class Medium:
         if not request.errno and not request.dropped:
             if request.kind == "flush":
                 self._harden(list(self.dirty), request.serial)
-            elif request.kind == "write" and request.fua:
+            elif request.kind == "write" and (request.fua or self.is_remote):
                 span = range(request.sector, request.sector + request.count)
                 self._harden(span, request.serial)
         elif request.kind == "flush" and not request.dropped:
