@@ -311,9 +311,8 @@ class PageTree:
     def items(self) -> Iterator[tuple[int, int]]:
         """(index, word) of every word that is not 0, ascending."""
         for first, words in self.leaves():
-            for slot, word in enumerate(words):
-                if word:
-                    yield first + slot, word
+            for slot in np.flatnonzero(np.frombuffer(words, np.uint64)).tolist():
+                yield first + slot, words[slot]
 
     def arrays(self) -> Iterator[tuple[Words, Words]]:
         """(indexes, words) of the words that are not 0, ascending, some ten thousands at a time."""
