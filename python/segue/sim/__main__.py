@@ -14,7 +14,8 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from segue.sim.faults import AGENT_POINTS, CONTROLLER_POINTS, FAILPOINTS, KINDS, LINK_POINTS
+from segue.sim.crash_points import AGENT_POINTS, CONTROLLER_POINTS, FAILPOINTS, LINK_POINTS
+from segue.sim.faults import KINDS
 from segue.sim.scenario import Outcome, run_seed
 
 BATCH = 50

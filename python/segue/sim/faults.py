@@ -10,10 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from segue import failpoints
-from segue.controller.peer import PeerState
 from segue.sim.agent import Machine
 from segue.sim.checks import PROBE
+from segue.sim.crash_points import (
+    AGENT_POINTS,
+    CONTROLLER_POINTS,
+    FAILPOINTS,
+    LINK_POINTS,
+    CrashPoints,
+)
 from segue.sim.loop import MS, SECOND, Process
 from segue.sim.operator import Operator
 from segue.sim.plane import Part
@@ -27,26 +32,6 @@ from segue.wire.messages import (
     SetEntry,
     SetEntryState,
 )
-
-CONTROLLER_POINTS = (
-    "append",
-    "checkpoint",
-    "begin_term",
-    "newest_term",
-    "do_write",
-    "blocking",
-    "zeroing",
-    "copying",
-    "moving",
-    "split_read",
-)
-COPIER_TAGS = {"zeroing": "zero", "copying": "copy"}
-"""Crash points of the controller -> tag of the copier's requests."""
-FAILPOINTS = tuple(
-    name for name in failpoints.POINTS if not name.startswith(("agent.", "remove.", "resize."))
-)
-LINK_POINTS = ("do_write", "split_read", "blocking")
-AGENT_POINTS = ("host write", "do_write", "read-merge-write", "parked", "flush", "opening")
 
 
 class Faults:
@@ -70,6 +55,7 @@ class Faults:
         self.mean_ns = SECOND
         self.kinds: list[str] = []
         self.operator = Operator(stage)
+        self._points = CrashPoints(stage)
         self._failpoint = ""
         """The place at which the controller that comes there next is to die."""
         self._ambush: tuple[str, Callable[[], bool], Callable[[], None]] | None = None
@@ -368,7 +354,7 @@ class Faults:
         point = self.rng.choice((*CONTROLLER_POINTS, "checkpoint", "checkpoint", "split_read"))
 
         def there() -> bool:
-            return self._controller_at(point)
+            return self._points.controller_at(point)
 
         def strike() -> None:
             term = self.office.newest
@@ -401,7 +387,7 @@ class Faults:
                     machine.alive.kill()
                     self._boot_later(machine)
 
-        self._set(f"agent: {point}", lambda: self._agent_at(machine, point), strike)
+        self._set(f"agent: {point}", lambda: self._points.agent_at(machine, point), strike)
 
     def ambush_link(self) -> None:
         """Cuts all agents' links at a crash point."""
@@ -409,8 +395,8 @@ class Faults:
 
         def there() -> bool:
             if point == "blocking":
-                return self._controller_at(point)
-            return self._commanded(None, "write" if point == "do_write" else "read")
+                return self._points.controller_at(point)
+            return self._points.commanded(None, "write" if point == "do_write" else "read")
 
         def strike() -> None:
             for wire in list(self.network.wires):
@@ -433,12 +419,7 @@ class Faults:
             for wire in list(self.network.wires):
                 wire.cut()
 
-        self._set("flush failure untold", self._failure_untold, strike)
-
-    def _failure_untold(self) -> bool:
-        """A flush has failed, and its host waits until that is durable."""
-        agents = (machine.agent for machine in self.machines)
-        return any(agent is not None and agent.session._failures for agent in agents)
+        self._set("flush failure untold", self._points.failure_untold, strike)
 
     def ambush_power(self) -> None:
         """Loses power with writes under way, or a commit."""
@@ -460,55 +441,6 @@ class Faults:
             process.kill()
         else:
             self.world.after_handles(process, handles, process.kill)
-
-    def _controller_at(self, point: str) -> bool:
-        if point in ("append", "checkpoint", "begin_term", "newest_term"):
-            return bool(self.store.in_flight.get(point))
-        controller = self.office.serving
-        if controller is None:
-            return False
-        if point in COPIER_TAGS:
-            return any(
-                r.tag == (COPIER_TAGS[point],)
-                for m in self.media.values()
-                for r in m.under_way.values()
-            )
-        if point == "moving":
-            return bool(self.checks.replica.sources)
-        peers = controller.peers.values()
-        if point == "blocking":
-            return any(peer.state is PeerState.PRESENT and peer._commands for peer in peers)
-        kind = "write" if point == "do_write" else "read"
-        return self._commanded(None, kind)
-
-    def _commanded(self, machine: Machine | None, kind: str) -> bool:
-        for medium in self.media.values():
-            for request in medium.under_way.values():
-                tag = request.tag
-                if not isinstance(tag, Part) or not tag.commanded or request.kind != kind:
-                    continue
-                if machine is None or tag.plane.process is machine.alive:
-                    return True
-        return False
-
-    def _agent_at(self, machine: Machine, point: str) -> bool:
-        agent = machine.agent
-        if agent is None or machine.alive is None:
-            return False
-        if point == "do_write":
-            return self._commanded(machine, "write")
-        if point == "parked":
-            return any(not io.under_way for io in agent.plane.ios.values())
-        if point == "opening":
-            return agent.plane.opening
-        if point == "read-merge-write":
-            return agent.plane.merging > 0
-        kind = "flush" if point == "flush" else "write"
-        return any(
-            r.kind == kind and r.holder is agent.plane.holder
-            for m in self.media.values()
-            for r in m.under_way.values()
-        )
 
     # Operators ----------------------------------------------------------------------------
 
