@@ -6,8 +6,8 @@
           after every call that may change entries, and after every commit
     4     the replica, after every commit (`Replica`); entries against it by rule 3
     5     a commit that gives a location to an extent: no request of anyone is under way there, and
-          (rule 3) no live entry names it; a commit that somebody's I/O has ended: none is under
-          way, and none begins
+          (rule 3) no live entry names it; a commit that deletes a disk: none but its holders' is
+          where it lay; a commit that somebody's I/O has ended: none is under way, and none begins
     6     a commit of written bits, of a completion, of a clean mark: the medium has it durably
     7     answers on the links: one for each fault; and now and then every parked fault has an owner
     8     effects of an engine after the end of the lease it was granted, by its own clock; agents
@@ -33,7 +33,9 @@ from segue.controller.changes import (
     Attached,
     Cleaned,
     Completed,
+    DiskDeleted,
     DiskMade,
+    DiskRenamed,
     DiskResized,
     FenceEnded,
     TableMade,
@@ -52,6 +54,7 @@ from segue.sim.replica import Replica
 from segue.sim.store import StoreDisk
 from segue.wire.messages import (
     CompleteToHost,
+    DeleteTable,
     Failure,
     GetEntry,
     Lease,
@@ -207,6 +210,10 @@ class Checks:
                     self._check_zeroed(location, "marked clean")
             elif isinstance(change, DiskResized):
                 self._check_resized(change)
+            elif isinstance(change, DiskDeleted):
+                self._check_deleted(change)
+            elif isinstance(change, DiskRenamed):
+                self.count("disk renamed")
             elif isinstance(change, Attached):
                 key = change.disk, change.incarnation
                 self._before[key] = self._writes_of_others(*key)
@@ -290,6 +297,16 @@ class Checks:
         if any(medium.durable[s] for s in gained) or medium.is_dirty(gained):
             self.blame(11, f"{self._name(location)}: grown into what is not durably zero")
         self.count("grown within a segment")
+
+    def _check_deleted(self, change: DiskDeleted) -> None:
+        """Rule 5: nobody but the holders has a request under way where it lay."""
+        self.count("disk deleted")
+        if change.holders:
+            self.count("disk deleted under a lost agent")
+        for location, (disk, _) in self.replica.owner_before.items():
+            if disk == change.disk:
+                self.movements.check_free(location, change.holders)
+        self.movements.deleted(change)
 
     def _check_written(self, change: Written) -> None:
         """Rule 6: data durable, then commit."""
@@ -458,6 +475,9 @@ class Checks:
             agent.lease_until_ns = max(agent.lease_until_ns, until_ns)
         elif isinstance(message, Welcome) and message.lost:
             self.count("welcomed as lost")
+        elif isinstance(message, DeleteTable):
+            if any(io.disk == message.disk for io in agent.plane.ios.values()):
+                self.count("table deleted with I/O under way")
         elif isinstance(message, Retry | Failure | CompleteToHost):
             if agent.session.hang_up is not None or agent.session.phase.value == "down":
                 return  # it has given the link up, and takes nothing from it any more

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from segue.sim.agent import Machine
 from segue.sim.checks import PROBE
+from segue.sim.containers import Request
 from segue.sim.crash_points import (
     AGENT_POINTS,
     CONTROLLER_POINTS,
@@ -19,8 +20,10 @@ from segue.sim.crash_points import (
     LINK_POINTS,
     CrashPoints,
 )
+from segue.sim.host import Host
 from segue.sim.loop import MS, SECOND, Process
 from segue.sim.operator import Operator
+from segue.sim.oracle import Disk
 from segue.sim.plane import Part
 from segue.sim.stage import Stage
 from segue.wire.messages import (
@@ -143,24 +146,18 @@ class Faults:
             self.world.call_in(for_ns, process.resume)
 
     def stuck_writer(self) -> None:
-        """A write hangs in the device beyond its agent's lease; the segment is trimmed meanwhile.
+        """A write hangs in the device beyond its agent's lease; what it is for is freed meanwhile.
 
-        The agent is stopped or cut off, and another one's host frees the location.
+        The agent is stopped or cut off, and another one's host trims the segment, or the disk is
+        deleted.
         """
-        writes = [
-            request
-            for medium in self.media.values()
-            for request in medium.under_way.values()
-            if request.kind == "write"
-            and isinstance(request.tag, Part)
-            # Nothing takes longer there than its linger time: not stuck again and again.
-            and not (medium.linger_ns and request.stuck_until_ns)
-        ]
+        writes = self._writes_to_stick()
         if not writes:
             self._set("stuck write", self._write_under_way, self.stuck_writer)
             return
         request = self.rng.choice(writes)
         part, process = request.tag, request.holder.process
+        extra = [disk for disk in self.admin.disks.extra if disk.number == part.io.disk]
         others = [
             host
             for host in self.hosts
@@ -168,7 +165,7 @@ class Faults:
             and host.connection is not None
             and host.connection.agent.process is not process
         ]
-        if not others:
+        if not others and not extra:
             return
         self._count("stuck_writer")
         stuck_ns = self._some_ns(self.lease_ns, 6 * self.lease_ns)
@@ -181,7 +178,24 @@ class Faults:
             self.world.call_in(for_ns, process.resume)
         else:
             self._partition(process)
-        self.rng.choice(others).trim_segment(part.segment)
+        if extra:
+            self.admin.disks.delete(extra)
+        else:
+            self.rng.choice(others).trim_segment(part.segment)
+
+    def _writes_to_stick(self) -> list[Request]:
+        """Hosts' writes under way; if there are some, those to disks that come and go."""
+        writes = [
+            request
+            for medium in self.media.values()
+            for request in medium.under_way.values()
+            if request.kind == "write"
+            and isinstance(request.tag, Part)
+            # Nothing takes longer there than its linger time: not stuck again and again.
+            and not (medium.linger_ns and request.stuck_until_ns)
+        ]
+        numbers = [disk.number for disk in self.admin.disks.extra]
+        return [w for w in writes if w.tag.io.disk in numbers] or writes
 
     def _write_under_way(self) -> bool:
         return any(
@@ -288,11 +302,14 @@ class Faults:
     def cut_host(self) -> None:
         """A host's connection breaks."""
         self._count("cut_host")
-        self.rng.choice(self.hosts).cut()
+        self._some_host().cut()
+
+    def _some_host(self) -> Host:
+        return self.rng.choice([host for host in self.hosts if not host.gone])
 
     def burst(self) -> None:
         """All hosts of a disk fall upon one segment that has just been trimmed."""
-        host = self.rng.choice(self.hosts)
+        host = self._some_host()
         segment = self.rng.randrange(host.oracle.sectors) // host.segment_sectors
         self._count("burst")
         host.trim_segment(segment)
@@ -306,7 +323,35 @@ class Faults:
     def resize(self) -> None:
         """A disk is grown or shrunk."""
         self._count("resize")
-        self.admin.resize()
+        self.admin.disks.resize()
+
+    def create_disk(self) -> None:
+        """Another disk is made."""
+        self._count("create_disk")
+        self.admin.disks.create()
+
+    def rename_disk(self) -> None:
+        """A disk that comes and goes gets another name."""
+        self._count("rename_disk")
+        self.admin.disks.rename()
+
+    def delete_disk(self) -> None:
+        """A disk that comes and goes is deleted; often when data of it is on the move."""
+        self._count("delete_disk")
+        extra, incomplete = self.admin.disks.extra, self._extra_incomplete()
+        if incomplete or not extra or self.rng.random() < 0.5:
+            self.admin.disks.delete(incomplete or None)
+        else:
+            self.operator.move(self.rng.choice(extra))
+            self._set("extra incomplete", lambda: bool(self._extra_incomplete()), self._delete_it)
+
+    def _delete_it(self) -> None:
+        self.admin.disks.delete(self._extra_incomplete())
+
+    def _extra_incomplete(self) -> list[Disk]:
+        records = self.checks.replica.table.records
+        disks = {record.disk for record in records.values()}
+        return [disk for disk in self.admin.disks.extra if disk.number in disks] if disks else []
 
     def change_containers(self) -> None:
         """A container is added, or one to be removed."""
@@ -491,6 +536,9 @@ KINDS: dict[str, Callable[[Faults], None]] = {
     "cut_host": Faults.cut_host,
     "burst": Faults.burst,
     "resize": Faults.resize,
+    "create_disk": Faults.create_disk,
+    "rename_disk": Faults.rename_disk,
+    "delete_disk": Faults.delete_disk,
     "change_containers": Faults.change_containers,
     "slow_container": Faults.slow_container,
     "failing_container": Faults.failing_container,

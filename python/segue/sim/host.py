@@ -1,9 +1,10 @@
 """Simulated hosts: random I/O over simulated NBD connections, judged by the oracle.
 
 A `Host` keeps some I/Os outstanding on one disk through one agent or another.  When its connection
-ends it comes back, and sends an unanswered write again only when the old attempt has provably ended
-(what a client of an NBD server must do); else it gives the write up, and the oracle counts it as
-possible until its attempt is over.
+ends it comes back, under the name that its disk has by then, and sends an unanswered write again
+only when the old attempt has provably ended (what a client of an NBD server must do); else it gives
+the write up, and the oracle counts it as possible until its attempt is over.  When its disk is gone
+it gives up: whatever is called so by then is another disk.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import asyncio
 from collections.abc import Callable
 
 from segue.sim.agent import Machine
-from segue.sim.connection import Connection
+from segue.sim.connection import Connection, Opened
 from segue.sim.containers import SECTOR_BYTES
 from segue.sim.loop import MS, SECOND, World
 from segue.sim.oracle import Disk, Ticket, Write, WrongRead
 from segue.sim.plane import FAST_ZERO, FUA, NO_HOLE, REQ_ONE, HostIo
 
-EIO, EINVAL, ENOSPC, ESHUTDOWN = 5, 22, 28, 108
+ENOENT, EIO, EINVAL, ENOSPC, ESHUTDOWN = 2, 5, 22, 28, 108
 STATUS_ZERO = 2
 WEIGHTS = {"read": 34, "write": 38, "zero": 7, "trim": 8, "flush": 7, "status": 6}
 """How often a host issues what."""
@@ -35,6 +36,8 @@ class Watch:
         self.full_expected = False
         self.lingering: list[tuple[Disk, Write]] = []
         """Unacknowledged discards: a fault of them may still wait at a controller."""
+        self.disks: list[Disk] = []
+        """The oracles of all disks that are, were, or may be."""
 
     def count(self, what: str) -> None:
         """One more of these."""
@@ -62,10 +65,8 @@ class Host:
         self,
         world: World,
         name: str,
-        disk_name: str,
         oracle: Disk,
         segment_sectors: int,
-        block_sectors: int,
         machines: list[Machine],
         hot: list[int],
         depth: int,
@@ -73,10 +74,9 @@ class Host:
     ) -> None:
         self.world = world
         self.name = name
-        self.disk_name = disk_name
         self.oracle = oracle
         self.segment_sectors = segment_sectors
-        self.block_sectors = block_sectors
+        self.block_sectors = oracle.block_sectors
         self.machines = machines
         self.home = machines[0]
         self.whole_blocks = False
@@ -93,6 +93,8 @@ class Host:
         self.think_ns = 0
         self.busy = 0
         self.connection: Connection | None = None
+        self.gone = False
+        """It has found its disk gone."""
         self.disk = 0
         self.sectors = oracle.sectors
         """The disk's size as it was said when the connection was opened."""
@@ -132,23 +134,29 @@ class Host:
 
     # Connecting ----------------------------------------------------------------------------------
 
-    async def _connected(self) -> Connection:
+    async def _connected(self) -> Connection | None:
+        """None: its disk is gone."""
         while self.connection is None or self.connection.lost:
+            if self.gone:
+                return None
             if self._connecting is None or self._connecting.done():
                 self._connecting = asyncio.get_running_loop().create_task(self._connect())
             await asyncio.wait([self._connecting])
         return self.connection
 
     async def _connect(self) -> None:
-        while True:
+        """Returns when it is connected, or its disk is gone."""
+        while not self.gone:
             machine = self.home if self.rng.random() < 0.8 else self.rng.choice(self.machines)
             agent = machine.agent
             if agent is not None and agent.process.alive:
                 connection = Connection(self.world, self.process, agent)
                 self.connection = connection
                 begun_ns = self.world.now_ns
-                opened = await connection.open(self.disk_name)
-                if opened is not None and not opened.errno:
+                names = self.oracle.possible_names()
+                name = names[0] if len(names) == 1 else self.rng.choice(names)
+                opened = await connection.open(name)
+                if opened is not None and self._is_its_own(name, begun_ns, opened):
                     self.sectors = opened.size_bytes // SECTOR_BYTES
                     if self.sectors not in self.oracle.sizes_since(begun_ns):
                         self.world.blame(f"{self.name} is told of {self.sectors} sectors")
@@ -159,6 +167,26 @@ class Host:
                     connection.cut()
                 self.connection = None
             await asyncio.sleep(self.rng.uniform(0.002, 0.05))
+
+    def _is_its_own(self, name: str, begun_ns: int, opened: Opened) -> bool:
+        """Whether what was opened is its disk; sees to it that the answer was a true one."""
+        oracle = self.oracle
+        if opened.errno:
+            if opened.errno == ENOENT and oracle.surely_called(name, begun_ns):
+                self.world.blame(f"rule 3: {self.name} is told that there is no disk {name}")
+        elif not any(
+            disk.number in (0, opened.disk) and disk.was_called(name, begun_ns)
+            for disk in self.watch.disks
+        ):
+            self.world.blame(f"rule 3: {self.name} gets disk {opened.disk} as {name}")
+        if not opened.errno and opened.disk == oracle.number:
+            return True
+        if not opened.errno:
+            self.watch.count("opened another disk")
+        if oracle.gone_ns is not None and oracle.gone_ns < begun_ns:
+            self.watch.count("found its disk gone")
+            self.gone, self.left = True, 0
+        return False
 
     async def read_all(self) -> None:
         """Reads the whole disk once."""
@@ -249,6 +277,8 @@ class Host:
     async def _ask(self, op: str, first: int, count: int, flags: int) -> int:
         """A read, flush or block status."""
         connection = await self._connected()
+        if connection is None:
+            return LOST
         ticket = self.oracle.begin(self.world.now_ns, first, count)
         answer = await connection.request(self._io(op, first, count, flags))
         now = self.world.now_ns
@@ -291,6 +321,8 @@ class Host:
     async def _change(self, op: str, first: int, count: int, flags: int) -> int:
         """A write of some kind, with its attempts."""
         connection = await self._connected()
+        if connection is None:
+            return LOST
         base = self.world.next_base(count) if op == "write" else 0
         fua = bool(flags & FUA) and op != "trim"
         write = self.oracle.issue_write(self.world.now_ns, first, count, base, fua)
@@ -311,6 +343,9 @@ class Host:
             await over
             connection = await self._connected()
             if write.issued_ns <= self.oracle.power_ns:
+                return LOST
+            if connection is None:
+                self._give_up(write, io)
                 return LOST
             self.watch.count("sent again")
 
@@ -354,7 +389,10 @@ class Host:
         return 0
 
     def _within(self, op: str, begin_ns: int, end: int) -> None:
-        """What was done must lie within the disk."""
+        """What was done must lie within the disk, and that must have been there."""
+        gone_ns = self.oracle.gone_ns
+        if gone_ns is not None and gone_ns < begin_ns and op not in ("flush", "trim"):
+            self.world.blame(f"rule 3: {self.name}: {op} was done of a disk that is deleted")
         if end > max(self.oracle.sizes_since(begin_ns)):
             self.world.blame(f"{self.name}: {op} up to sector {end} was done beyond the end")
 

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 from segue.controller.changes import (
     AnyChange,
     Copied,
+    DiskDeleted,
     JobEnded,
     MovementAbandoned,
     MovementBegun,
     MovementEnded,
 )
-from segue.controller.record import Record
+from segue.controller.record import Record, is_location
 from segue.sim.containers import SECTOR_BYTES, Medium, Request
 from segue.sim.plane import Part
 
@@ -72,7 +73,17 @@ class MovementChecks:
             elif isinstance(change, MovementAbandoned):
                 self._checks.count("movement abandoned")
                 _, location = self._checks.replica.before[change.extent]
-                self._check_free(location, [])
+                self.check_free(location, [])
+
+    def deleted(self, change: DiskDeleted) -> None:
+        """A disk was deleted, with what of it was incomplete."""
+        for record, _ in self._checks.replica.before.values():
+            if record.disk != change.disk:
+                continue
+            moves = is_location(record.source)
+            self._checks.count(f"disk deleted {'while it moves' if moves else 'incomplete'}")
+            if moves:
+                self.check_free(record.source, change.holders)
 
     def grown(self, location: int, gained: range) -> None:
         """The disk has gained these sectors of a location."""
@@ -97,7 +108,7 @@ class MovementChecks:
                     f"movement of {checks.replica.name(change.source)} begun with a write of "
                     f"{request.holder.name} under way",
                 )
-        self._check_free(change.location, [])
+        self.check_free(change.location, [])
 
     def _ended(self, change: MovementEnded) -> None:
         checks = self._checks
@@ -106,7 +117,7 @@ class MovementChecks:
         if record.written:
             checks.count("movement ended after writes")
         self._check_copy(record, location, 0, record.blocks, ends=True)
-        self._check_free(record.source, change.holders)
+        self.check_free(record.source, change.holders)
 
     def _check_copy(
         self, record: Record, location: int, first: int, count: int, ends: bool = False
@@ -146,7 +157,7 @@ class MovementChecks:
             name = self._checks.replica.name(location)
             self._checks.blame(6, f"{name}: {what} counts and is not durable (sector {sector})")
 
-    def _check_free(self, location: int, holders: list[int]) -> None:
+    def check_free(self, location: int, holders: list[int]) -> None:
         """Rule 5: nobody but the holders has a request under way there."""
         medium, sectors = self._checks.place(location)
         for request in medium.acting():

@@ -24,7 +24,9 @@ from segue.sim.mutations import MUTATIONS, Mutation
 ROOT = Path(__file__).resolve().parents[3]
 COPIED = ("python", "tests/sim", "crates", "Cargo.toml", "Cargo.lock", "pyproject.toml")
 FIRST_SEEDS = 60
-INCIDENTS = tuple(f"tests/sim/test_{name}.py" for name in ("incidents", "movement", "verbs"))
+INCIDENTS = tuple(
+    f"tests/sim/test_{name}.py" for name in ("incidents", "movement", "disks", "verbs")
+)
 NATIVE = Path("python/segue/_native.abi3.so")
 
 

@@ -300,7 +300,25 @@ MUTATIONS: list[Mutation] = [
         "        await self.fences_past(needed)\n",
         "",
     ),
-    # Controller: resizing, adding and removing containers ----------------------------------------
+    # Controller: disks and containers that come and go -------------------------------------------
+    Mutation(
+        "deleting-restricts-nobody",
+        PROCEDURES + "verbs.py",
+        "            holders = c.still_holders(await delete_tables(c, number))\n",
+        "            holders: list[int] = []\n",
+    ),
+    Mutation(
+        "deleted-beside-a-lost-agent",
+        PROCEDURES + "verbs.py",
+        "            await c.commit(DiskDeleted(number, holders))\n",
+        "            await c.commit(DiskDeleted(number, []))\n",
+    ),
+    Mutation(
+        "deleted-beside-the-copier",
+        PROCEDURES + "verbs.py",
+        "        async with incomplete_held(c, disk, 0, disk.segments):\n",
+        "        async with incomplete_held(c, disk, 0, 0):\n",
+    ),
     Mutation(
         "shrinking-restricts-nobody",
         PROCEDURES + "resize.py",

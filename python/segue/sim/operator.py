@@ -25,6 +25,7 @@ from segue.controller.procedures.job_verbs import (
 )
 from segue.controller.procedures.verbs import Refusal
 from segue.sim.loop import MS, SECOND
+from segue.sim.oracle import Disk
 from segue.sim.stage import Stage
 
 
@@ -35,14 +36,16 @@ class Operator:
         self._stage = stage
         self._rng = stage.world.rng
 
-    def move(self) -> None:
+    def move(self, of: Disk | None = None) -> None:
         """Moves a disk, or some segments of it, somewhere; often where it lies already."""
         rng, stage = self._rng, self._stage
         controller = stage.office.serving
         if controller is None or not controller.table.container_names:
             return
-        number = rng.randrange(len(stage.oracles))
-        disk = controller.table.disks[number + 1]
+        # One that was deleted or made just now may not be there, or not yet be known.
+        disk = controller.table.disks.get((of or rng.choice(stage.disks)).number)
+        if disk is None:
+            return
         first = count = 0
         if rng.random() < 0.4:
             first = rng.randrange(disk.segments)

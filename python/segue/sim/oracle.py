@@ -82,6 +82,16 @@ class Size:
     """None: it may have it now."""
 
 
+@dataclass(eq=False, slots=True)
+class Name:
+    """A name that the disk had, or may have had, from one moment to another."""
+
+    name: str
+    from_ns: int
+    to_ns: int | None = None
+    """None: it may have it now."""
+
+
 class WrongRead(Exception):
     """A host got what rule 1 does not allow."""
 
@@ -91,11 +101,20 @@ class Disk:
     """The oracle of one virtual disk of `sectors` sectors; all zero to begin with.
 
     A disk that is being resized may have either size until the outcome is known.  What shrinking
-    takes is a durable write of zeroes, and I/O beyond every size possible must fail.
+    takes is a durable write of zeroes, and I/O beyond every size possible must fail.  Likewise it
+    may have either name while it is being renamed.  It is one disk's life: another one that is
+    called so later has an oracle of its own, and is told apart by its number.
     """
 
     name: str
     sectors: int
+    block_sectors: int = 8
+    number: int = 0
+    """The table's; 0 until it is known to have been made."""
+    delete_ns: int | None = None
+    """When it was asked to be deleted; that may yet come to nothing."""
+    gone_ns: int | None = None
+    """When it was known to be deleted."""
     lives: dict[int, list[Life]] = field(default_factory=dict)
     floor_ns: int = 0
     power_ns: int = -1
@@ -105,12 +124,49 @@ class Disk:
     checked: int = 0
     """Sectors read."""
     sizes: list[Size] = field(default_factory=list)
+    names: list[Name] = field(default_factory=list)
     _zero: Write = field(default_factory=lambda: Write(0, 0, 0, -1, ended_ns=-1))
     _tickets: list[Ticket] = field(default_factory=list)
     _open: list[Write] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.sizes.append(Size(self.sectors, -1))
+        self.names.append(Name(self.name, -1))
+
+    # Name and life ------------------------------------------------------------------------------
+
+    @property
+    def exists(self) -> bool:
+        """Whether it was made, and is not known to be deleted."""
+        return self.number != 0 and self.gone_ns is None
+
+    def begin_rename(self, now: int, name: str) -> None:
+        """An operator asks for another name."""
+        self.names.append(Name(name, now))
+
+    def settle_name(self, now: int, name: str) -> None:
+        """From now on it has this name, one of those possible."""
+        assert any(n.name == name and n.to_ns is None for n in self.names)
+        for each in self.names:
+            if each.name != name and each.to_ns is None:
+                each.to_ns = now
+        self.name = name
+
+    def possible_names(self) -> list[str]:
+        """What it may be called now."""
+        return [n.name for n in self.names if n.to_ns is None]
+
+    def was_called(self, name: str, begin_ns: int) -> bool:
+        """Whether it may have had the name at some moment since then."""
+        if self.gone_ns is not None and self.gone_ns < begin_ns:
+            return False
+        return any(n.name == name and (n.to_ns is None or n.to_ns >= begin_ns) for n in self.names)
+
+    def surely_called(self, name: str, begin_ns: int) -> bool:
+        """Whether it has been there under that name, and no other, ever since then."""
+        since = [n for n in self.names if n.to_ns is None or n.to_ns >= begin_ns]
+        alone = len(since) == 1 and since[0].name == name and since[0].from_ns < begin_ns
+        return alone and self.exists and self.delete_ns is None
 
     # Size ---------------------------------------------------------------------------------------
 

@@ -43,6 +43,8 @@ class Replica:
         """Holders whose I/O counts as ended, and that have not been given a table again."""
         self.before: dict[int, tuple[Record, int]] = {}
         """Records before the newest commit, with their extents' locations."""
+        self.owner_before: dict[int, tuple[int, int]] = {}
+        """`owner` before the newest commit."""
         disk.watchers.append(self._took_effect)
         disk.watch_checkpoint = self._check_checkpoint
 
@@ -75,7 +77,7 @@ class Replica:
 
     def _derive(self) -> None:
         table = self.table
-        self.owner = {}
+        self.owner_before, self.owner = self.owner, {}
         self.allowed = {}
         self.incomplete = set()
         self.sources = {}

@@ -24,7 +24,9 @@ from typing import Any
 from segue import failpoints
 from segue.controller.settings import Settings
 from segue.sim.faults import KINDS, Faults
+from segue.sim.host import Host
 from segue.sim.loop import MS, SECOND, Blame, World, trace_line
+from segue.sim.oracle import Disk
 from segue.sim.stage import (
     FENCED,
     HERE,
@@ -82,6 +84,11 @@ THEMES = (
         (
             "resize",
             "resize",
+            "create_disk",
+            "create_disk",
+            "rename_disk",
+            "delete_disk",
+            "delete_disk",
             "change_containers",
             "change_containers",
             "crash_controller",
@@ -191,6 +198,10 @@ class Scenario(Stage):
         self.rng = world.rng
         self.faults = Faults(self, self._lose_power)
         self._power_losses = 0
+        self._drawn = 0
+        self._think_ns = MS
+        self._weights: dict[str, int] = {}
+        self.admin.disks.when_made = self._disk_made
 
     def run(self) -> None:
         """All phases; raises `Blame`."""
@@ -203,14 +214,27 @@ class Scenario(Stage):
             self._heal()
 
     def _draw_hosts(self) -> None:
-        rng = self.rng
-        for number, oracle in enumerate(self.oracles):
-            hot = [rng.randrange(oracle.sectors) for _ in range(3)]
-            for _ in range(rng.choice((1, 2, 2, 3))):
-                machines = list(self._servers(number))
-                rng.shuffle(machines)
-                depth = rng.choice((1, 2, 4))
-                self.hosts.append(self.host(f"h{len(self.hosts)}", number, machines, hot, depth))
+        for oracle in self.oracles:
+            self._hosts_of(oracle, self.rng.choice((1, 2, 2, 3)))
+
+    def _hosts_of(self, oracle: Disk, count: int) -> list[Host]:
+        rng, drawn = self.rng, []
+        hot = [rng.randrange(oracle.sectors) for _ in range(3)]
+        for _ in range(count):
+            machines = list(self.servers(oracle))
+            rng.shuffle(machines)
+            depth = rng.choice((1, 2, 4))
+            self._drawn += 1
+            drawn.append(self.host(f"h{self._drawn}", oracle, machines, hot, depth))
+        self.hosts += drawn
+        return drawn
+
+    def _disk_made(self, oracle: Disk) -> None:
+        """A disk that comes and goes gets hosts of its own."""
+        hosts = self._hosts_of(oracle, self.rng.choice((1, 1, 2)))
+        for host in hosts:
+            host.weights.update(self._weights)
+            host.ask(self.rng.randint(8, 60) // len(hosts), self._think_ns)
 
     def _work(self) -> None:
         rng = self.rng
@@ -218,10 +242,12 @@ class Scenario(Stage):
         think_ns = rng.choice((4, 40, 150, 500)) * MS
         for host in self.hosts:
             host.ask(ios, think_ns)
+        self._think_ns = min(think_ns, 40 * MS)
         kinds = [kind for kind in KINDS if rng.random() < (0.15 if kind in RARE else 0.5)]
         if rng.random() < 0.5:
             theme = rng.choice(THEMES if self.plan.errors_allowed else THEMES[:-1])
             kinds = list(theme.kinds) + ["ambush_power"] * (rng.random() < 0.3)
+            self._weights = theme.weights
             for host in self.hosts:
                 host.weights.update(theme.weights)
         if rng.random() < 0.7:

@@ -110,7 +110,9 @@ class Stage:
             m.uri(i): Medium(world, m.uri(i), SEGMENT_BYTES, m.clean, m.write_unit_bytes)
             for i, m in enumerate(plan.media + plan.spares)
         }
-        self.oracles = [Disk(f"vd{i}", disk.sectors) for i, disk in enumerate(plan.disks)]
+        self.oracles = [
+            Disk(f"vd{i}", disk.sectors, disk.block_sectors) for i, disk in enumerate(plan.disks)
+        ]
         self.checks = Checks(world, self.store, self.media, self.network)
         self.office = Office(
             world, self.network, self.store, self.media, plan.settings, self.checks
@@ -119,6 +121,7 @@ class Stage:
         segments = dict(zip(self.media, sizes, strict=True))
         self.admin = Admin(world, self.office, self.oracles, self.media, segments, self.checks)
         self.watch = Watch()
+        self.watch.disks = self.oracles
         self.watch.full_expected = True
         self._expect_errors()
         self.machines = [self._machine(f"a{i + 1}") for i in range(plan.agents)]
@@ -143,18 +146,22 @@ class Stage:
         plan = self.plan
         self.watch.errors_expected = plan.errors_allowed or plan.host_timeout_ns is not None
 
+    @property
+    def disks(self) -> list[Disk]:
+        """The oracles of the disks that there are now."""
+        return [oracle for oracle in self.oracles if oracle.exists]
+
     def host(
-        self, name: str, disk: int, machines: list[Machine], hot: list[int], depth: int = 0
+        self, name: str, disk: int | Disk, machines: list[Machine], hot: list[int], depth: int = 0
     ) -> Host:
-        """A host of a disk; with depth 0 it issues nothing by itself."""
-        oracle = self.oracles[disk]
+        """A host of a disk, or of the plan's disk of that index; with depth 0 it issues nothing
+        by itself.
+        """
         host = Host(
             self.world,
             name,
-            oracle.name,
-            oracle,
+            self.oracles[disk] if isinstance(disk, int) else disk,
             SEGMENT_SECTORS,
-            self.plan.disks[disk].block_sectors,
             machines,
             hot,
             depth,
@@ -179,11 +186,9 @@ class Stage:
     async def _make_all(self, controller: Controller) -> None:
         for number, (uri, medium) in enumerate(zip(self.media, self.plan.media, strict=False)):
             await add_container(controller, f"m{number}", uri, medium.segments * SEGMENT_BYTES)
-        for oracle, disk in zip(self.oracles, self.plan.disks, strict=True):
-            size_bytes = oracle.sectors * SECTOR_BYTES
-            await create_disk(
-                controller, oracle.name, size_bytes, disk.block_sectors * SECTOR_BYTES
-            )
+        for oracle in self.oracles:
+            sizes = oracle.sectors * SECTOR_BYTES, oracle.block_sectors * SECTOR_BYTES
+            oracle.number = (await create_disk(controller, oracle.name, *sizes)).disk
 
     @property
     def controller(self) -> Controller:
@@ -276,6 +281,10 @@ class Stage:
                 found.append(f"{machine.name}: session {agent.session.phase.value}")
             elif agent.plane.ios:
                 found.append(f"{machine.name}: {len(agent.plane.ios)} host I/Os in the engine")
+            else:
+                disks = self.checks.replica.table.disks
+                tables = [disk for disk in self.checks.tables(agent.plane) if disk not in disks]
+                found += [f"{machine.name}: a table of disk {disk}, deleted" for disk in tables]
         return found
 
     def _busy_controller(self) -> list[str]:
@@ -319,18 +328,18 @@ class Stage:
         """Through every agent that may serve the disk; all must agree with the oracle."""
         self.watch.errors_expected = False
         tasks = []
-        for number in range(len(self.oracles)):
-            for machine in self._servers(number):
-                reader = self.host(f"v{number}-{machine.name}", number, [machine], [0])
+        for oracle in self.disks:
+            for machine in self.servers(oracle):
+                reader = self.host(f"v{oracle.number}-{machine.name}", oracle, [machine], [0])
                 tasks.append(reader.process.run(reader.read_all()))
         self.wait(lambda: all(task.done() for task in tasks), "not everything could be read")
         for task in tasks:
             task.result()
         self._expect_errors()
 
-    def _servers(self, disk: int) -> list[Machine]:
+    def servers(self, disk: Disk) -> list[Machine]:
         """Agents may not share a disk whose blocks are smaller than a container's write unit."""
-        alone = self.plan.coarse and self.plan.disks[disk].block_sectors == 1
+        alone = self.plan.coarse and disk.block_sectors == 1
         return self.machines[:1] if alone else self.machines
 
     def after_step(self) -> None:

@@ -1,0 +1,54 @@
+"""Disks that come and go: each life of a name is a disk of its own, and nothing of it stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from segue.controller.procedures.verbs import create_disk
+from segue.sim.containers import SECTOR_BYTES
+from segue.sim.host import ESHUTDOWN, LOST
+from segue.sim.loop import SECOND
+from segue.sim.oracle import Disk
+from segue.sim.stage import DiskPlan, MediumPlan, Stage
+from tests.sim.test_incidents import done, end, medium, through
+from tests.sim.test_verbs import outcomes
+
+Build = Callable[..., Stage]
+SEGMENT = 128
+TWO_DISKS = [DiskPlan(sectors=2 * SEGMENT), DiskPlan(sectors=2 * SEGMENT)]
+
+
+def created(stage: Stage, name: str, sectors: int = 2 * SEGMENT) -> Disk:
+    """Makes a disk."""
+    assert outcomes(stage, create_disk(stage.controller, name, sectors * SECTOR_BYTES)) == ["ok"]
+    table = stage.controller.table
+    disk = Disk(name, sectors, number=table.disk_names[name])
+    stage.oracles.append(disk)
+    return disk
+
+
+def deleted(stage: Stage, disk: Disk) -> None:
+    """Deletes a disk, from asking to knowing."""
+    stage.admin.disks.delete([disk])
+    stage.wait(lambda: not stage.admin.busy, "the disk is not deleted")
+    assert disk.gone_ns is not None
+
+
+def test_a_disk_is_deleted_under_its_hosts_and_another_is_called_so(stage: Build) -> None:
+    s = stage(disks=TWO_DISKS, media=[MediumPlan(segments=4, clean=False)])
+    one, two = through(s, 0, disk=1), through(s, 1, disk=1)
+    assert done(s, one, "write", 0, SEGMENT) == 0
+    assert done(s, two, "write", SEGMENT, 8) == 0
+    old = s.oracles[1]
+    medium(s).slow_until_ns = s.world.now_ns + SECOND
+    ios = [host.do(op, 8, 8) for host in (one, two) for op in ("write", "read", "write")]
+    deleted(s, old)
+    s.wait(lambda: all(io.done() for io in ios), "an I/O has no end")
+    assert {io.result() for io in ios} <= {0, ESHUTDOWN, LOST}
+    new = created(s, "vd1")
+    assert done(s, one, "read", 0, 8) == LOST and one.gone
+    host = s.host("n", new, s.machines, [0])
+    assert done(s, host, "read", 0, 2 * SEGMENT) == 0
+    assert done(s, host, "write", 3, 8) == 0
+    assert new.number != old.number
+    end(s)
