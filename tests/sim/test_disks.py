@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from segue.controller.procedures.verbs import create_disk
+from segue.controller.procedures.verbs import create_disk, rename_disk
 from segue.sim.containers import SECTOR_BYTES
 from segue.sim.host import ESHUTDOWN, LOST
-from segue.sim.loop import SECOND
+from segue.sim.loop import MS, SECOND
 from segue.sim.oracle import Disk
 from segue.sim.stage import DiskPlan, MediumPlan, Stage
 from tests.sim.test_incidents import done, end, medium, through
@@ -51,4 +51,32 @@ def test_a_disk_is_deleted_under_its_hosts_and_another_is_called_so(stage: Build
     assert done(s, host, "read", 0, 2 * SEGMENT) == 0
     assert done(s, host, "write", 3, 8) == 0
     assert new.number != old.number
+    end(s)
+
+
+def test_an_older_term_opens_no_disk_under_a_name_that_is_anothers_by_now(stage: Build) -> None:
+    """Renaming and making ask no agent, so one that is served by an older term hears nothing."""
+    s = stage(disks=TWO_DISKS)
+    assert done(s, through(s, 0, disk=1), "write", 0, 8) == 0
+    s.office.start()
+    s.wait(lambda: s.office.serving is not None, "the newer term does not serve")
+    old, older = s.oracles[1], s.checks.controllers[0]
+    old.begin_rename(s.world.now_ns, "else")
+    assert outcomes(s, rename_disk(s.controller, "vd1", "else")) == ["ok"]
+    old.settle_name(s.world.now_ns, "else")
+    new = created(s, "vd1")
+    assert any(peer.link is not None for peer in older.peers.values())
+    s.world.run_for(MS)
+    assert done(s, s.host("n", new, s.machines[:1], [0]), "read", 0, 8) == 0
+    end(s)
+
+
+def test_a_disk_that_an_older_term_does_not_know_is_opened_by_the_newer(stage: Build) -> None:
+    s = stage()
+    assert done(s, through(s, 0), "write", 0, 8) == 0
+    s.office.start()
+    s.wait(lambda: s.office.serving is not None, "the newer term does not serve")
+    new = created(s, "new")
+    s.world.run_for(MS)
+    assert done(s, s.host("n", new, s.machines[:1], [0]), "write", 0, 8) == 0
     end(s)

@@ -320,6 +320,12 @@ MUTATIONS: list[Mutation] = [
         "        async with incomplete_held(c, disk, 0, 0):\n",
     ),
     Mutation(
+        "names-are-told-by-older-terms",
+        PROCEDURES + "attach.py",
+        "    if not await c.term_is_newest():\n        raise SessionLost\n",
+        "    c.clock.now_ns()\n",
+    ),
+    Mutation(
         "shrinking-restricts-nobody",
         PROCEDURES + "resize.py",
         "        lost = await invalidate(c, disk.disk, first, count)\n",

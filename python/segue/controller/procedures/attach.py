@@ -9,7 +9,9 @@ agent is attached the tables of the others are made invalid once (see `restrict.
 answer to a fault that replaced their entry may have been lost.  A crash after the commit leaves an
 attachment without a table: the new term assumes it holds everything until the agent's hello lists
 its tables, and then ends it.  So does an attach that found a lost agent on its way and waits for it
-without the locks; that attachment holds nothing yet.
+without the locks; that attachment holds nothing yet.  An older term that does not know of its end
+may find a name in its table that is another disk's by now: what it says is said only when a read of
+the store, or a commit, behind that has shown that it is the newest.
 """
 
 from __future__ import annotations
@@ -75,6 +77,7 @@ async def _open(c: Controller, peer: Peer, session: int, name: str) -> tuple[int
     while True:
         number = c.table.disk_names.get(name)
         if number is None:
+            await _must_be_newest(c)
             return ENOENT, None
         try:
             async with (
@@ -96,6 +99,7 @@ async def _attach(c: Controller, peer: Peer, session: int, disk: Disk) -> int:
     """Errno; raises `SessionLost`, `PeerLost`, after which the agent asks again; `StillOut`."""
     await peer.present_in(session)
     if disk.disk in peer.tables:
+        await _must_be_newest(c)
         return 0
     holders = c.table.attached.get(disk.disk, {})
     for other in c.peers_of(disk.disk):
@@ -115,6 +119,15 @@ async def _attach(c: Controller, peer: Peer, session: int, disk: Disk) -> int:
         return await _new_table(c, peer, session, disk)
     finally:
         peer.attaching.discard(disk.disk)
+
+
+async def _must_be_newest(c: Controller) -> None:
+    """Raises `SessionLost` if a newer term has begun; for answers that no commit comes before.
+
+    There the name may be another disk's by now, or this one's, which renaming tells no agent of.
+    """
+    if not await c.term_is_newest():
+        raise SessionLost
 
 
 def _must_be_over(other: Peer, peer: Peer) -> None:
