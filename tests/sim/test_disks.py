@@ -80,3 +80,23 @@ def test_a_disk_that_an_older_term_does_not_know_is_opened_by_the_newer(stage: B
     s.world.run_for(MS)
     assert done(s, s.host("n", new, s.machines[:1], [0]), "write", 0, 8) == 0
     end(s)
+
+
+def test_an_agent_comes_back_while_its_disk_is_being_deleted(stage: Build) -> None:
+    """It is taken for lost, and is back before that is durable: its table goes all the same."""
+    s = stage(disks=TWO_DISKS)
+    one = through(s, 0, disk=1)
+    assert done(s, one, "write", 0, 8) == 0
+    process = s.agent(0).process
+    process.pause()
+    s.world.run_for(3 * SECOND)
+    s.store.slow_until_ns = s.world.now_ns + 2 * SECOND
+    s.admin.disks.delete([s.oracles[1]])
+    s.world.run_for(MS)
+    process.resume()
+    flushes = [one.do("flush") for _ in range(3)]
+    s.wait(lambda: not s.admin.busy, "the disk is not deleted")
+    s.wait(lambda: all(flush.done() for flush in flushes), "a flush is not answered")
+    assert s.oracles[1].gone_ns is not None
+    end(s)
+    assert s.checks.tables(s.agent(0).plane) in ([], [1])

@@ -157,6 +157,18 @@ async def delete_table(c: Controller, peer: Peer, disk: int) -> int | None:
         return None
 
 
+async def delete_table_when_back(c: Controller, peer: Peer, disk: int) -> None:
+    """Deletes the table of a disk that is gone at an agent that was lost, if it comes back.
+
+    It may be coming back just now; a session that begins later finds the disk gone by itself.
+    """
+    while disk in peer.tables and peer.state is not PeerState.ENDED:
+        if peer.state is PeerState.PRESENT:
+            await delete_table(c, peer, disk)
+        else:
+            await peer.changed()
+
+
 async def extend_containers(c: Controller, disk: int) -> None:
     """Tells every agent of the disk its flush set; all have answered, or are lost, on return."""
     await asyncio.gather(*(_tell_containers(c, peer, disk) for peer in c.peers_of(disk)))

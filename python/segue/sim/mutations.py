@@ -326,6 +326,12 @@ MUTATIONS: list[Mutation] = [
         "    c.clock.now_ns()\n",
     ),
     Mutation(
+        "deleted-disks-stay-where-an-agent-was-lost",
+        PROCEDURES + "verbs.py",
+        "        if number in peer.tables:\n",
+        "        if number in peer.attaching:\n",
+    ),
+    Mutation(
         "shrinking-restricts-nobody",
         PROCEDURES + "resize.py",
         "        lost = await invalidate(c, disk.disk, first, count)\n",

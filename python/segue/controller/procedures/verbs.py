@@ -19,7 +19,11 @@ from segue.controller.changes import (
 )
 from segue.controller.config import MIN_SEGMENT_BYTES, is_segment_size
 from segue.controller.procedures.discard import incomplete_held
-from segue.controller.restrict import delete_tables, extend_containers
+from segue.controller.restrict import (
+    delete_table_when_back,
+    delete_tables,
+    extend_containers,
+)
 from segue.controller.table import container_spec
 
 if TYPE_CHECKING:
@@ -234,7 +238,8 @@ async def rename_disk(c: Controller, name: str, new: str) -> Disk:
 async def delete_disk(c: Controller, name: str) -> None:
     """Deletes a disk: its tables everywhere (blocking), then the table's rows; no data is touched.
 
-    A crash before the commit leaves the disk whole: agents ask for its table again.
+    A crash before the commit leaves the disk whole: agents ask for its table again.  An agent that
+    is lost is not waited for: it has a table without entries, until it is back.
     """
     number = disk_called(c, name).disk
     async with c.locks.hold(("disk", number), exclusive=True):
@@ -244,6 +249,9 @@ async def delete_disk(c: Controller, name: str) -> None:
         async with incomplete_held(c, disk, 0, disk.segments):
             holders = c.still_holders(await delete_tables(c, number))
             await c.commit(DiskDeleted(number, holders))
+    for peer in c.peers.values():
+        if number in peer.tables:
+            c.spawn(delete_table_when_back(c, peer, number))
     log.info("event=disk_deleted disk=%s", name)
     c.background.work_appeared()
 
