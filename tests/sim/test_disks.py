@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
+from segue.controller.procedures.job_verbs import drain_container
 from segue.controller.procedures.verbs import create_disk, rename_disk
 from segue.sim.containers import SECTOR_BYTES
 from segue.sim.host import ESHUTDOWN, LOST
 from segue.sim.loop import MS, SECOND
 from segue.sim.oracle import Disk
-from segue.sim.stage import DiskPlan, MediumPlan, Stage
+from segue.sim.stage import DiskPlan, MediumPlan, Stage, settings
 from tests.sim.test_incidents import done, end, medium, through
 from tests.sim.test_verbs import outcomes
 
@@ -100,3 +103,22 @@ def test_an_agent_comes_back_while_its_disk_is_being_deleted(stage: Build) -> No
     assert s.oracles[1].gone_ns is not None
     end(s)
     assert s.checks.tables(s.agent(0).plane) in ([], [1])
+
+
+def test_what_was_under_movement_when_its_disk_went_is_another_disks_at_once(stage: Build) -> None:
+    """The job that moved it finds extent and location as it left them, and the disk gone."""
+    slow = msgspec.structs.replace(settings(), copy_piece_bytes=4096)
+    media = [MediumPlan(segments=1), MediumPlan(segments=1)]
+    s = stage(disks=TWO_DISKS, media=media, settings=slow)
+    table = s.controller.table
+    assert done(s, through(s, 0, disk=1), "write", 0, 8) == 0
+    assert outcomes(s, drain_container(s.controller, "m1", bandwidth=1000)) == ["ok"]
+    s.wait(lambda: bool(table.records), "nothing moves")
+    [extent] = table.records
+    location = table.extents.get(extent)
+    deleted(s, s.oracles[1])
+    assert not table.records
+    assert done(s, through(s, 1), "write", 0, 8) == 0
+    assert table.extents.get(extent) == location
+    s.wait(lambda: not s.controller.jobs.running, "the job does not end")
+    end(s)

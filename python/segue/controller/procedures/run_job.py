@@ -165,9 +165,13 @@ async def _follow(c: Controller, run: JobRun, extent: int) -> None:
     if c.table.records.get(extent) is record:
         await asyncio.wait([c.background.complete_later(extent)])
     run.extents.discard(extent)
+    # Both may be another disk's by now, and its own disk gone.
+    disk = c.table.disks.get(record.disk)
+    if disk is None or disk.map.get(record.segment) != extent:
+        return
     if c.table.extents.get(extent) == location:
         run.moved += 1
-        run.moved_bytes += record.blocks * c.table.disks[record.disk].block_bytes
+        run.moved_bytes += record.blocks * disk.block_bytes
 
 
 def _failure(c: Controller, run: JobRun, passed: set[Begun]) -> str:
