@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,46 @@ def test_what_cannot_be_served_is_refused(serving: Serving, folder: Path) -> Non
         1,
         f"segue: {folder}/nothing: No such file or directory\n",
     )
+
+
+def test_half_open_connections_do_not_keep_others_out(serving: Serving) -> None:
+    """As many as are taken in, one of them talking all the while: none outlives its handshake."""
+
+    def answers() -> bool:
+        try:
+            return len(_native.NbdClient(str(serving.socket), "").pread(512, 0)) == 512
+        except OSError:
+            return False
+
+    with ExitStack() as held:
+        crowd = []
+        for _ in range(300):
+            there = held.enter_context(socket.socket(socket.AF_UNIX))
+            there.settimeout(30)
+            there.connect(str(serving.socket))
+            crowd.append(there)
+        # A client's flags, then one option, byte by byte.
+        crowd[0].sendall(bytes([0, 0, 0, 3]))
+        assert not answers(), "300 connections are taken in"
+        talk = iter(b"IHAVEOPT" + bytes(100_000))
+
+        def another_byte_and_answers() -> bool:
+            with suppress(OSError):
+                crowd[0].send(bytes([next(talk)]))
+            return answers()
+
+        wait_until("the half-open ones are ended", another_byte_and_answers)
+        assert sum(is_over(there) for there in crowd) == 300
+    log = (serving.socket.parent / "serve.log").read_text()
+    assert "its handshake took too long" in log
+    assert log.count("no more are taken in") == 1
+
+
+def is_over(there: socket.socket) -> bool:
+    """Whether the server has ended the connection, however it began."""
+    try:
+        while there.recv(4096):
+            pass
+    except ConnectionError:
+        pass
+    return True

@@ -140,10 +140,11 @@ impl Stream {
         };
     }
 
-    pub(crate) fn set_timeout(&self, limit: Duration) -> io::Result<()> {
+    /// How long `receive` waits; `None`: as long as it takes.
+    pub(crate) fn set_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
         match self {
-            Stream::Unix(stream) => stream.set_read_timeout(Some(limit)),
-            Stream::Tcp(stream) => stream.set_read_timeout(Some(limit)),
+            Stream::Unix(stream) => stream.set_read_timeout(limit),
+            Stream::Tcp(stream) => stream.set_read_timeout(limit),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use segue_nbd::reply::HEAD_BYTES_MAX;
 use segue_nbd::server::{Command, Event, Refusal, RefusalKind, Request, ServerConn, Wants};
@@ -13,6 +14,8 @@ use crate::client::Stream;
 use crate::container::ZeroHow;
 
 const RECEIVE_BYTES: usize = 64 << 10;
+/// A handshake has so long for all that the client has to say.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What answers need: the protocol's state, and the socket. One answer at a time.
 type Answering = Arc<Mutex<ServerConn>>;
@@ -20,13 +23,16 @@ type Answering = Arc<Mutex<ServerConn>>;
 /// Serves a connection, on a thread of its own, until it ends.
 pub(super) fn start(stream: Stream, shared: Arc<Shared>) {
     let stream = Arc::new(stream);
-    let number = shared.sessions.join(stream.clone());
+    let Some(number) = shared.sessions.join(stream.clone()) else {
+        return;
+    };
     let mut session = Session {
         conn: Arc::new(Mutex::new(ServerConn::fenced())),
         stream,
         shared: shared.clone(),
         number,
         received: Vec::new(),
+        handshake_until: Some(Instant::now() + HANDSHAKE),
     };
     let started = std::thread::Builder::new()
         .name("segue-session".into())
@@ -50,6 +56,12 @@ struct Session {
     shared: Arc<Shared>,
     number: u64,
     received: Vec<u8>,
+    /// `None`: it is over.
+    handshake_until: Option<Instant>,
+}
+
+fn too_long() -> io::Error {
+    io::Error::other("its handshake took too long")
 }
 
 fn lock(conn: &Answering) -> std::sync::MutexGuard<'_, ServerConn> {
@@ -86,14 +98,40 @@ impl Session {
         Ok(())
     }
 
+    /// What was waited for was not the client.
+    fn begin_handshake_anew(&mut self) {
+        self.handshake_until = Some(Instant::now() + HANDSHAKE);
+    }
+
+    /// Gives the client so long for the next bytes of its handshake as is left for all of it.
+    fn limit_handshake(&mut self) -> io::Result<()> {
+        let Some(until) = self.handshake_until else {
+            return Ok(());
+        };
+        if lock(&self.conn).is_transmission() {
+            self.handshake_until = None;
+            return self.stream.set_timeout(None);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(too_long());
+        }
+        self.stream.set_timeout(Some(left))
+    }
+
     /// Receives something; `false`: the client has gone.
     fn receive(&mut self) -> io::Result<bool> {
+        self.limit_handshake()?;
         let before = self.received.len();
         self.received.resize(before + RECEIVE_BYTES, 0);
         let got = self.stream.receive(&mut self.received[before..]);
         let count = got.as_ref().copied().unwrap_or(0);
         self.received.truncate(before + count);
-        Ok(got? > 0)
+        match got {
+            // Only a handshake has a limit.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(too_long()),
+            got => Ok(got? > 0),
+        }
     }
 
     fn act(&mut self, event: Event) -> io::Result<()> {
@@ -117,10 +155,12 @@ impl Session {
             Event::WantHold(hold) => {
                 let answer = sessions.hold(self.number, &hold);
                 lock(&self.conn).hold_answer(answer);
+                self.begin_handshake_anew();
             }
             Event::WantRevoke(revocation) => {
                 let answer = sessions.revoke(revocation);
                 lock(&self.conn).revoke_answer(answer);
+                self.begin_handshake_anew();
             }
             Event::Answer(answer) => {
                 let mut head = [0; HEAD_BYTES_MAX];
@@ -140,7 +180,8 @@ impl Session {
         if let (Command::Write, Some(buffer)) = (request.command, &buffer) {
             self.take_payload(buffer)?;
         }
-        if !self.shared.sessions.begin(self.number) {
+        let bytes = if carries { request.length.into() } else { 0 };
+        if !self.shared.sessions.begin(self.number, bytes) {
             return Err(io::Error::other(
                 "the session was ended by its holder or the controller",
             ));
@@ -150,7 +191,7 @@ impl Session {
         let pool = self.shared.clone();
         pool.pool.submit(Box::new(move || {
             let done = perform(&shared, &request, buffer.as_ref());
-            shared.sessions.end(number);
+            shared.sessions.end(number, bytes);
             answer(&conn, &stream, &request, done, buffer.as_ref());
         }));
         Ok(())
