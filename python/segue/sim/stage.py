@@ -260,13 +260,17 @@ class Stage:
     def unfinished(self, most: int) -> list[str]:
         """What is not idle yet, in words."""
         found: list[str] = []
-        looks = (self._busy_hosts, self._busy_agents, self._busy_controller)
-        for look in (*looks, lambda: self.admin.busy):
+        looks = (self._busy_admin, self._busy_hosts, self._busy_agents, self._busy_controller)
+        for look in looks:
             for what in look():
                 found.append(what)
                 if len(found) >= most:
                     return found
         return found
+
+    def _busy_admin(self) -> list[str]:
+        """To be asked first: hosts of a disk that is gone wait for the administrator's word."""
+        return self.admin.busy
 
     def _busy_hosts(self) -> list[str]:
         return [f"{h.name}: {h.left} to send, {h.busy} open" for h in self.hosts if not h.idle]
