@@ -14,6 +14,7 @@ from segue.controller.latency import Histogram, Kind, ask, merged
 from segue.controller.peer import Peer, PeerState
 from segue.controller.procedures import verbs
 from segue.controller.procedures.verbs import Refusal
+from segue.controller.table import Disk
 
 
 def latency_routes(c: Controller) -> list[Any]:
@@ -22,9 +23,9 @@ def latency_routes(c: Controller) -> list[Any]:
     @get("/disks/{name:str}/latency")
     async def disk_latency(name: FromPath[str]) -> DiskLatency:
         """How long the disk's hosts waited, by operation and cause, at all agents together."""
-        disk = verbs.disk_called(c, name).disk
+        disk = verbs.disk_called(c, name)
         peers = sorted(c.peers.values(), key=lambda peer: (peer.name, peer.incarnation))
-        mine = [p for p in peers if p.state is PeerState.PRESENT or p in c.peers_of(disk)]
+        mine = [p for p in peers if p.state is PeerState.PRESENT or p in c.peers_of(disk.disk)]
         return await _latency(c, disk, mine)
 
     @get("/agents/{name:str}/latency")
@@ -34,14 +35,15 @@ def latency_routes(c: Controller) -> list[Any]:
             raise Refusal(f"no agent is called {name}", missing=True)
         peers = [p for p in c.peers.values() if p.name == name and p.state is PeerState.PRESENT]
         asked = [(disk, peer) for peer in peers for disk in c.table.disks_of(peer.incarnation)]
-        return list(await asyncio.gather(*(_latency(c, disk, [peer]) for disk, peer in asked)))
+        # The rows, not their numbers: a disk may be deleted before its turn.
+        told = (_latency(c, c.table.disks[disk], [peer]) for disk, peer in asked)
+        return list(await asyncio.gather(*told))
 
     return [disk_latency, agent_latency]
 
 
-async def _latency(c: Controller, disk: int, peers: list[Peer]) -> DiskLatency:
-    name = c.table.disks[disk].name
-    answers = await asyncio.gather(*(ask(c, peer, disk) for peer in peers))
+async def _latency(c: Controller, disk: Disk, peers: list[Peer]) -> DiskLatency:
+    answers = await asyncio.gather(*(ask(c, peer, disk.disk) for peer in peers))
     told = [answer for answer in answers if answer is not None]
     kinds = sorted({kind for answer in told for kind in answer})
     agents: list[str] = []
@@ -49,10 +51,10 @@ async def _latency(c: Controller, disk: int, peers: list[Peer]) -> DiskLatency:
     for peer, answer in zip(peers, answers, strict=True):
         if answer is None:
             silent.append(peer.name)
-        elif answer or peer in c.peers_of(disk):
+        elif answer or peer in c.peers_of(disk.disk):
             agents.append(peer.name)
     rows = [_row(kind, merged(answer[kind] for answer in told if kind in answer)) for kind in kinds]
-    return DiskLatency(name, agents, silent, rows)
+    return DiskLatency(disk.name, agents, silent, rows)
 
 
 def _row(kind: Kind, histogram: Histogram) -> LatencyInfo:
