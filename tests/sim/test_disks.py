@@ -122,3 +122,16 @@ def test_what_was_under_movement_when_its_disk_went_is_another_disks_at_once(sta
     assert table.extents.get(extent) == location
     s.wait(lambda: not s.controller.jobs.running, "the job does not end")
     end(s)
+
+
+def test_a_disk_given_to_a_host_that_has_gone_is_let_go(stage: Build) -> None:
+    """Only one agent may serve it, and the one that was asked by the host has no other."""
+    s = stage(disks=[DiskPlan(SEGMENT, 1)], media=[MediumPlan(4, write_unit_bytes=4096)])
+    one, two = through(s, 1), through(s, 0)
+    one.do("read", 0, 8)
+    s.wait(lambda: bool(s.agent(1).session._opens), "the disk is not asked for")
+    one.cut()
+    one.process.kill()
+    s.wait(lambda: bool(s.controller.table.attached.get(1)), "the disk is not attached")
+    assert done(s, two, "read", 0, 8) == 0
+    end(s)

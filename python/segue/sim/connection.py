@@ -59,6 +59,8 @@ class Connection:
 
     def _export_answer(self, errno: int, disk: int, size: int, _block: int, _ro: bool) -> None:
         if self.cut_off:
+            if not errno:
+                self.agent.plane.pass_over(disk)
             return
         if not errno:
             self.disk = disk

@@ -141,6 +141,8 @@ class Plane:
         self.latencies = Latencies()
         self.users: dict[int, int] = {}
         """Open connections of each disk."""
+        self.given: dict[int, int] = {}
+        """How often hosts were given each disk."""
         self.commanding = False
         """A `do_*` is being delivered."""
         self.ticking = False
@@ -198,6 +200,8 @@ class Plane:
     ) -> None:
         """See ``agent.session.Plane``."""
         answer = self.exports.pop(token, None)
+        if not errno:
+            self.given[disk] = self.given.get(disk, 0) + 1
         if answer is not None:
             answer(errno, disk, size_bytes, block_bytes, read_only)
 
@@ -296,8 +300,12 @@ class Plane:
     def leave(self, disk: int) -> None:
         """A connection of the disk has closed."""
         self.users[disk] -= 1
-        if not self.users[disk]:
-            self._tell(("unused", disk))
+        self.pass_over(disk)
+
+    def pass_over(self, disk: int) -> None:
+        """The disk was given to a host that has gone: says so if nobody else uses it."""
+        if not self.users.get(disk):
+            self._tell(("unused", disk, self.given[disk]))
 
     def accepts(self, disk: int, when_it_does: Callable[[], None]) -> bool:
         """Whether the disk's connections may be read; if not, calls back when to ask again."""
