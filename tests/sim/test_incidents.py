@@ -129,6 +129,26 @@ def test_controller_killed_between_do_write_and_the_commit_of_its_bit(stage: Bui
     assert s.checks.counts["listed done"] + s.checks.counts.get("listed waiting", 0) >= 1
 
 
+def test_a_lost_agent_comes_back_to_a_new_term_with_a_do_write_of_the_old_one(stage: Build) -> None:
+    """It raises the fault anew, and nobody keeps the old one (a drawn world, seed 5500000132)."""
+    s = stage(media=UNCLEAN)
+    host = through(s, 0)
+    write = host.do("write", 3, 2)
+    s.wait(lambda: writing(s, commanded=True), "no do_write has started")
+    [request] = [r for r in medium(s).under_way.values() if isinstance(r.tag, Part)]
+    request.stuck_until_ns = s.world.now_ns + 6 * SECOND
+    s.network.partitioned[s.agent(0).process.name] = s.world.now_ns + 4 * SECOND
+    for wire in list(s.network.wires):
+        wire.cut()
+    s.office.terms[-1].process.kill()
+    s.wait(lambda: s.office.serving is not None, "no controller serves")
+    s.wait(write.done, "the write is not answered")
+    assert write.result() == 0
+    assert s.checks.counts["welcomed as lost"] >= 1
+    assert s.checks.counts["listed running"] >= 1
+    end(s)
+
+
 def test_an_older_terms_do_write_keeps_its_blocks_while_a_resize_waits(stage: Build) -> None:
     """The new term's first work is a resize, which holds the disk (seed 4000995)."""
     s = stage(media=UNCLEAN)

@@ -38,7 +38,7 @@ from segue.controller.procedures.first_write import first_write
 from segue.controller.record import Record, container_of, run_bits
 from segue.controller.table import Disk
 from segue.controller.waits import current_work
-from segue.wire.messages import Answer, Failure, Operation
+from segue.wire.messages import Answer, Failure, Operation, Outcome
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
@@ -212,12 +212,15 @@ async def answer_running(
     """Answers a fault whose `do_*` an older term sent, when that has ended; `held`: what it holds.
 
     That is all, and it waits for nobody here, not for a lock either: who holds disk or segment may
-    wait for this `do_*`'s end.
+    wait for this `do_*`'s end.  If the agent knows nothing of the fault any more, as one that was
+    lost does, there is nothing to answer: a `do_*` that is ordered anew might not even be sent.
     """
     with held:
         try:
             with suppress(SessionLost):
-                await running
+                if (await running).outcome == Outcome.GONE:
+                    fault.peer.gave_up(fault)
+                    return
         except PeerLost:
             await fault.peer.drained()
     await answer_fault(c, fault)
