@@ -79,6 +79,10 @@ class BlockDevices:
         records = sorted(self._folder.glob("*.json"))
         return [msgspec.json.decode(path.read_bytes(), type=Attachment) for path in records]
 
+    def there(self) -> list[Attachment]:
+        """Those whose device is there now, and leads to a server that lives."""
+        return [one for one in self.all() if self._there(one)]
+
     def attach(self, disk: str, uri: str, read_only: bool) -> str:
         """The path of the disk's block device, made if it is not there; raises `AttachError`."""
         with self._turn():

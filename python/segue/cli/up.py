@@ -142,11 +142,15 @@ def _detach(data: str, passed_on: list[str], size: int | None, as_json: bool) ->
 
 @click.command("down")
 @data_option
+@click.option("--force", is_flag=True, help="Even while disks are attached as devices here.")
 @json_option
-def down(as_json: bool) -> None:
+def down(force: bool, as_json: bool) -> None:
     """Stop what `segue up` runs in DIR.
 
     Hosts' I/O under way is finished first.
+
+    Refused while `segue attach` of DIR has a device: what a filesystem on it has not flushed yet
+    would be lost.  Unmount it and `segue detach` the disk, or say --force.
     """
     from segue.supervisor import Folder  # noqa: PLC0415
 
@@ -155,6 +159,8 @@ def down(as_json: bool) -> None:
     pid = folder.holder()
     if not pid:
         raise Failed(f"no `segue up` runs in {data}")
+    if not force:
+        _nothing_attached(data)
     try:
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
@@ -170,3 +176,18 @@ def down(as_json: bool) -> None:
         print_json({"stopped": data, "pid": pid})
     else:
         click.echo(f"stopped what ran in {data}")
+
+
+def _nothing_attached(data: str) -> None:
+    """Raises `Failed` while `segue attach` has devices: unflushed writes would be lost."""
+    from segue.block_devices import BlockDevices  # noqa: PLC0415
+
+    there = BlockDevices(data).there()
+    if not there:
+        return
+    attached = ", ".join(f"{one.disk} as {one.device}" for one in there)
+    detach = " ".join(f"`segue detach {one.disk}`," for one in there)
+    raise Failed(
+        f"attached from {data}: {attached}. Writes not flushed would be lost: "
+        f"umount what is mounted, then {detach} or say --force"
+    )
