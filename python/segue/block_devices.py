@@ -1,7 +1,9 @@
 """Block devices over disks: the kernel's NBD client, or a loop device over nbdfuse.
 
-An attachment is remembered in ``DATA/attached/NAME.json`` before the first thing is made, so that
-whatever dies half-way leaves nothing that `detach` or the next `attach` cannot find and take away.
+An attachment is remembered in ``DATA/attached/@NUMBER.json`` before the first thing is made, so
+that whatever dies half-way leaves nothing that `detach` or the next `attach` cannot find and take
+away.  The number is the disk's, which stays when it is renamed: one disk has one device.  Records
+of earlier versions are ``NAME.json`` (no name begins with ``@``) and are found by that name.
 Calls of one installation take turns (a lock on ``DATA/attached/lock``).
 """
 
@@ -55,6 +57,7 @@ class Attachment(msgspec.Struct, frozen=True):
     """What was made for one disk."""
 
     disk: str
+    """Its name when it was last attached."""
     uri: str
     read_only: bool
     kind: Literal["nbd", "loop"]
@@ -66,6 +69,14 @@ class Attachment(msgspec.Struct, frozen=True):
     """Of nbdfuse, or of the nbd-client that connected."""
     pid_started: int = 0
     """nbdfuse's start, in the kernel's clock ticks since boot: ids of processes come back."""
+    number: int = 0
+    """The disk's; 0: written by an earlier version, which knew disks by their names."""
+    former: list[str] = []
+    """Names that it was attached by before."""
+
+    def is_called(self, name: str) -> bool:
+        """Whether it was ever attached by that name."""
+        return name == self.disk or name in self.former
 
 
 class BlockDevices:
@@ -83,37 +94,46 @@ class BlockDevices:
         """Those whose device is there now, and leads to a server that lives."""
         return [one for one in self.all() if self._there(one)]
 
-    def attach(self, disk: str, uri: str, read_only: bool) -> str:
-        """The path of the disk's block device, made if it is not there; raises `AttachError`."""
+    def attach(self, disk: str, number: int, uri: str, read_only: bool) -> str:
+        """The path of the disk's block device, made if it is not there; raises `AttachError`.
+
+        `disk` is what it is called now, `number` what it is known by.
+        """
         with self._turn():
-            old = self._find(disk)
+            old = self._of_disk(disk, number)
             if old is not None and self._healthy(old):
                 if old.read_only != read_only:
                     how = "read-only" if old.read_only else "for writing"
                     raise AttachError(f"{disk} is attached {how} as {old.device}: detach it first")
+                if old.disk != disk:
+                    former = [name for name in (*old.former, old.disk) if name != disk]
+                    self._keep(msgspec.structs.replace(old, disk=disk, former=former))
                 return old.device
             if old is not None:
                 self._take_away(old)
             kind: Literal["nbd", "loop"] = "nbd" if kernel_has_nbd() else "loop"
-            new = Attachment(disk, uri, read_only, kind, _boot())
+            new = Attachment(disk, uri, read_only, kind, _boot(), number=number)
             _need(*(("nbd-client",) if kind == "nbd" else ("nbdfuse", "losetup", "umount")))
             self._keep(new)
             try:
                 new = self._make_nbd(new) if kind == "nbd" else self._make_loop(new)
             except BaseException:
-                self._take_away(self._find(disk) or new)
+                self._take_away(self._of_disk(disk, number) or new)
                 raise
             self._keep(new)
             return new.device
 
-    def detach(self, disk_or_device: str) -> Attachment:
+    def detach(self, disk_or_device: str, number: int | None = None) -> Attachment:
         """Take away what was made for a disk; raises `AttachError`, also if it is in use.
+
+        `number`: of the disk that is called so now; 0: none is; None: nobody could be asked.  What
+        no disk is called any more is looked for among the names that disks were attached by.
 
         What was written is flushed first.  If that fails, the device is taken away and the error
         raised.
         """
         with self._turn():
-            old = self._find(disk_or_device)
+            old = self._find(disk_or_device, number)
             if old is None:
                 raise AttachError(f"{disk_or_device} is not attached")
             lost = self._flush(old) if self._healthy(old) and not old.read_only else None
@@ -137,32 +157,45 @@ class BlockDevices:
         finally:
             os.close(lock)
 
-    def _path(self, disk: str, suffix: str) -> Path:
-        return self._folder / (quote(disk, safe="@") + suffix)
+    def _path(self, one: Attachment, suffix: str) -> Path:
+        name = f"@{one.number}" if one.number else quote(one.disk, safe="@")
+        return self._folder / (name + suffix)
 
-    def _find(self, disk_or_device: str) -> Attachment | None:
-        is_device = disk_or_device.startswith("/")
-        wanted = os.path.realpath(disk_or_device) if is_device else disk_or_device
+    def _of_disk(self, name: str, number: int) -> Attachment | None:
         for one in self.all():
-            if wanted == (one.device if is_device else one.disk):
+            if one.number == number if one.number else one.disk == name:
                 return one
         return None
 
+    def _find(self, disk_or_device: str, number: int | None) -> Attachment | None:
+        if disk_or_device.startswith("/"):
+            device = os.path.realpath(disk_or_device)
+            return next((one for one in self.all() if one.device == device), None)
+        if number:
+            return self._of_disk(disk_or_device, number)
+        found = [one for one in self.all() if one.is_called(disk_or_device)]
+        if len(found) > 1:
+            devices = ", ".join(one.device for one in found)
+            raise AttachError(
+                f"several disks were attached as {disk_or_device}: name one: {devices}"
+            )
+        return found[0] if found else None
+
     def _keep(self, one: Attachment) -> None:
-        path = self._path(one.disk, ".json")
+        path = self._path(one, ".json")
         new = path.with_suffix(".new")
         new.write_bytes(msgspec.json.encode(one))
         new.rename(path)
 
     def _forget(self, one: Attachment) -> None:
         for suffix in (".new", ".log", ".json"):
-            self._path(one.disk, suffix).unlink(missing_ok=True)
+            self._path(one, suffix).unlink(missing_ok=True)
 
     # What is there -----------------------------------------------------------------------------
 
     def _file(self, one: Attachment) -> Path:
         """nbdfuse's file, under a loop device."""
-        return self._path(one.disk, ".fuse") / "disk"
+        return self._path(one, ".fuse") / "disk"
 
     def _healthy(self, one: Attachment) -> bool:
         """Whether the device is there and reads: a server that died is not come back to."""
@@ -209,7 +242,7 @@ class BlockDevices:
         file = self._file(new)
         file.parent.mkdir(mode=0o700, exist_ok=True)
         words = ["nbdfuse", *(["-r"] if new.read_only else []), str(file), new.uri]
-        log_path = self._path(new.disk, ".log")
+        log_path = self._path(new, ".log")
         with open(log_path, "wb") as log:
             fuse = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

@@ -6,6 +6,7 @@ nbd-client are run in tests/real/test_vm.py.
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import random
@@ -100,6 +101,44 @@ def test_bytes_both_ways_twice_and_gone(segue_here: Installation, disk: str) -> 
     assert "no disk is called" in refused(segue_here, "attach", "nonesuch")
 
 
+def test_a_renamed_disk_has_one_device(segue_here: Installation, disk: str) -> None:
+    device, client, new = attach(segue_here, disk), segue_here.client, f"{disk}-new"
+    client.rename_disk(disk, new)
+    assert attach(segue_here, new) == device
+    client.create_disk(disk, DISK_BYTES)  # another one, with the name that was
+    assert "is not attached" in refused(segue_here, "detach", disk)
+    another = attach(segue_here, disk)
+    assert another != device
+    done = segue(segue_here.data, "detach", disk)
+    assert done.stdout == f"disk {disk}: {another} is gone\n", done.stderr
+    client.delete_disk(disk)
+    done = segue(segue_here.data, "detach", disk)  # by the name that nobody has
+    assert done.stdout == f"disk {new}: {device} is gone\n", done.stderr
+    client.rename_disk(new, disk)
+    device = attach(segue_here, disk)
+    client.rename_disk(disk, new)
+    done = segue(segue_here.data, "detach", new)
+    assert done.stdout == f"disk {disk}: {device} is gone\n", done.stderr
+    client.rename_disk(new, disk)
+
+
+def test_a_record_of_an_earlier_version(segue_here: Installation, disk: str) -> None:
+    device = attach(segue_here, disk)
+    folder = segue_here.data / "attached"
+    [record] = folder.glob("*.json")
+    number = record.stem.removeprefix("@")
+    old = json.loads(record.read_bytes())
+    old["device"], old["boot"] = "", "an earlier one"  # of what ended with that boot
+    for field in ("number", "former"):
+        del old[field]
+    assert segue(segue_here.data, "detach", device).returncode == 0
+    (folder / f"{number}.json").write_text(json.dumps({**old, "disk": number}))
+    (folder / f"{disk}.json").write_text(json.dumps(old))
+    attach(segue_here, disk)
+    assert {path.name for path in folder.glob("*.json")} == {f"@{number}.json", f"{number}.json"}
+    assert segue(segue_here.data, "detach", number).returncode == 0
+
+
 def test_zeroes_that_may_unmap_are_zeroes(segue_here: Installation, disk: str) -> None:
     """nbdfuse makes a trim of them, which promises nothing: the device must not pass them on."""
     device = attach(segue_here, disk)
@@ -182,7 +221,7 @@ def test_not_root(place: Path) -> None:
         os.setgid(NOBODY)
         os.setuid(NOBODY)
         try:
-            said = BlockDevices(str(data)).attach("d", "nbd://127.0.0.1:1/d", False)
+            said = BlockDevices(str(data)).attach("d", 1, "nbd://127.0.0.1:1/d", False)
         except AttachError as error:
             said = str(error)
         os.write(write_end, said.encode())

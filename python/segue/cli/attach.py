@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+from http import HTTPStatus
 
 import click
 
 from segue.block_devices import AttachError, BlockDevices
 from segue.cli.options import AGENT, DISK, Failed, data_folder, data_option, json_option
 from segue.cli.output import print_json
-from segue.client import Client
+from segue.client import ApiError, Client
+
+ASK_S = 5.0
+"""For the controller's answer to who has a name: detaching goes on without it."""
 
 
 @click.command()
@@ -26,9 +30,10 @@ def attach(name: str, read_only: bool, agent_name: str | None, as_json: bool) ->
     (which takes no discards).  Printed again if it is there already.
     """
     data = data_folder()
-    uri = Client(data).disk_uris(name, agent_name)[0]
+    client = Client(data)
+    number, uri = client.disk(name).disk, client.disk_uris(name, agent_name)[0]
     try:
-        device = BlockDevices(data).attach(name, uri, read_only)
+        device = BlockDevices(data).attach(name, number, uri, read_only)
     except AttachError as error:
         hint = ""
         if os.strerror(errno.EACCES) in str(error):
@@ -44,13 +49,25 @@ def attach(name: str, read_only: bool, agent_name: str | None, as_json: bool) ->
 def detach(disk_or_device: str, as_json: bool) -> None:
     """Take away the block device of a disk.
 
-    What was written is flushed first.  The controller need not run.
+    What was written is flushed first.  The controller need not run.  A disk that was renamed is
+    found by both names.
     """
+    data = data_folder()
     try:
-        gone = BlockDevices(data_folder()).detach(disk_or_device)
+        gone = BlockDevices(data).detach(disk_or_device, _number(data, disk_or_device))
     except AttachError as error:
         raise Failed(str(error)) from error
     if as_json:
         print_json({"disk": gone.disk, "device": gone.device})
     else:
         click.echo(f"disk {gone.disk}: {gone.device or 'its device'} is gone")
+
+
+def _number(data: str, disk_or_device: str) -> int | None:
+    """Of the disk called so; 0: none is; None: the controller does not say."""
+    if disk_or_device.startswith("/"):
+        return None
+    try:
+        return Client(data, timeout_s=ASK_S).disk(disk_or_device).disk
+    except ApiError as error:
+        return 0 if error.status == HTTPStatus.NOT_FOUND else None

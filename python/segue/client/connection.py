@@ -34,8 +34,8 @@ class ApiError(Exception):
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
@@ -48,13 +48,22 @@ class Connection:
     """Where the API of an installation is: its data folder, or a URL (``https://HOST:PORT``).
 
     `token`: what the installation's ``api.token`` holds; needed with a URL.  `ca`: a file (PEM) of
-    certificates to trust besides the system's.  Raises `ApiError` for what is no URL.
+    certificates to trust besides the system's.  `timeout_s`: how long an answer is waited for
+    [`TIMEOUT_S`].  Raises `ApiError` for what is no URL.
     """
 
-    def __init__(self, where: str, *, token: str = "", ca: str | None = None) -> None:
+    def __init__(
+        self,
+        where: str,
+        *,
+        token: str = "",
+        ca: str | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
         self.where = where
         self.is_url = "://" in where
         """Whether it may be another machine's."""
+        self._timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
         self._token = token
         self._ca = ca
         self._socket = os.path.join(where, SOCKET_NAME)
@@ -78,9 +87,9 @@ class Connection:
 
     def _connection(self) -> http.client.HTTPConnection:
         if not self.is_url:
-            return _UnixConnection(self._socket)
+            return _UnixConnection(self._socket, self._timeout_s)
         if not self._tls:
-            return http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+            return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
         try:
             context = ssl.create_default_context()
             if self._ca:
@@ -88,7 +97,7 @@ class Connection:
         except OSError as error:
             raise ApiError(f"{self._ca}: {error.strerror or error}") from error
         return http.client.HTTPSConnection(
-            self._host, self._port, timeout=TIMEOUT_S, context=context
+            self._host, self._port, timeout=self._timeout_s, context=context
         )
 
     def call(self, method: str, path: str, kind: type[T], body: Any = None) -> T:
@@ -104,7 +113,7 @@ class Connection:
             status, answer = response.status, response.read()
         except TimeoutError as error:
             raise ApiError(
-                f"no answer within {TIMEOUT_S:g} s: the controller may still be at it "
+                f"no answer within {self._timeout_s:g} s: the controller may still be at it "
                 "(`segue status` says what it waits for)"
             ) from error
         except (OSError, http.client.HTTPException) as error:
