@@ -57,11 +57,11 @@ class Folder:
         """The descriptor for the children."""
 
     def take(self) -> None:
-        """Raises `UpError` if another `segue up` has it.
+        """Raises `UpError` if another `segue up` has it, or another user.
 
         What one that was killed has left running is waited for: it is stopping.
         """
-        self.inherited = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.inherited = self._open(os.O_CREAT)
         try:
             fcntl.lockf(self.inherited, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -72,6 +72,14 @@ class Folder:
                 raise UpError(f"what a killed `segue up` has started in {self.data} runs on")
             time.sleep(POLL_S)
 
+    def _open(self, flags: int = 0) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise UpError(f"cannot open {self.path}: {error.strerror}") from None
+
     def _alone(self) -> bool:
         try:
             fcntl.flock(self.inherited, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -80,9 +88,12 @@ class Folder:
         return True
 
     def holder(self) -> int:
-        """The pid of the `segue up` that runs in this folder; 0 if none does."""
+        """The pid of the `segue up` that runs in this folder; 0 if none does.
+
+        Raises `UpError` if this user may not know.
+        """
         try:
-            file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            file = self._open()
         except FileNotFoundError:
             return 0
         try:
@@ -114,12 +125,11 @@ class Supervised:
         pause_s = FIRST_PAUSE_S
         while not self._stopping.is_set():
             begun = time.monotonic()
-            status = await self._run()
+            how = await self._run()
             if self._stopping.is_set():
                 return
             if time.monotonic() - begun > SETTLED_S:
                 pause_s = FIRST_PAUSE_S
-            how = f"signal {-status}" if status < 0 else f"exit status {status}"
             if not self.served:
                 self.ended.set_result(how)
                 return
@@ -131,7 +141,17 @@ class Supervised:
                     await self._stopping.wait()
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
-    async def _run(self) -> int:
+    async def _run(self) -> str:
+        """How it ended, or why it did not begin."""
+        try:
+            status = await self._end()
+        except OSError as error:
+            what = error.filename or self._args[0] or "the interpreter"
+            return f"cannot start it: {what}: {error.strerror}"
+        return f"signal {-status}" if status < 0 else f"exit status {status}"
+
+    async def _end(self) -> int:
+        """Starts it; its exit status, or the signal that ended it below 0."""
         with self.log.open("ab") as out:
             # A group of its own: Ctrl-C on the terminal is for us, who stop them in order.
             self._process = await asyncio.create_subprocess_exec(
@@ -242,7 +262,9 @@ class Up:
                     process.served = True
                     return
             if process.ended.done():
-                said = process.last_words() or process.ended.result()
+                said = process.ended.result()
+                if process.pid:  # else its log is of an earlier run
+                    said = process.last_words() or said
                 raise UpError(f"the {process.name} did not start: {said}")
             await asyncio.sleep(POLL_S)
         raise UpError(f"the {process.name} did not serve within {START_S:g} s: see {process.log}")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import segue
+from segue.cli import INTERRUPTED
 from segue.cli.agent import agent
 from segue.cli.attach import attach, detach
 from segue.cli.check import check
@@ -24,9 +25,6 @@ from segue.cli.status import status
 from segue.cli.top import top
 from segue.cli.up import down, up
 from segue.client import ApiError
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 
 class _Group(click.Group):

@@ -116,16 +116,21 @@ def _detach(data: str, passed_on: list[str], size: int | None, as_json: bool) ->
         args += ["--size", str(size)]
     if as_json:
         args.append("--json")
-    with open(os.path.join(data, "up.log"), "ab") as log:
-        begin = log.tell()
-        process = subprocess.Popen(
-            args,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,
-            text=True,
-        )
+    path = os.path.join(data, "up.log")
+    try:
+        with open(path, "ab") as log:
+            begin = log.tell()
+            process = subprocess.Popen(
+                args,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                text=True,
+            )
+    except OSError as error:  # of the log, or the interpreter is gone or has no name
+        what = f"write {path}" if error.filename == path else f"run {args[0] or 'the interpreter'}"
+        raise Failed(f"cannot {what}: {error.strerror}") from None
     assert process.stdout is not None
     for line in process.stdout:
         if as_json:
@@ -134,7 +139,7 @@ def _detach(data: str, passed_on: list[str], size: int | None, as_json: bool) ->
         click.echo(line.replace(READY, READY_DETACHED), nl=False)
         if READY in line:
             return
-    with open(log.name, "rb") as said:
+    with open(path, "rb") as said:
         said.seek(begin)
         click.echo(said.read(), nl=False, err=True)
     raise SystemExit(process.wait() or 1)
@@ -152,11 +157,14 @@ def down(force: bool, as_json: bool) -> None:
     Refused while `segue attach` of DIR has a device: what a filesystem on it has not flushed yet
     would be lost.  Unmount it and `segue detach` the disk, or say --force.
     """
-    from segue.supervisor import Folder  # noqa: PLC0415
+    from segue.supervisor import Folder, UpError  # noqa: PLC0415
 
     data = data_folder()
     folder = Folder(data)
-    pid = folder.holder()
+    try:
+        pid = folder.holder()
+    except UpError as error:
+        raise Failed(str(error)) from None
     if not pid:
         raise Failed(f"no `segue up` runs in {data}")
     if not force:
