@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import click
@@ -12,13 +13,27 @@ import click
 from segue.api.jobs import JobInfo
 from segue.cli.container import container
 from segue.cli.disk import disk
-from segue.cli.options import CONTAINER, DISK, Failed, Size, client, json_option, where_option
+from segue.cli.options import (
+    CONTAINER,
+    DISK,
+    Failed,
+    Interrupted,
+    Size,
+    client,
+    json_option,
+    where_option,
+)
 from segue.cli.output import Columns, print_fields, print_json, print_rows
-from segue.cli.progress import progress
+from segue.cli.progress import Progress, progress
 from segue.cli.sizes import format_size
+from segue.client import ApiError
 
 F = TypeVar("F", bound=Callable[..., Any])
 LOOK_EVERY_S = 0.3
+KEEP_TRYING_S = 30.0
+"""Until a controller that was there has to be there again: a restart takes seconds."""
+RESTARTING = (0, HTTPStatus.SERVICE_UNAVAILABLE)
+"""HTTP status (0: not reached) of a controller that ends or is not there yet."""
 OVER = ("done", "cancelled", "failed")
 
 
@@ -206,13 +221,11 @@ def _begun(info: JobInfo, wait: bool, as_json: bool) -> None:
 
 
 def _wait(info: JobInfo, as_json: bool) -> None:
-    total = info.moved_bytes + info.left_bytes
-    with progress(f"{info.kind} {_what(info)}", total) as shown:
-        while info.state not in OVER:
-            if total := info.moved_bytes + info.left_bytes:  # 0: it has not looked yet
-                shown.update(info.moved_bytes, total)
-            time.sleep(LOOK_EVERY_S)
-            info = client().job(info.job)
+    try:
+        info = _over(info)
+    except KeyboardInterrupt:
+        verbs = f"segue job wait {info.job}, segue job cancel {info.job}"
+        raise Interrupted(f"interrupted: job {info.job} goes on ({verbs})") from None
     if as_json:
         print_json(info)
     elif info.state == "done":
@@ -220,3 +233,36 @@ def _wait(info: JobInfo, as_json: bool) -> None:
     if info.state != "done":
         why = f": {info.reason}" if info.reason else ""
         raise Failed(f"job {info.job} was {info.state}{why}".replace("was failed", "failed"))
+
+
+def _over(info: JobInfo) -> JobInfo:
+    """The job when it is over; how far it is shows meanwhile."""
+    total = info.moved_bytes + info.left_bytes
+    with progress(f"{info.kind} {_what(info)}", total) as shown:
+        while info.state not in OVER:
+            if total := info.moved_bytes + info.left_bytes:  # 0: it has not looked yet
+                shown.update(info.moved_bytes, total)
+            time.sleep(LOOK_EVERY_S)
+            info = _looked_at(info.job, shown)
+    return info
+
+
+def _looked_at(number: int, shown: Progress) -> JobInfo:
+    """The job, from a controller that may just be restarting: jobs go on after that."""
+    first: float | None = None
+    while True:
+        try:
+            return client().job(number)
+        except ApiError as error:
+            if error.status not in RESTARTING:
+                raise
+            now = time.monotonic()
+            if first is None:
+                first = now
+                shown.say(f"{error}; trying again for {KEEP_TRYING_S:g} s")
+            elif now - first > KEEP_TRYING_S:
+                raise Failed(
+                    f"{error}; job {number} goes on when it is there again "
+                    f"(segue job wait {number})"
+                ) from error
+        time.sleep(LOOK_EVERY_S)

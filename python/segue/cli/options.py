@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from segue.cli import INTERRUPTED
 from segue.cli.sizes import parse_size
 from segue.client import ApiError, Client
 
@@ -24,6 +25,12 @@ class Failed(click.ClickException):
     """Ends the command: one line on stderr, exit status 1."""
 
     exit_code = 1
+
+
+class Interrupted(click.ClickException):
+    """Ends the command after Ctrl-C with more to say than that: exit status 130."""
+
+    exit_code = INTERRUPTED
 
 
 def sentence(error: Exception) -> str:

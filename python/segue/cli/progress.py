@@ -31,6 +31,9 @@ class Progress(Protocol):
     def advance(self, count_bytes: int) -> None:
         """So much more is done."""
 
+    def say(self, line: str) -> None:
+        """A line of its own, which stays."""
+
 
 @contextmanager
 def progress(title: str, total_bytes: int) -> Iterator[Progress]:
@@ -71,6 +74,9 @@ class _Bar:
     def advance(self, count_bytes: int) -> None:
         self._drawn.advance(self._task, count_bytes)
 
+    def say(self, line: str) -> None:
+        self._drawn.console.print(line, markup=False, highlight=False)
+
 
 class _Lines:
     """A line whenever another tenth is done."""
@@ -92,3 +98,6 @@ class _Lines:
 
     def advance(self, count_bytes: int) -> None:
         self.update(self._done_bytes + count_bytes)
+
+    def say(self, line: str) -> None:
+        click.echo(line, err=True)

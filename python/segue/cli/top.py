@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import time
+from contextlib import suppress
 
 import click
 
@@ -21,6 +22,11 @@ from segue.cli.status import print_status
 @json_option
 def top(every_s: float, times: int | None, as_json: bool) -> None:
     """The installation, looked at again and again; Ctrl-C ends it.  With --json, a line a look."""
+    with suppress(KeyboardInterrupt):
+        _look(every_s, times, as_json)
+
+
+def _look(every_s: float, times: int | None, as_json: bool) -> None:
     before = client().status()
     for turn in itertools.count(1):
         now = client().status()

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
+from segue.api.jobs import JobInfo
+from segue.cli import movement
+from segue.client import ApiError, Client
 from tests.unit.cli.conftest import ANSWERS, Api
 
 JOB: dict[str, Any] = {
@@ -131,3 +135,70 @@ def test_waiting_for_a_job_that_failed_is_an_error(api: Api) -> None:
     done = api.run("job", "wait", "8")
     assert done.exit_code == 1
     assert "segue: job 8 failed: it is full\n" in done.output
+
+
+class Answers:
+    """What the controller says of a job, one after another; the last again and again."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *said: BaseException | str) -> None:
+        self._said = list(said)
+        monkeypatch.setattr(Client, "job", lambda _, number: self.next(number))
+        monkeypatch.setattr(movement, "LOOK_EVERY_S", 0.0)
+
+    def next(self, number: int) -> JobInfo:
+        now = self._said.pop(0) if len(self._said) > 1 else self._said[0]
+        if isinstance(now, str):
+            return msgspec.convert(JOB | {"job": number, "state": now}, JobInfo)
+        raise now
+
+
+WAITING = [["job", "wait", "7"], ["disk", "move", "d", "--to", "c", "--wait"]]
+GONE = ApiError("cannot reach the controller")
+
+
+@pytest.mark.parametrize("words", WAITING)
+def test_a_controller_that_is_restarted(
+    api: Api, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    ending = ApiError("the term has ended", 503)
+    Answers(monkeypatch, "running", "running", ending, GONE, GONE, "running", "done")
+    done = api.run(*words)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == "job 7: done, 30M moved\n"
+    again = [line for line in done.stderr.splitlines() if "%" not in line]
+    assert again == ["the term has ended; trying again for 30 s"]
+
+
+@pytest.mark.parametrize("words", WAITING)
+def test_a_controller_that_does_not_come_back(
+    api: Api, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setattr(movement, "KEEP_TRYING_S", 0.05)
+    Answers(monkeypatch, "running", GONE)
+    if words[0] == "job":  # of a job that was never seen nothing is known to go on
+        assert api.run(*words).exit_code == 1
+        Answers(monkeypatch, "running", "running", GONE)
+    done = api.run(*words)
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1] == (
+        "segue: cannot reach the controller; "
+        "job 7 goes on when it is there again (segue job wait 7)"
+    )
+
+
+def test_no_job_of_that_number_is_not_tried_again(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Answers(monkeypatch, "running", ApiError("there is no job 7", 404))
+    done = api.run("job", "wait", "7")
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (1, "segue: there is no job 7")
+
+
+@pytest.mark.parametrize("words", WAITING)
+def test_interrupted(api: Api, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    Answers(monkeypatch, "running", KeyboardInterrupt())
+    done = api.run(*words)
+    assert done.exit_code == 130
+    assert done.stderr.splitlines()[-1] == (
+        "segue: interrupted: job 7 goes on (segue job wait 7, segue job cancel 7)"
+    )

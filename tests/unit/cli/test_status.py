@@ -21,3 +21,12 @@ def test_top_looks_again(api: Api) -> None:
     result = api.run("top", "--every", "0", "--times", "2")
     assert result.exit_code == 0, result.output
     assert result.output.count("term 1, commit 2") == 2
+
+
+def test_top_ends_by_interrupt(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("segue.cli.top.time.sleep", interrupt)
+    result = api.run("top", "--json")
+    assert (result.exit_code, result.stderr, result.stdout.count("\n")) == (0, "", 1)
