@@ -17,6 +17,7 @@ from segue.client import ApiError, Client
 F = TypeVar("F", bound=Callable[..., Any])
 _DATA = "segue.data"
 _API = "segue.api"
+DATA_VARIABLE = "SEGUE_DATA"
 TOKEN_VARIABLE = "SEGUE_API_TOKEN"
 CA_VARIABLE = "SEGUE_API_CA"
 
@@ -88,14 +89,25 @@ def _keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None
         ctx.meta[key] = (value if key == _API else os.path.abspath(value)), said
 
 
+class _Folder(click.Path):
+    """Looked at when it is used: a verb or a flag may do without what the environment names."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As it is."""
+        return value
+
+
 data_option = click.option(
     "--data",
     metavar="DIR",
-    envvar="SEGUE_DATA",
+    envvar=DATA_VARIABLE,
     expose_value=False,
     is_eager=True,
     callback=_keep,
-    type=click.Path(file_okay=False),
+    type=_Folder(),
     help="Folder of the installation (or SEGUE_DATA).",
 )
 
@@ -125,10 +137,21 @@ def data_of(ctx: click.Context) -> str | None:
 
 
 def data_folder() -> str:
-    """The installation's folder, absolute; a usage error if none was named."""
-    folder = data_of(click.get_current_context())
+    """The installation's folder, absolute; a usage error if none was named, or no folder."""
+    folder: tuple[str, bool] | None = click.get_current_context().meta.get(_DATA)
     if folder is None:
         raise click.UsageError("which installation? give --data DIR or set SEGUE_DATA")
+    return _usable(*folder)
+
+
+def _usable(folder: str, said: bool) -> str:
+    """The folder, if it is not there yet or can be looked into."""
+    if os.path.exists(folder):
+        named = "--data" if said else DATA_VARIABLE
+        if not os.path.isdir(folder):
+            raise click.UsageError(f"{named}: {folder} is no directory")
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise click.UsageError(f"{named}: {folder} is not readable for this user")
     return folder
 
 
@@ -140,7 +163,7 @@ def client(ctx: click.Context | None = None) -> Client:
     if folder is not None and url is not None and folder[1] == url[1]:
         raise click.UsageError("a folder and an API are named: which installation?")
     if folder is not None and (url is None or folder[1]):
-        return Client(folder[0])
+        return Client(_usable(*folder))
     if url is None:
         raise click.UsageError("which installation? give --data DIR or set SEGUE_DATA")
     token, ca = os.environ.get(TOKEN_VARIABLE, ""), os.environ.get(CA_VARIABLE)

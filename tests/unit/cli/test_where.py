@@ -1,0 +1,40 @@
+"""Which installation: flags win over the environment, and what is no use is named.
+
+A file stands for a folder that this user cannot read: tests may be run by root.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from segue.cli.main import main
+
+
+def test_a_flag_and_verbs_that_need_none_do_without_the_environments_folder(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").touch()
+    env = {"SEGUE_DATA": str(tmp_path / "file")}
+    there = str(tmp_path)
+    for words in (["--data", there, "status"], ["status", "--data", there]):
+        result = CliRunner().invoke(main, words, env=env)
+        assert f"cannot reach the controller at {there}/api.sock" in result.stderr
+    result = CliRunner().invoke(main, ["--api", "http://127.0.0.1:1", "status"], env=env)
+    assert "cannot reach the controller at http://127.0.0.1:1" in result.stderr
+    words = ["serve", f"{there}/none", "--listen", f"unix://{there}/s"]
+    assert "none: No such file" in CliRunner().invoke(main, words, env=env).stderr
+
+
+def test_who_names_what_is_no_folder(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for verb in ("status", "check", "up"):
+        results = [
+            CliRunner().invoke(main, [verb], env={"SEGUE_DATA": str(file)}),
+            CliRunner().invoke(main, ["--data", str(file), verb]),
+        ]
+        assert [result.exit_code for result in results] == [2, 2]
+        assert results[0].stderr.startswith(f"segue: SEGUE_DATA: {file} is no directory (")
+        assert results[1].stderr.startswith(f"segue: --data: {file} is no directory (")
