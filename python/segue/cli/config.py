@@ -13,13 +13,15 @@ import tomllib
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from segue.cli.options import data_of
 
 C = TypeVar("C", bound=click.Command)
 
 CONFIG_NAME = "segue.toml"
-_NAMED = "segue.config"
+_NAMED = "segue.config.named"
+_READ = "segue.config.read"
 COMMANDS = ("up", "controller", "agent")
 """The tables of a settings file."""
 _NO_SETTINGS = ("data", "config", "help", "version", "json", "detach", "with-parent")
@@ -62,6 +64,23 @@ def read_config(path: str) -> dict[str, dict[str, Any]]:
     return tables
 
 
+def blame(error: click.UsageError) -> None:
+    """Lets the error name the variable, or the file, where no flag is to blame."""
+    if isinstance(error, click.BadParameter) and error.ctx is not None and error.param is not None:
+        origin = came_from(error.ctx, error.param)
+        error.param_hint = origin or error.param_hint
+
+
+def came_from(ctx: click.Context, param: click.Parameter) -> str:
+    """The variable, or the setting in its file, that a value comes from; empty: none of these."""
+    source = ctx.get_parameter_source(param.name) if param.name is not None else None
+    if source is ParameterSource.ENVIRONMENT:
+        return str(param.envvar)
+    if source is ParameterSource.DEFAULT_MAP and isinstance(param, click.Option):
+        return f"{_flag(param)} in [{ctx.command.name}] of {ctx.meta[_READ]}"
+    return ""
+
+
 def config_named(ctx: click.Context) -> str | None:
     """The settings file that ``--config`` or ``SEGUE_CONFIG`` names, absolute."""
     return ctx.meta.get(_NAMED)
@@ -78,9 +97,11 @@ def _config_path(ctx: click.Context, named: str | None) -> str | None:
 
 
 def _take_config(ctx: click.Context, _: click.Parameter, named: str | None) -> None:
+    _check_variables(ctx.command)
     path = _config_path(ctx, named)
     if path is None:
         return
+    ctx.meta[_READ] = path
     table = read_config(path).get(ctx.command.name or "", {})
     settings = _settings(ctx.command)
     values = {}
@@ -91,11 +112,31 @@ def _take_config(ctx: click.Context, _: click.Parameter, named: str | None) -> N
             raise click.UsageError(
                 f"{path}: [{ctx.command.name}] has no setting {key!r}, only {there}"
             )
-        if isinstance(value, list) is not param.multiple or isinstance(value, dict):
-            kind = "a list" if param.multiple else "one value"
-            raise click.UsageError(f"{path}: [{ctx.command.name}] {key} takes {kind}")
+        if wanted := _wanted(param, value):
+            raise click.UsageError(f"{path}: [{ctx.command.name}] {key} takes {wanted}")
         values[param.name] = value
     ctx.default_map = values
+
+
+def _wanted(param: click.Option, value: Any) -> str:
+    """What kind of value the setting takes; empty: this is one."""
+    if isinstance(value, list) is not param.multiple:
+        return "a list" if param.multiple else "one value"
+    values = value if param.multiple else [value]
+    if param.is_flag:
+        return "" if isinstance(value, bool) else "true or false"
+    if any(isinstance(one, bool | dict | list) for one in values):
+        return "a list of texts" if param.multiple else "one value, a number or a text"
+    return ""
+
+
+def _check_variables(command: click.Command) -> None:
+    """Raises `click.UsageError` for a variable that looks like a setting and is none."""
+    there = [param.envvar for param in _settings(command).values()]
+    begin = f"SEGUE_{command.name}_".upper()
+    for name in os.environ:
+        if name.startswith(begin) and name not in there:
+            raise click.UsageError(f"{name} is no setting, only {', '.join(map(str, there))} are")
 
 
 def _settings(command: click.Command) -> dict[str, click.Option]:

@@ -15,9 +15,10 @@ from typing import Any
 import click
 
 from segue import failpoints
-from segue.cli.config import configured
+from segue.cli.config import came_from, configured
 from segue.cli.options import Failed, Size, data_folder, data_option, sentence
 from segue.logs import set_up_logs
+from segue.wire.link import Address
 
 log_option = click.option(
     "--log-level",
@@ -212,7 +213,17 @@ def agent(
     except AgentConfigError as error:
         raise click.UsageError(str(error)) from None
     except (AgentRefused, OSError, ValueError) as error:
-        raise Failed(sentence(error)) from error
+        raise Failed(f"{sentence(error)}{_whence(ctx, error, listen)}") from error
+
+
+def _whence(ctx: click.Context, error: Exception, listen: tuple[str, ...]) -> str:
+    """Which variable or file named the address that an agent cannot listen at."""
+    [param] = [param for param in ctx.command.params if param.name == "listen"]
+    origin = came_from(ctx, param)
+    named = sentence(error).partition(": ")[0] in [str(Address.parse(text)) for text in listen]
+    if not origin or not named or not isinstance(error, OSError):
+        return ""
+    return f" (from {origin}; every agent needs its own)"
 
 
 def _run(life: Coroutine[Any, Any, None], with_parent: bool) -> None:

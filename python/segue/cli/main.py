@@ -13,6 +13,7 @@ from segue.cli.agent import agent
 from segue.cli.attach import attach, detach
 from segue.cli.check import check
 from segue.cli.completion import completion
+from segue.cli.config import blame
 from segue.cli.container import container
 from segue.cli.daemons import controller
 from segue.cli.disk import disk
@@ -45,6 +46,7 @@ class _Group(click.Group):
             click.echo(error.ctx.get_help() if error.ctx else error.message, err=True)
             status = error.exit_code
         except click.UsageError as error:
+            blame(error)
             where = error.ctx.command_path if error.ctx else "segue"
             _say(f"{error.format_message().rstrip('.')} ({where} --help says more)")
             status = error.exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import click
@@ -57,7 +58,11 @@ def test_another_file_can_be_named(tmp_path: Path) -> None:
         ("[controller]\ndata = '/x'", "[controller] has no setting 'data'"),
         ("[controler]\nlease = 5", "'controler' is no table of settings"),
         ("lease = 5", "'lease' is no table of settings"),
-        ("[controller]\nlease = 'long'", "'long' is not a valid float"),
+        ("[controller]\nlease = 'long'", "Invalid value for lease in [controller] of "),
+        ("[controller]\nlease = 'long'", "segue.toml: 'long' is not a valid float"),
+        ("[controller]\nlease = true", "lease takes one value, a number or a text"),
+        ("[controller]\ninsecure = 1", "insecure takes true or false"),
+        ("[controller]\nlisten = [true]", "listen takes a list of texts"),
         ("[controller]\nlease = [1, 2]", "lease takes one value"),
         ("[controller]\nlisten = 'x'", "listen takes a list"),
         ("[controller]\nsegment-size = '1MB'", "'1MB' is no size"),
@@ -85,3 +90,48 @@ def test_a_flag_before_the_verb_is_stronger_than_the_environment(tmp_path: Path)
         main, ["--data", str(tmp_path), "status"], env={"SEGUE_DATA": "/nowhere"}
     )
     assert f"{tmp_path}/api.sock" in result.output
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("SEGUE_CONTROLLER_LEASE", "abc", "Invalid value for SEGUE_CONTROLLER_LEASE: 'abc' is not"),
+        ("SEGUE_CONTROLLER_BOGUS", "1", "SEGUE_CONTROLLER_BOGUS is no setting, only SEGUE_CONT"),
+        ("SEGUE_CONTROLLER_DATA", "/x", "SEGUE_CONTROLLER_DATA is no setting, only SEGUE_CONT"),
+        ("SEGUE_CONFIG", "/", "Invalid value for SEGUE_CONFIG: File '/' is a directory"),
+    ],
+)
+def test_a_variable_that_makes_no_sense(
+    tmp_path: Path, variable: str, value: str, said: str
+) -> None:
+    words = ["--data", str(tmp_path), "controller"]
+    result = CliRunner().invoke(main, words, env={variable: value})
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith(f"segue: {said}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_agents_variable_is_nobody_elses(tmp_path: Path) -> None:
+    assert run(tmp_path, SEGUE_AGENT_BOGUS="1").exit_code == 0
+    words = ["--data", str(tmp_path), "agent"]
+    result = CliRunner().invoke(main, words, env={"SEGUE_AGENT_BOGUS": "1"})
+    assert (result.exit_code, "SEGUE_AGENT_BOGUS is no" in result.stderr) == (2, True)
+
+
+def test_where_an_address_that_is_taken_was_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        write(tmp_path, f'[agent]\nlisten = ["{address}"]\n')
+        words = ["--data", str(tmp_path), "agent"]
+        results = [
+            CliRunner().invoke(main, words),
+            CliRunner().invoke(main, words, env={"SEGUE_AGENT_LISTEN": address}),
+            CliRunner().invoke(main, [*words, "--listen", address]),
+        ]
+    where = [
+        f" (from listen in [agent] of {tmp_path}/segue.toml; every agent needs its own)",
+        " (from SEGUE_AGENT_LISTEN; every agent needs its own)",
+        "",
+    ]
+    lines = [f"segue: {address}: Address already in use{said}" for said in where]
+    assert [result.stderr.splitlines()[-1] for result in results] == lines
