@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -222,3 +222,78 @@ def is_over(there: socket.socket) -> bool:
     except ConnectionError:
         pass
     return True
+
+
+@pytest.mark.parametrize(
+    ("storage", "args", "said"),
+    [
+        ("empty", [], "{0}/empty is empty: truncate -s SIZE {0}/empty gives it a size"),
+        (".", [], "{0}/. is neither a file nor a block device"),
+        ("file", ["--state", "{0}"], "{0} (--state): Is a directory"),
+        ("file", ["--state", "{0}/no/state"], "{0}/no/state (--state): No such file or directory"),
+        (
+            "file",
+            ["--listen", "tcp://127.0.0.1:{1}"],
+            "tcp://127.0.0.1:{1}: Address already in use",
+        ),
+        ("file", ["--listen", "unix://{0}/no/s"], "unix://{0}/no/s: No such file or directory"),
+        (
+            "file",
+            ["--listen", "unix://{0}/file"],
+            "unix://{0}/file: {0}/file is there already, and no socket",
+        ),
+    ],
+)
+def test_what_is_to_blame_is_named(folder: Path, storage: str, args: list[str], said: str) -> None:
+    (folder / "empty").touch()
+    (folder / "file").write_bytes(bytes(MIB))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        told = (folder, taken.getsockname()[1])
+        listen = ["--listen", f"unix://{folder}/s"]
+        words = [f"{folder}/{storage}", *listen, *(word.format(*told) for word in args)]
+        done = segue(None, "serve", *words)
+    assert done.returncode == 1
+    assert done.stderr == f"segue: {said.format(*told)}\n"
+    assert (folder / "file").read_bytes() == bytes(MIB)
+
+
+@pytest.fixture
+def serve(folder: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Starts servers of one file, each at a socket of its own."""
+    (folder / "file").write_bytes(bytes(MIB))
+    started: list[subprocess.Popen[str]] = []
+
+    def start(address: str) -> subprocess.Popen[str]:
+        words = ["serve", f"{folder}/file", "--listen", f"unix://{folder}/{address}"]
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-m", "segue.cli", *words]
+        started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+        one.communicate()
+
+
+def test_a_second_server_says_that_it_waits(
+    serve: Callable[[str], subprocess.Popen[str]], folder: Path
+) -> None:
+    first = serve("one")
+    assert first.stdout is not None
+    assert first.stdout.readline().startswith("serving ")
+    second, third = serve("two"), serve("three")
+    for waiting in (second, third):
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline() == (
+            f"{folder}/file is not open yet: waiting (does another `segue serve` have it?)\n"
+        )
+    third.send_signal(signal.SIGINT)
+    assert third.communicate(timeout=10) == ("", "segue: interrupted\n")
+    assert third.returncode == 130
+    first.terminate()
+    assert (first.wait(), first.communicate()) == (0, ("", ""))
+    assert second.stdout is not None
+    assert second.stdout.readline().startswith("serving ")
+    second.terminate()
+    assert (second.wait(), second.communicate()) == (0, ("", ""))

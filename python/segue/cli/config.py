@@ -30,7 +30,7 @@ _NO_SETTINGS = ("data", "config", "help", "version", "json", "detach", "with-par
 
 def configured(command: C) -> C:
     """Lets this command read its settings from file and environment as well."""
-    for param in _settings(command).values():
+    for param in settings_of(command).values():
         assert command.name is not None
         param.envvar = f"SEGUE_{command.name}_{_flag(param)}".upper().replace("-", "_")
     command.params.append(
@@ -103,7 +103,7 @@ def _take_config(ctx: click.Context, _: click.Parameter, named: str | None) -> N
         return
     ctx.meta[_READ] = path
     table = read_config(path).get(ctx.command.name or "", {})
-    settings = _settings(ctx.command)
+    settings = settings_of(ctx.command)
     values = {}
     for key, value in table.items():
         param = settings.get(key)
@@ -132,15 +132,15 @@ def _wanted(param: click.Option, value: Any) -> str:
 
 def _check_variables(command: click.Command) -> None:
     """Raises `click.UsageError` for a variable that looks like a setting and is none."""
-    there = [param.envvar for param in _settings(command).values()]
+    there = [param.envvar for param in settings_of(command).values()]
     begin = f"SEGUE_{command.name}_".upper()
     for name in os.environ:
         if name.startswith(begin) and name not in there:
             raise click.UsageError(f"{name} is no setting, only {', '.join(map(str, there))} are")
 
 
-def _settings(command: click.Command) -> dict[str, click.Option]:
-    """Name in the file -> option."""
+def settings_of(command: click.Command) -> dict[str, click.Option]:
+    """A command's settings: name in the file -> option."""
     options = [param for param in command.params if isinstance(param, click.Option)]
     return {_flag(param): param for param in options if _flag(param) not in _NO_SETTINGS}
 

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from segue.cli.config import configured
+from segue.cli.config import COMMANDS, configured, settings_of
 from segue.cli.main import main
 from segue.cli.options import Size, data_option
 
@@ -135,3 +135,15 @@ def test_where_an_address_that_is_taken_was_named(tmp_path: Path) -> None:
     ]
     lines = [f"segue: {address}: Address already in use{said}" for said in where]
     assert [result.stderr.splitlines()[-1] for result in results] == lines
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_of_settings_is_whole(name: str) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    missing = [
+        setting
+        for setting in settings_of(main.commands[name])
+        if not any(f"`{setting}`" in row.split(" | ")[1] for row in rows)
+    ]
+    assert missing == []
