@@ -87,8 +87,12 @@ class BlockDevices:
 
     def all(self) -> list[Attachment]:
         """All attachments, healthy or not."""
-        records = sorted(self._folder.glob("*.json"))
-        return [msgspec.json.decode(path.read_bytes(), type=Attachment) for path in records]
+        found = []
+        for path in sorted(self._folder.glob("*.json")):
+            # A loss of power may leave an empty record: of a boot that is over.
+            with contextlib.suppress(msgspec.MsgspecError):
+                found.append(msgspec.json.decode(path.read_bytes(), type=Attachment))
+        return found
 
     def there(self) -> list[Attachment]:
         """Those whose device is there now, and leads to a server that lives."""
@@ -132,6 +136,10 @@ class BlockDevices:
         What was written is flushed first.  If that fails, the device is taken away and the error
         raised.
         """
+        if not self._folder.parent.exists():
+            raise AttachError(
+                f"{disk_or_device} is not attached: no {self._folder.parent} is there"
+            )
         with self._turn():
             old = self._find(disk_or_device, number)
             if old is None:

@@ -7,9 +7,10 @@ import os
 from http import HTTPStatus
 
 import click
+from click.shell_completion import CompletionItem
 
 from segue.block_devices import AttachError, BlockDevices
-from segue.cli.options import AGENT, DISK, Failed, data_folder, data_option, json_option
+from segue.cli.options import AGENT, DISK, Failed, data_folder, data_of, data_option, json_option
 from segue.cli.output import print_json
 from segue.client import ApiError, Client
 
@@ -42,8 +43,28 @@ def attach(name: str, read_only: bool, agent_name: str | None, as_json: bool) ->
     print_json({"disk": name, "device": device, "uri": uri}) if as_json else click.echo(device)
 
 
+class _Attached(click.ParamType[str]):
+    """The name of a disk that is attached, or its device: a shell completes it."""
+
+    name = "name"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Disks, devices after a slash; the controller is not asked."""
+        data = data_of(ctx)
+        if data is None:
+            return []
+        try:
+            there = BlockDevices(data).all()
+        except OSError:
+            return []
+        names = [one.device if incomplete.startswith("/") else one.disk for one in there]
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
 @click.command()
-@click.argument("disk_or_device", type=DISK, metavar="NAME|DEVICE")
+@click.argument("disk_or_device", type=_Attached(), metavar="NAME|DEVICE")
 @data_option
 @json_option
 def detach(disk_or_device: str, as_json: bool) -> None:

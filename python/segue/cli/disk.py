@@ -126,6 +126,10 @@ def disk_clear_error(name: str, as_json: bool) -> None:
 
     You have taken note that unflushed data may be lost.
     """
+    info = client().disk(name)
+    if not info.failed:  # and one that comes just now nobody has taken note of
+        print_json(info) if as_json else click.echo(f"disk {name}: there was no flush error")
+        return
     info = client().clear_error(name)
     print_json(info) if as_json else click.echo(f"disk {name}: flush errors ended")
 

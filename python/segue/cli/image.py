@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -14,6 +17,16 @@ from segue.cli.sizes import format_size
 
 FORMAT_HELP = "raw, qcow2, or whatever qemu-img knows."
 FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """What was half done is taken away after either."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _said(error: OSError) -> str:
@@ -43,7 +56,8 @@ def disk_import(
     Until all of it is durable the disk is called NAME.importing.
     """
     try:
-        info = import_image(client(), name, file, image, int(block_size), segment_size)
+        with _sigterm_as_ctrl_c():
+            info = import_image(client(), name, file, image, int(block_size), segment_size)
     except OSError as error:
         raise Failed(f"import of {file}: {_said(error)}") from error
     if as_json:
@@ -68,7 +82,8 @@ def disk_export(name: str, file: Path, image: str, agent_name: str | None, as_js
     Until all of it is there the file is called FILE.part.
     """
     try:
-        export_image(client(), name, file, image, agent_name)
+        with _sigterm_as_ctrl_c():
+            export_image(client(), name, file, image, agent_name)
     except OSError as error:
         raise Failed(f"export to {file}: {_said(error)}") from error
     size_bytes = file.stat().st_size

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
@@ -51,3 +54,24 @@ def test_names_come_from_the_installation(api: Api, words: str, names: list[str]
 def test_no_controller_no_names(api: Api) -> None:
     assert completed("segue disk delete ", SEGUE_DATA=str(api.data / "nothing")) == []
     assert completed("segue disk delete ") == []
+
+
+def test_detach_knows_what_is_attached(tmp_path: Path) -> None:
+    attached = tmp_path / "attached"
+    attached.mkdir()
+    record = {"uri": "", "read_only": False, "kind": "loop", "boot": "", "number": 7}
+    (attached / "@7.json").write_text(json.dumps({**record, "disk": "q", "device": "/dev/loop9"}))
+    (attached / "@8.json").touch()  # as a loss of power may leave it
+    words = f"segue --data {tmp_path} detach "
+    assert completed(words) == ["q"]
+    assert completed(f"{words}/d") == ["/dev/loop9"]
+    assert completed(f"segue --data {tmp_path}/none detach ") == []
+    assert completed("segue detach ") == []
+
+
+def test_detach_where_nothing_is(tmp_path: Path) -> None:
+    where = tmp_path / "none"
+    result = CliRunner().invoke(main, ["--data", str(where), "detach", "x"])
+    assert result.exit_code == 1
+    assert result.stderr == f"segue: x is not attached: no {where} is there\n"
+    assert not where.exists()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
-from tests.unit.cli.conftest import MAP, Api
+import pytest
+
+from tests.unit.cli.conftest import ANSWERS, DISK, MAP, Api
 
 
 def test_disk_create_takes_sizes_with_units(api: Api) -> None:
@@ -32,6 +34,14 @@ def test_disk_resize_and_rename(api: Api) -> None:
 
 def test_disk_delete(api: Api) -> None:
     assert api.run("disk", "delete", "d").output == "disk d deleted\n"
+
+
+def test_disk_clear_error(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert api.run("disk", "clear-error", "d").output == "disk d: there was no flush error\n"
+    assert [method for method, _, _ in api.seen] == ["GET"]
+    monkeypatch.setitem(ANSWERS, ("GET", "/v1/disks/d"), (200, DISK | {"failed": {"c": 5}}))
+    monkeypatch.setitem(ANSWERS, ("POST", "/v1/disks/d/clear-error"), (200, DISK))
+    assert api.run("disk", "clear-error", "d").output == "disk d: flush errors ended\n"
 
 
 def test_disk_map_is_a_drawing(api: Api) -> None:
