@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from segue.cli.image_formats import source
 from segue.installation import Installation, wait_until
 from tests.tools.conftest import MIB, Tool, segue
 
@@ -87,6 +88,41 @@ def test_a_bad_image_leaves_nothing(installation: Installation, folder: Path) ->
     assert "No space left" in done.stderr.splitlines()[-1]
     assert [disk.name for disk in installation.client.disks()] == ["disk"]
     assert installation.client.container("left").used_segments == 0
+
+
+def test_an_image_cannot_name_other_files(
+    installation: Installation, folder: Path, sparse: Path, qemu_img: Tool
+) -> None:
+    """A guest that writes a qcow2 header into its raw image reads no file of the operator's."""
+    secret, image = folder / "secret", folder / "vm.img"
+    sparse.rename(secret)
+    qemu_img("create", "-f", "qcow2", "-b", secret, "-F", "raw", image)
+
+    def refused(*words: str) -> str:
+        done = segue(installation.data, "disk", "import", "vm", *words)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert [disk.name for disk in installation.client.disks()] == ["disk"]
+        return done.stderr
+
+    assert "looks like qcow2, its name like raw" in refused(str(image))
+    said = refused(str(image), "--format", "qcow2")
+    assert f"takes data from another file, {secret}" in said
+    assert "qemu-img rebase" in said
+    image.rename(folder / "vm")  # a name that says nothing
+    assert "takes data from another file" in refused(str(folder / "vm"))
+    # What such a file holds can be had as the raw image that it is.
+    done = segue(installation.data, "disk", "import", "vm", str(folder / "vm"), "--format", "raw")
+    assert done.returncode == 0, done.stderr
+    installation.client.delete_disk("vm")
+    qemu_img("create", "-f", "qcow2", "-o", f"data_file={folder}/ext", folder / "d.qcow2", "1M")
+    assert f"another file, {folder}/ext" in refused(str(folder / "d.qcow2"))
+    qemu_img("create", "-f", "vmdk", "-o", "subformat=monolithicFlat", folder / "f.vmdk", "1M")
+    assert "looks like raw, its name like vmdk" in refused(str(folder / "f.vmdk"))
+    said = refused(str(folder / "f.vmdk"), "--format", "vmdk")
+    assert f"another file, {folder}/f-flat.vmdk" in said
+    # One that changes after it was looked at: qemu-img is told to open no backing file.
+    qemu_img("convert", "-O", "raw", source(folder / "vm", "qcow2"), folder / "out")
+    assert not (folder / "out").read_bytes().strip(b"\0")
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -53,6 +53,9 @@ def disk_import(
 ) -> None:
     """Make a disk of an image FILE.
 
+    A file that does not look like what its name says (.img, .raw, .qcow2 ...) is refused without
+    --format; one that takes data from other files (a backing file) is refused.
+
     Until all of it is durable the disk is called NAME.importing.
     """
     try:

@@ -12,11 +12,9 @@ is free while a request or the file is waited for.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import queue
 import re
-import shutil
 import subprocess
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -28,6 +26,14 @@ import click
 
 from segue import _native
 from segue.api.disks import DiskInfo
+from segue.cli.image_formats import (
+    RAW,
+    image_format,
+    image_size_bytes,
+    last_line,
+    need_qemu_img,
+    source,
+)
 from segue.cli.options import Failed
 from segue.cli.progress import Progress, progress
 from segue.client import ApiError, Client
@@ -37,30 +43,13 @@ PIECE_BYTES = 1 << 20
 """Of one request, at the most."""
 STATUS_BYTES = 1 << 30
 SECTOR = 512
-RAW = "raw"
 IMPORTING = ".importing"
-MAGICS = {
-    b"QFI\xfb": "qcow2",
-    b"KDMV": "vmdk",
-    b"vhdxfile": "vhdx",
-    b"conectix": "vpc",
-}
-VDI_MAGIC_AT, VDI_MAGIC = 64, b"\x7f\x10\xda\xbe"
 ZEROES = bytes(PIECE_BYTES)
 HOLE_OR_ZERO = 3
 PERCENT = re.compile(rb"\(([0-9.]+)/100%\)")
 
 Piece = tuple[int, int]
 """Offset and length in bytes."""
-
-
-def image_format(path: Path) -> str:
-    """What the file's first bytes say it is; raw if they say nothing."""
-    with open(path, "rb") as file:
-        head = file.read(VDI_MAGIC_AT + len(VDI_MAGIC))
-    if head[VDI_MAGIC_AT:] == VDI_MAGIC:
-        return "vdi"
-    return next((name for magic, name in MAGICS.items() if head.startswith(magic)), RAW)
 
 
 def import_image(
@@ -76,8 +65,8 @@ def import_image(
     Raises `Failed`, `ApiError`, `OSError`; the disk is gone then, or still called NAME.importing.
     """
     image = image or image_format(path)
-    _need_qemu_img(image)
-    size_bytes = path.stat().st_size if image == RAW else _virtual_size(path, image)
+    need_qemu_img(image)
+    size_bytes = image_size_bytes(path, image)
     if not size_bytes:
         raise Failed(f"{path} is empty")
     names = {disk.name for disk in client.disks()}
@@ -97,8 +86,8 @@ def import_image(
             if image == RAW:
                 _fill_disk(uri, part, path, info.segment_bytes, bar)
             else:
-                args = ["-n", "--target-is-zero", "-W", "-f", image, "-O", RAW]
-                _convert([*args, str(path.absolute()), uri], size_bytes, bar)
+                args = ["-n", "--target-is-zero", "-W", "-O", RAW, source(path, image), uri]
+                _convert(args, size_bytes, bar)
         _flush(uri, part)
         return client.rename_disk(part, name)
     except BaseException:
@@ -114,7 +103,7 @@ def export_image(
     client: Client, name: str, path: Path, image: str = RAW, agent: str | None = None
 ) -> None:
     """Writes a disk to a new file; raises `Failed`, `ApiError`, `OSError`, and then leaves none."""
-    _need_qemu_img(image)
+    need_qemu_img(image)
     if path.exists():
         raise Failed(f"{path} exists already")
     info = client.disk(name)
@@ -287,20 +276,6 @@ def _flush(uri: str, name: str) -> None:
 # Other formats ------------------------------------------------------------------------------------
 
 
-def _virtual_size(path: Path, image: str) -> int:
-    command = ["qemu-img", "info", "--output=json", "-f", image, str(path.absolute())]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        raise Failed(_last_line(done.stderr))
-    size: int = json.loads(done.stdout)["virtual-size"]
-    return size
-
-
-def _need_qemu_img(image: str) -> None:
-    if image != RAW and shutil.which("qemu-img") is None:
-        raise Failed(f"{image} images take qemu-img, which is not here (Debian: qemu-utils)")
-
-
 def _convert(args: list[str], size_bytes: int, bar: Progress) -> None:
     """Runs ``qemu-img convert`` and tells how far it is."""
     command = ["qemu-img", "convert", "-p", *args]
@@ -316,9 +291,4 @@ def _convert(args: list[str], size_bytes: int, bar: Progress) -> None:
             raise
         error = process.stderr.read()
     if process.returncode:
-        raise Failed(_last_line(error))
-
-
-def _last_line(said: bytes) -> str:
-    lines = said.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "qemu-img failed and does not say why"
+        raise Failed(last_line(error))
