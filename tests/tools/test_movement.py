@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from segue import _native
 from segue.failpoints import POINTS, VARIABLE
 from segue.installation import wait_until
 from tests.tools.movement import Mover, lies_in, two_containers
@@ -67,6 +68,38 @@ def test_a_drained_container_is_empty_while_hosts_write(folder: Path) -> None:
             wait_until("more writes", lambda: load.tally.writes > writes + 50)
         info = client.container("left")
         assert (info.used_segments, info.held_segments) == (0, 0)
+
+
+def test_a_drain_without_room_says_so(folder: Path) -> None:
+    """Two containers, the other one too small: it waits, named, at no rate; and what it left."""
+    with two_containers(folder, agents=("one",)) as load:
+        client = load.installation.client
+        client.create_disk("other", 4 << 20)
+        host = load.installation.uri("other", "one")
+        connection = _native.NbdClient(host, "other")
+        connection.pwrite(b"x" * (2 << 20), 0)
+        connection.close()
+        lying = client.container("left").used_segments
+        room = client.container("right").free_segments
+        job = client.drain_container("left").job
+
+        def problem() -> str:
+            return next((p for p in client.status().problems if p.startswith("job ")), "")
+
+        wait_until("the problem", lambda: bool(problem()))
+        assert problem().startswith(f"job {job} (drain of container left) has waited")
+        assert "no location is free (`segue container add` gives it room)" in problem()
+        info = client.job(job)
+        assert (info.state, info.reason) == ("waiting", "no location is free")
+        assert (info.bytes_per_s, info.left_s) == (0, None)
+        assert info.waiting_s is not None and info.waiting_s >= 2
+        assert info.left_segments == lying - room > 0
+        client.cancel_job(job)
+        wait_until("its end", lambda: client.job(job).state == "cancelled")
+        over = client.job(job)
+        assert (over.left_segments, over.waiting_s) == (info.left_segments, None)
+        assert over.reason.endswith("were not moved")
+        assert not problem()
 
 
 def test_a_failing_destination_is_named_and_given_up(folder: Path) -> None:

@@ -47,7 +47,7 @@ class JobInfo(msgspec.Struct, frozen=True):
     state: str
     """running, waiting, cancelling; done, cancelled, failed."""
     reason: str
-    """What it waits for or is held back by, or why it failed."""
+    """What it waits for or is held back by; why it failed; how much a cancelled one left."""
     felt_us: int | None
     """p99 of reads and writes of the hosts it competes with, when it last looked: worst disk.
     None without a bound."""
@@ -57,6 +57,10 @@ class JobInfo(msgspec.Struct, frozen=True):
     moved_bytes: int
     left_segments: int
     left_bytes: int
+    """Still to be moved; of a job that is over, what it left."""
     bytes_per_s: int
+    """Since it began; 0 while it waits and nothing goes on."""
     left_s: float | None
     """Time to the end at this rate; None if there is none to go by."""
+    waiting_s: float | None = None
+    """For how long it has waited for what `reason` says; None: it goes on, or is over."""

@@ -47,7 +47,20 @@ def _what(info: JobInfo) -> str:
 
 def _counted(info: JobInfo, text: str) -> str:
     """A figure, but for a job that an earlier run of the controller ended: not counted here."""
-    return "-" if info.state in OVER and not info.moved_bytes else text
+    return text if info.state not in OVER or info.moved_bytes or info.left_bytes else "-"
+
+
+def reason(info: JobInfo) -> str:
+    """What the job waits for, and for how long; or what else there is to say of it."""
+    since = f" (for {info.waiting_s:.0f} s)" if info.waiting_s is not None else ""
+    return f"{info.reason}{since}" if info.reason else ""
+
+
+def tell(shown: Progress, info: JobInfo) -> None:
+    """How far the job has come, and why it does not go on."""
+    if total := info.moved_bytes + info.left_bytes:  # 0: it has not looked yet
+        shown.update(info.moved_bytes, total)
+    shown.note(info.reason)
 
 
 COLUMNS: Columns = {
@@ -59,7 +72,7 @@ COLUMNS: Columns = {
     "LEFT": lambda j: _counted(j, format_size(j.left_bytes)),
     "RATE": lambda j: _counted(j, f"{format_size(j.bytes_per_s)}/s"),
     "REMAINING": lambda j: "" if j.left_s is None else f"{j.left_s:.0f} s",
-    "REASON": lambda j: j.reason,
+    "REASON": reason,
 }
 FIELDS: Columns = {
     **COLUMNS,

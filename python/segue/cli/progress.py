@@ -34,6 +34,9 @@ class Progress(Protocol):
     def say(self, line: str) -> None:
         """A line of its own, which stays."""
 
+    def note(self, text: str) -> None:
+        """Why it does not go on as it might; said when it changes, empty: it goes on."""
+
 
 @contextmanager
 def progress(title: str, total_bytes: int) -> Iterator[Progress]:
@@ -60,11 +63,12 @@ def progress(title: str, total_bytes: int) -> Iterator[Progress]:
         bars.TimeRemainingColumn(),
         console=Console(stderr=True),
     ) as drawn:
-        yield _Bar(drawn, drawn.add_task(title, total=total_bytes))
+        yield _Bar(drawn, drawn.add_task(title, total=total_bytes), title)
 
 
 class _Bar:
-    def __init__(self, drawn: Drawn, task: TaskID) -> None:
+    def __init__(self, drawn: Drawn, task: TaskID, title: str) -> None:
+        self._title = title
         self._drawn = drawn
         self._task = task
 
@@ -77,6 +81,10 @@ class _Bar:
     def say(self, line: str) -> None:
         self._drawn.console.print(line, markup=False, highlight=False)
 
+    def note(self, text: str) -> None:
+        about = f"{self._title} ({text})" if text else self._title
+        self._drawn.update(self._task, description=about.replace("[", r"\["))
+
 
 class _Lines:
     """A line whenever another tenth is done."""
@@ -86,6 +94,7 @@ class _Lines:
         self._total_bytes = total_bytes
         self._done_bytes = 0
         self._said_percent = 0
+        self._note = ""
 
     def update(self, done_bytes: int, total_bytes: int | None = None) -> None:
         self._done_bytes = done_bytes
@@ -101,3 +110,8 @@ class _Lines:
 
     def say(self, line: str) -> None:
         click.echo(line, err=True)
+
+    def note(self, text: str) -> None:
+        if text != self._note:
+            self._note = text
+            click.echo(f"{self._title}: {text or 'goes on'}", err=True)

@@ -56,7 +56,11 @@ class JobRun:
     passed: set[Begun] = field(default_factory=set)
     """What this round began, and why it passed others over."""
     waits_for: str = ""
-    """Why nothing can be begun now; empty while something can."""
+    """Why nothing can be begun now; empty while something can.  Set by `wait_for`."""
+    waiting_since_ns: int = 0
+    """Since when it has waited, whatever for."""
+    left_at_end: int = 0
+    """Segments that it did not move, once it is over."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when it should look again."""
 
@@ -64,6 +68,12 @@ class JobRun:
     def segments(self) -> tuple[int, int]:
         """The run it moves: (first, end)."""
         return self.row.first, self.row.first + (self.row.count or WHOLE)
+
+    def wait_for(self, reason: str, now_ns: int) -> None:
+        """It waits for that from now on, or goes on (no reason)."""
+        if reason and not self.waits_for:
+            self.waiting_since_ns = now_ns
+        self.waits_for = reason
 
 
 class Jobs:
@@ -133,6 +143,7 @@ class Jobs:
 
     async def end(self, run: JobRun, outcome: str, reason: str = "") -> None:
         """The job is over, durably.  A drain that was not done lets its container be used again."""
+        run.left_at_end = self.left(run) if outcome != DONE else 0
         changes: list[AnyChange] = [JobEnded(run.row.job, outcome, reason)]
         container = self._c.table.containers.get(run.row.container)
         stays = container is not None and not container.leaving

@@ -10,6 +10,8 @@ import pytest
 
 from segue.api.jobs import JobInfo
 from segue.cli import movement
+from segue.cli.movement import tell
+from segue.cli.progress import progress
 from segue.client import ApiError, Client
 from tests.unit.cli.conftest import ANSWERS, Api
 
@@ -32,6 +34,7 @@ JOB: dict[str, Any] = {
     "left_bytes": 10 << 20,
     "bytes_per_s": 5 << 20,
     "left_s": 2.0,
+    "waiting_s": None,
 }
 
 
@@ -202,3 +205,21 @@ def test_interrupted(api: Api, monkeypatch: pytest.MonkeyPatch, words: list[str]
     assert done.stderr.splitlines()[-1] == (
         "segue: interrupted: job 7 goes on (segue job wait 7, segue job cancel 7)"
     )
+
+
+def test_a_job_that_waits_says_for_how_long(
+    api: Api, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits = {"state": "waiting", "reason": "it is full", "waiting_s": 12.3}
+    idle = JOB | waits | {"bytes_per_s": 0, "left_s": None}
+    left = JOB | {"state": "cancelled", "moved_bytes": 0, "left_s": None}
+    monkeypatch.setitem(ANSWERS, ("GET", "/v1/jobs"), (200, [idle, left]))
+    listed = [" ".join(line.split()) for line in api.run("job", "list").output.splitlines()[1:]]
+    assert listed[0] == "7 move d to c waiting 30M 10M 0/s it is full (for 12 s)"
+    assert listed[1] == "7 move d to c cancelled 0 10M 5M/s"
+    with progress("move d to c", 0) as shown:
+        tell(shown, msgspec.convert(idle, JobInfo))
+    assert capsys.readouterr().err.splitlines() == [
+        "move d to c: 75 % of 40M",
+        "move d to c: it is full",
+    ]

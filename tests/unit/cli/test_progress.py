@@ -28,3 +28,12 @@ def test_nothing_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("export d", 0) as work:
         work.update(0)
     assert capsys.readouterr().err == "export d: 100 % of 0\n"
+
+
+def test_why_it_does_not_go_on_is_said_when_it_changes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with progress("drain c", 100) as work:
+        for text in ("", "it is full", "it is full", "", ""):
+            work.note(text)
+    assert capsys.readouterr().err.splitlines() == ["drain c: it is full", "drain c: goes on"]

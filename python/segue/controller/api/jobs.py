@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from litestar import get, post
@@ -13,9 +14,15 @@ from segue.controller.felt import Felt
 from segue.controller.jobs import JobRun
 from segue.controller.pacing import FASTEST
 from segue.controller.procedures import job_verbs
+from segue.controller.procedures.movement import Begun
 from segue.controller.procedures.verbs import Refusal
 from segue.controller.settings import SECOND_NS
 from segue.controller.table import Job
+from segue.sizes import format_size
+
+WAITS_S = 2.0
+"""A job that has waited so long is worth a word: what it passes over often takes less."""
+HINTS = {Begun.FULL: "`segue container add` gives it room"}
 
 
 def job_routes(c: Controller) -> list[Any]:
@@ -93,12 +100,16 @@ def job_routes(c: Controller) -> list[Any]:
 def _job_info(c: Controller, job: Job) -> JobInfo:
     row, run = job.row, c.jobs.known.get(job.row.job)
     disk, container = c.table.disks.get(row.disk), c.table.containers.get(row.container)
-    left = c.jobs.left(run) if run is not None and not job.outcome else 0
+    left = 0
+    if run is not None:
+        left = run.left_at_end if job.outcome else c.jobs.left(run)
     pace = c.pacing.pace(row.job) if not job.outcome else None
     felt = pace.felt if pace is not None else None
     rate, left_bytes = 0, 0
+    waited_s = waited_ns(c, run) / SECOND_NS if run is not None else None
     if run is not None:
         left_bytes = left * c.jobs.segment_bytes(run)
+    if run is not None and not (waited_s and run.extents <= c.background.trouble.keys()):
         rate = (
             run.moved_bytes * SECOND_NS // max(1, (run.ended_ns or c.clock.now_ns()) - run.begun_ns)
         )
@@ -121,12 +132,41 @@ def _job_info(c: Controller, job: Job) -> JobInfo:
         left_bytes=left_bytes,
         bytes_per_s=rate,
         left_s=left_bytes / rate if rate and not job.outcome else None,
+        waiting_s=waited_s or None,
     )
 
 
+def waited_ns(c: Controller, run: JobRun) -> int:
+    """For how long a job has waited; 0: it goes on, or is over."""
+    if run.ended_ns or not run.waits_for:
+        return 0
+    return max(1, c.clock.now_ns() - run.waiting_since_ns)
+
+
+def waiting_jobs(c: Controller) -> Iterator[str]:
+    """Jobs that have waited for a while, one sentence each, for `segue status`."""
+    for number, run in sorted(c.jobs.running.items()):
+        waited_s = waited_ns(c, run) / SECOND_NS
+        if waited_s < WAITS_S:
+            continue
+        info = _job_info(c, c.table.jobs[number])
+        what = f"{info.kind} of disk {info.disk}" if info.disk else info.kind
+        if info.container:
+            what += f" {'to' if info.disk else 'of'} container {info.container}"
+        hint = f" ({HINTS[Begun.FULL]})" if Begun.FULL in run.passed else ""
+        end = "is being cancelled" if run.cancelled else f"`segue job cancel {number}` ends it"
+        yield (
+            f"job {number} ({what}) has waited {waited_s:.0f} s: {run.waits_for}{hint}; "
+            f"{format_size(info.left_bytes)} are not moved; {end}"
+        )
+
+
 def _reason(c: Controller, job: Job, run: JobRun | None, felt: Felt | None) -> str:
-    """What a job that is not over waits for, or is held back by."""
-    if run is None or job.outcome:
+    """What a job waits for or is held back by; of one that is over, what it left."""
+    if run is not None and job.outcome:
+        left_bytes = run.left_at_end * c.jobs.segment_bytes(run)
+        return f"{format_size(left_bytes)} were not moved" if left_bytes else ""
+    if run is None:
         return ""
     bound_ns = job.row.latency_us * 1000
     if run.waits_for or felt is None or felt.p99_ns <= bound_ns:

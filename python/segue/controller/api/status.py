@@ -11,6 +11,7 @@ from litestar import get
 import segue
 from segue.api.status import Status
 from segue.controller.api.containers import container_info
+from segue.controller.api.jobs import waiting_jobs
 from segue.controller.api.waits import stuck, waits
 from segue.controller.controller import Controller
 from segue.controller.table import Container
@@ -99,7 +100,7 @@ def _problems(c: Controller) -> list[str]:
         names = [c.table.containers[number].row.name for number in disk.failed]
         if names:
             said.append(f"disk {disk.name}: a flush failed at {', '.join(names)}")
-    said += [*_away(c), *_full_pools(c)]
+    said += [*_away(c), *_full_pools(c), *waiting_jobs(c)]
     for extent, error in sorted(c.background.trouble.items()):
         record = c.table.records.get(extent)
         if record is not None:

@@ -88,7 +88,8 @@ async def _round(c: Controller, run: JobRun) -> tuple[int, set[Begun]]:
     run.left, run.begun, run.passed = 0, 0, set()
     async for disk, segment, origin, targets in _candidates(c, run):
         while not run.cancelled and not _has_room(c, run):
-            run.waits_for = _troubles(c, run) if _stuck(c, run) else ""
+            if run.begun or _stuck(c, run):
+                run.wait_for(_troubles(c, run) if _stuck(c, run) else "", c.clock.now_ns())
             await something_changed(c, run)
         await _lagging(c, run, disk.segment_bytes)
         if run.cancelled or run.passed & {Begun.FULL, Begun.AWAY}:
@@ -98,7 +99,8 @@ async def _round(c: Controller, run: JobRun) -> tuple[int, set[Begun]]:
         _spawn(c, run, _move_one(c, run, disk.disk, segment, origin, targets))
     while run.beginning and not run.cancelled:
         await something_changed(c, run)
-    run.waits_for = "; ".join(sorted(why.value for why in run.passed)) or _troubles(c, run)
+    why = "; ".join(sorted(why.value for why in run.passed)) or _troubles(c, run)
+    run.wait_for(why, c.clock.now_ns())
     return run.begun, run.passed
 
 
