@@ -64,6 +64,27 @@ def test_the_error_is_durable_until_cleared(faulty: Installation, folder: Path) 
     assert faulty.client.disk("disk").failed == {}
 
 
+def test_status_says_the_error_and_what_to_do(faulty: Installation, folder: Path) -> None:
+    for disk in ("disk", "other"):
+        host = _native.NbdClient(faulty.uri(disk, "one"), disk)
+        host.pwrite(bytes([1]) * MIB, 0)
+        rules(folder, "fail flush 5")
+        refuses_to_flush(host)
+        rules(folder)
+    wait_until("both", lambda: all(disk.failed for disk in faulty.client.disks()))
+    assert faulty.client.status().problems == [
+        "disks disk, other: a flush failed at container left (Input/output error): what was not flushed "
+        "may be lost; when you have checked it, `segue disk clear-error disk other`"
+    ]
+    shown = segue(faulty.data, "disk", "show", "other").stdout
+    assert "a flush at left (Input/output error)" in shown
+    done = segue(faulty.data, "disk", "clear-error", "other", "no", "disk")
+    assert (done.returncode, done.stderr) == (1, "segue: no disk is called no\n")
+    ended = [f"disk {name}: flush errors ended" for name in ("other", "disk")]
+    assert done.stdout.splitlines() == ended
+    assert faulty.client.status().problems == []
+
+
 def test_fua_fails_like_flush(faulty: Installation, folder: Path) -> None:
     host = _native.NbdClient(faulty.uri("disk", "one"), "disk")
     host.pwrite(bytes([1]) * 4 * MIB, 0)

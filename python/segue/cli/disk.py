@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 
 from segue.api.disks import DiskInfo
-from segue.cli.options import AGENT, DISK, Size, client, json_option, where_option
+from segue.cli.options import AGENT, DISK, Failed, Size, client, json_option, where_option
 from segue.cli.output import Columns, print_fields, print_json, print_rows
 from segue.cli.sizes import format_size
+from segue.client import ApiError
 
 COLUMNS: Columns = {
     "NAME": lambda d: d.name,
@@ -31,7 +33,7 @@ FIELDS: Columns = {
     "containers": lambda d: ", ".join(d.containers) or "-",
     "agents": lambda d: ", ".join(d.agents) or "-",
     "failed": lambda d: ", ".join(
-        f"a flush at {name} (errno {errno}): `segue disk clear-error {d.name}` takes note"
+        f"a flush at {name} ({os.strerror(errno)}): `segue disk clear-error {d.name}` takes note"
         for name, errno in d.failed.items()
     ),
 }
@@ -118,20 +120,36 @@ def disk_delete(name: str, as_json: bool) -> None:
 
 
 @disk.command("clear-error")
-@click.argument("name", type=DISK)
+@click.argument("names", type=DISK, nargs=-1, required=True, metavar="DISK...")
 @where_option
 @json_option
-def disk_clear_error(name: str, as_json: bool) -> None:
-    """End a disk's flush errors.
+def disk_clear_error(names: tuple[str, ...], as_json: bool) -> None:
+    """End disks' flush errors.
 
     You have taken note that unflushed data may be lost.
+
+    Each disk is answered; exit status 1 if any could not be done.
     """
-    info = client().disk(name)
-    if not info.failed:  # and one that comes just now nobody has taken note of
-        print_json(info) if as_json else click.echo(f"disk {name}: there was no flush error")
-        return
-    info = client().clear_error(name)
-    print_json(info) if as_json else click.echo(f"disk {name}: flush errors ended")
+    api, done, refused = client(), [], ""
+    for name in names:
+        try:
+            info, said = api.disk(name), "there was no flush error"
+            if info.failed:  # one that comes just now nobody has taken note of
+                info, said = api.clear_error(name), "flush errors ended"
+            done.append(info)
+        except ApiError as error:
+            if not error.status:
+                raise  # nobody is there: the others would fail alike
+            if refused:
+                click.echo(f"segue: {refused}", err=True)
+            refused = str(error)
+        else:
+            if not as_json:
+                click.echo(f"disk {name}: {said}")
+    if as_json:
+        print_json(done)
+    if refused:
+        raise Failed(refused)
 
 
 @disk.command("map")

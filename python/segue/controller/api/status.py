@@ -47,6 +47,20 @@ def status_routes(c: Controller) -> list[Any]:
     return [status]
 
 
+def _failed_flushes(c: Controller) -> Iterator[str]:
+    """Flushes that failed: those of one container and error together, and what to do."""
+    found: dict[tuple[int, int], list[str]] = {}
+    for disk in c.table.disks.values():
+        for number, errno in disk.failed.items():
+            found.setdefault((number, errno), []).append(disk.name)
+    for (number, errno), names in sorted(found.items()):
+        yield (
+            f"disk{'s' * (len(names) > 1)} {', '.join(names)}: a flush failed at "
+            f"{c.name_of_container(number)} ({os.strerror(errno)}): what was not flushed may be "
+            f"lost; when you have checked it, `segue disk clear-error {' '.join(names)}`"
+        )
+
+
 def _away(c: Controller) -> Iterator[str]:
     """Containers whose server is away, and who needs them."""
     for number in sorted(c.table.containers):
@@ -96,11 +110,7 @@ def _problems(c: Controller) -> list[str]:
                 f"have I/O under way on {', '.join(disks)}: where no fence proves that it has "
                 f"ended, `segue agent declare-dead {peer.incarnation:x}` says so"
             )
-    for disk in c.table.disks.values():
-        names = [c.table.containers[number].row.name for number in disk.failed]
-        if names:
-            said.append(f"disk {disk.name}: a flush failed at {', '.join(names)}")
-    said += [*_away(c), *_full_pools(c), *waiting_jobs(c)]
+    said += [*_failed_flushes(c), *_away(c), *_full_pools(c), *waiting_jobs(c)]
     for extent, error in sorted(c.background.trouble.items()):
         record = c.table.records.get(extent)
         if record is not None:
