@@ -73,8 +73,8 @@ def test_status_says_the_error_and_what_to_do(faulty: Installation, folder: Path
         rules(folder)
     wait_until("both", lambda: all(disk.failed for disk in faulty.client.disks()))
     assert faulty.client.status().problems == [
-        "disks disk, other: a flush failed at container left (Input/output error): what was not flushed "
-        "may be lost; when you have checked it, `segue disk clear-error disk other`"
+        "disks disk, other: a flush failed at container left (Input/output error): what was not "
+        "flushed may be lost; when you have checked it, `segue disk clear-error disk other`"
     ]
     shown = segue(faulty.data, "disk", "show", "other").stdout
     assert "a flush at left (Input/output error)" in shown

@@ -66,3 +66,11 @@ class ContainerInfo(msgspec.Struct, frozen=True):
     """What I/O that needs it does while its server is away: wait, or fail; empty: it has none."""
     fail_after_s: float | None = None
     """With `fail`: after so long."""
+    free_bytes: int = 0
+    """What free segments hold, but no more than the file system under a file container has for it
+    now: what the file has and does not use, and what is left."""
+    file_system_free_bytes: int | None = None
+    """What is left on that file system (on the controller's machine); null: there is none, or it
+    does not answer."""
+    file_system_short_bytes: int = 0
+    """So much more than that the container's file would take if all of it were written."""

@@ -23,7 +23,7 @@ COLUMNS: Columns = {
     "NAME": lambda c: c.name,
     "SIZE": lambda c: format_size(c.size_bytes),
     "USED": lambda c: format_size(c.used_segments * c.segment_bytes),
-    "FREE": lambda c: format_size(c.free_segments * c.segment_bytes),
+    "FREE": lambda c: format_size(c.free_bytes),
     "SEGMENT": lambda c: format_size(c.segment_bytes),
     "STATE": _state,
     "CACHE": lambda c: c.cache,
@@ -52,13 +52,31 @@ def _segments(count: int, info: ContainerInfo) -> str:
     return f"{format_size(count * info.segment_bytes)} in {count} segments"
 
 
+def note(info: ContainerInfo) -> str:
+    """What is to be said of a container that is larger than what there is for it; or nothing."""
+    if not info.file_system_short_bytes or info.file_system_free_bytes is None:
+        return ""
+    return (
+        f"{format_size(info.file_system_free_bytes)} are left on its file system, "
+        f"{format_size(info.file_system_short_bytes)} less than all of the container would take"
+    )
+
+
+def _free(info: ContainerInfo) -> str:
+    free = f"{_segments(info.free_segments, info)}, {info.clean_segments} of them clean"
+    if info.free_bytes == info.free_segments * info.segment_bytes:
+        return free
+    return f"{format_size(info.free_bytes)}: all that its file system has for {free}"
+
+
 FIELDS: Columns = {
     "name": lambda c: c.name,
     "uri": lambda c: c.uri,
     "state": lambda c: _state(c) + (f" ({c.away_why})" if c.away_why else ""),
     "size": lambda c: f"{_segments(c.segments, c)} of {format_size(c.segment_bytes)}",
     "used": lambda c: _segments(c.used_segments, c),
-    "free": lambda c: f"{_segments(c.free_segments, c)}, {c.clean_segments} of them clean",
+    "free": _free,
+    "room": note,
     "held": lambda c: (
         f"{_segments(c.held_segments, c)}: being zeroed, or waiting for an agent"
         if c.held_segments
@@ -118,6 +136,8 @@ def container_add(
         print_json(info)
         return
     click.echo(f"container {info.name}: {info.segments} segments, {format_size(info.size_bytes)}")
+    if note(info):
+        click.echo(f"note: {note(info)}", err=True)
 
 
 @container.command("remove")

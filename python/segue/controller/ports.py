@@ -63,6 +63,19 @@ class Stamp(msgspec.Struct, frozen=True):
     commit: int
 
 
+class Room(msgspec.Struct, frozen=True):
+    """What the file system under a file container has for it, and what the file has of that."""
+
+    file_system: int
+    """The same for files of one file system."""
+    total_bytes: int
+    free_bytes: int
+    file_bytes: int
+    """The size of the container's file, holes included."""
+    allocated_bytes: int
+    """What the file has: the rest are holes, which only the file system can fill."""
+
+
 class Ending(IntEnum):
     """What may be done to a holder to find out that its I/O has ended."""
 
@@ -154,6 +167,13 @@ class Storage(Protocol):
 
     def away_s(self, container: int) -> float | None:
         """For how long the server of an open container has been away; None: it is there."""
+        ...
+
+    async def room(self, uri: str) -> Room | None:
+        """What the file system under a container has left; None: it has none, or cannot be told.
+
+        Only for people who ask: nothing is decided by it.
+        """
         ...
 
     def has_fence(self, container: int) -> bool | None:

@@ -8,19 +8,24 @@ controller's fence (rule 11), which ends with this process, its threads' I/O inc
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from errno import ENODEV
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import unquote_to_bytes
 
 from segue import _native
-from segue.controller.ports import CreatedContainer, Ending, Stamp
+from segue.controller.ports import CreatedContainer, Ending, Room, Stamp
 from segue.wire.messages import ContainerSpec
 
 T = TypeVar("T")
 THREADS = 8
 """Calls under way at once at one container."""
+LOOKS = -1
+"""The pool of those who only look: a file system that hangs must not take a container's threads."""
+LOOK_S = 1.0
 LAST_CALLS_S = 10.0
 """How long calls still under way are waited for at a clean stop."""
 
@@ -32,7 +37,7 @@ class NativeStorage:
         self._handles: dict[int, _native.StorageHandle] = {}
         self._until_ns = 0
         self._pools: dict[int, ThreadPoolExecutor] = {}
-        """By container; 0: for what is not one yet, or no more."""
+        """By container; 0: for what is not one yet, or no more; `LOOKS`."""
         self._calls: set[Future[Any]] = set()
 
     async def create(
@@ -69,6 +74,16 @@ class NativeStorage:
         """See `Storage.away_s`."""
         handle = self._handles.get(container)
         return None if handle is None else handle.away_s()
+
+    async def room(self, uri: str) -> Room | None:
+        """See `Storage.room`; a file system that does not answer within a second is not known."""
+        path = _file_of(uri)
+        if path is None:
+            return None
+        try:
+            return await asyncio.wait_for(self._run(LOOKS, partial(_room, path)), LOOK_S)
+        except OSError:
+            return None
 
     def has_fence(self, container: int) -> bool | None:
         """See `Storage.has_fence`."""
@@ -175,3 +190,20 @@ class NativeStorage:
         self._calls.add(under_way)
         under_way.add_done_callback(self._calls.discard)
         return await asyncio.wrap_future(under_way)
+
+
+def _file_of(uri: str) -> bytes | None:
+    """The path of a file container, whatever wraps it; None: it is no file."""
+    scheme, _, path = uri.partition("://")
+    return unquote_to_bytes(path) if scheme.split("+")[-1] == "file" else None
+
+
+def _room(path: bytes) -> Room:
+    there, file = os.statvfs(os.path.dirname(path)), os.stat(path)
+    return Room(
+        file_system=file.st_dev,
+        total_bytes=there.f_blocks * there.f_frsize,
+        free_bytes=there.f_bavail * there.f_frsize,
+        file_bytes=file.st_size,
+        allocated_bytes=file.st_blocks * 512,
+    )

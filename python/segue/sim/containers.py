@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segue.controller.fences import is_remote, linger_of
-from segue.controller.ports import CreatedContainer, Ending, Stamp
+from segue.controller.ports import CreatedContainer, Ending, Room, Stamp
 from segue.sim.loop import MS, SECOND, US, Process, World
 from segue.wire.messages import ContainerSpec
 
@@ -540,6 +540,10 @@ class SimStorage:
 
     def away_s(self, container: int) -> float | None:
         """See the port."""
+        return None
+
+    async def room(self, uri: str) -> Room | None:
+        """See the port; these have all the room that they say."""
         return None
 
     def has_fence(self, container: int) -> bool | None:

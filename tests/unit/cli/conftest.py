@@ -50,6 +50,9 @@ CONTAINER: dict[str, Any] = {
     "flush": "sync",
     "when_away": "",
     "fail_after_s": None,
+    "free_bytes": 97 << 20,
+    "file_system_free_bytes": None,
+    "file_system_short_bytes": 0,
 }
 AGENT = {
     "agent": 1,

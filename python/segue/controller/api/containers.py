@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import msgspec
 from litestar import delete, get, post
 from litestar.params import FromPath, JSONBody
 
@@ -11,10 +13,16 @@ from segue import _native
 from segue.api.containers import AddContainer, ContainerInfo, SetLinger
 from segue.controller import fences
 from segue.controller.controller import Controller
+from segue.controller.ports import Room
 from segue.controller.procedures import verbs
 from segue.controller.procedures.declare_dead import set_linger
 from segue.controller.procedures.remove_container import remove_container
 from segue.controller.table import Container
+from segue.sizes import format_size
+
+LITTLE_SHARE = 0.05
+LITTLE_BYTES = 1 << 30
+"""Less than both left on a file system is little."""
 
 
 def container_routes(c: Controller) -> list[Any]:
@@ -23,12 +31,13 @@ def container_routes(c: Controller) -> list[Any]:
     @get("/containers")
     async def list_containers() -> list[ContainerInfo]:
         """All containers, by number."""
-        return [container_info(c, c.table.containers[n]) for n in sorted(c.table.containers)]
+        containers = [c.table.containers[n] for n in sorted(c.table.containers)]
+        return await asyncio.gather(*(shown(c, container) for container in containers))
 
     @get("/containers/{name:str}")
     async def show_container(name: FromPath[str]) -> ContainerInfo:
         """The container of that name."""
-        return container_info(c, verbs.container_called(c, name))
+        return await shown(c, verbs.container_called(c, name))
 
     @post("/containers")
     async def add_container(data: JSONBody[AddContainer]) -> ContainerInfo:
@@ -36,7 +45,7 @@ def container_routes(c: Controller) -> list[Any]:
         row = await verbs.add_container(
             c, data.name, data.uri, data.size_bytes, data.cache, data.segment_bytes
         )
-        return container_info(c, c.table.containers[row.container])
+        return await shown(c, c.table.containers[row.container])
 
     @delete("/containers/{name:str}")
     async def delete_container(name: FromPath[str]) -> None:
@@ -46,7 +55,7 @@ def container_routes(c: Controller) -> list[Any]:
     @post("/containers/{name:str}/linger", status_code=200)
     async def set_container_linger(name: FromPath[str], data: JSONBody[SetLinger]) -> ContainerInfo:
         """Say how long after its lease a lost agent's I/O can still be under way there."""
-        return container_info(c, await set_linger(c, name, data.linger_s))
+        return await shown(c, await set_linger(c, name, data.linger_s))
 
     return [
         set_container_linger,
@@ -57,8 +66,53 @@ def container_routes(c: Controller) -> list[Any]:
     ]
 
 
+async def shown(c: Controller, container: Container) -> ContainerInfo:
+    """A container as it stands now, and what the file system under it has left."""
+    info = container_info(c, container)
+    room = await c.storage.room(container.row.uri)
+    if room is None:
+        return info
+    header_bytes = room.file_bytes - info.size_bytes
+    in_use_bytes = header_bytes + (info.used_segments + info.held_segments) * info.segment_bytes
+    unused_bytes = max(0, room.allocated_bytes - in_use_bytes)
+    return msgspec.structs.replace(
+        info,
+        free_bytes=min(info.free_bytes, unused_bytes + room.free_bytes),
+        file_system_free_bytes=room.free_bytes,
+        file_system_short_bytes=max(0, wanted_bytes(room) - room.free_bytes),
+    )
+
+
+async def little_room(c: Controller) -> list[str]:
+    """File systems under containers that may soon have none, one sentence each."""
+    containers = [c.table.containers[n] for n in sorted(c.table.containers)]
+    rooms = await asyncio.gather(*(c.storage.room(each.row.uri) for each in containers))
+    found: dict[int, list[tuple[Container, Room]]] = {}
+    for container, room in zip(containers, rooms, strict=True):
+        if room is not None:
+            found.setdefault(room.file_system, []).append((container, room))
+    said = []
+    for under in found.values():
+        room = under[0][1]
+        wanted = sum(wanted_bytes(each) for _, each in under)
+        if room.free_bytes < min(LITTLE_SHARE * room.total_bytes, LITTLE_BYTES, wanted):
+            names = ", ".join(container.row.name for container, _ in under)
+            which = f"containers {names}" if len(under) > 1 else f"container {names}"
+            said.append(
+                f"the file system under {which} has {format_size(room.free_bytes)} left, less than "
+                f"the {format_size(wanted)} that may still be written there: writes get ENOSPC "
+                f"when it is full; make room on it, or add a container elsewhere"
+            )
+    return said
+
+
+def wanted_bytes(room: Room) -> int:
+    """What a container's file would take of its file system if all of it were written."""
+    return max(0, room.file_bytes - room.allocated_bytes)
+
+
 def container_info(c: Controller, container: Container) -> ContainerInfo:
-    """A container as it stands now."""
+    """A container as it stands now, without a look at what is under it."""
     row, space = container.row, container.space
     policy = _native.container_policy(row.uri)
     fail_after_s = policy["fail_after_s"] if policy is not None else None
@@ -85,6 +139,7 @@ def container_info(c: Controller, container: Container) -> ContainerInfo:
         flush="sync" if policy is None else "nothing",
         when_away="" if policy is None else "wait" if fail_after_s is None else "fail",
         fail_after_s=fail_after_s,
+        free_bytes=space.free * row.segment_bytes,
     )
 
 

@@ -10,7 +10,7 @@ from litestar import get
 
 import segue
 from segue.api.status import Status
-from segue.controller.api.containers import container_info
+from segue.controller.api.containers import container_info, little_room
 from segue.controller.api.jobs import waiting_jobs
 from segue.controller.api.waits import stuck, waits
 from segue.controller.controller import Controller
@@ -28,6 +28,7 @@ def status_routes(c: Controller) -> list[Any]:
     @get("/status")
     async def status() -> Status:
         """The installation at a glance, and what waits for what."""
+        room = await little_room(c)
         return Status(
             version=segue.__version__,
             installation=c.table.installation.hex(),
@@ -40,7 +41,7 @@ def status_routes(c: Controller) -> list[Any]:
             agents=sum(peer.state.value == "present" for peer in c.peers.values()),
             incomplete_extents=len(c.table.records),
             faults_answered=c.faults_answered,
-            problems=_problems(c),
+            problems=[*_problems(c), *room],
             waits=waits(c),
         )
 
