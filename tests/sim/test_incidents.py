@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
+from segue.controller.api.waits import stuck
 from segue.controller.changes import Detached
 from segue.controller.commits import TermEnded
 from segue.controller.peer import PeerState
@@ -582,6 +583,27 @@ def test_a_linger_time_ends_what_no_fence_does(stage: Build) -> None:
         s.world.run_for(10 * MS)
         assert s.controller.table.quarantine
     s.wait(lambda: not s.controller.table.quarantine, "the quarantine does not end")
+    end(s)
+
+
+def test_a_linger_time_said_while_it_is_waited_for_is_counted_down(stage: Build) -> None:
+    """Status says what to say, and when that has been said, when the wait ends."""
+    s = stage(media=[MediumPlan(segments=4, place=UNSAID)], settings=settings(lease_s=2.0))
+    assert done(s, through(s, 0), "write", 0, 8) == 0
+    [name] = s.controller.table.container_names
+    s.office.terms[-1].process.kill()
+    s.wait(lambda: s.office.serving is not None, "no controller serves")
+    s.world.run_for(11 * SECOND)
+    [said] = stuck(s.controller)
+    assert f"an older controller at container {name} (no fence proves its end at {name}" in said
+    assert "`segue container linger`" in said
+    ask(s, set_linger(s.controller, name, 20.0))
+    now_ns = s.office.terms[-1].process.now_ns()
+    left_s = (s.controller.old_leases_until_ns + 20 * SECOND - now_ns) / SECOND
+    [said] = stuck(s.controller)
+    assert f"(ends at {name} in {left_s:.0f} s at the latest (linger))" in said
+    s.world.run_for(round(left_s + 2) * SECOND)
+    assert list(stuck(s.controller)) == []
     end(s)
 
 

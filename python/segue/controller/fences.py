@@ -12,6 +12,8 @@ Three kinds of container:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
@@ -68,18 +70,74 @@ def ending_of(c: Controller, holder: int) -> Ending:
     return Ending.SESSIONS if peer.gone else Ending.ASK
 
 
-def has_lingered(c: Controller, number: int, holder: int) -> bool:
-    """Whether the operator's time has passed since the holder's lease ended."""
+def lingers_until_ns(c: Controller, number: int, holder: int) -> int | None:
+    """When the operator's time after the end of the holder's lease is over; None: no such word."""
     container = c.table.containers[number]
     linger = linger_ns(container)
-    peer = c.peers.get(holder)
-    if not linger or (peer is not None and not peer.gone):
-        return False
-    if holder in c.table.fences and not is_remote(container.row.uri):
+    if not linger or (holder in c.table.fences and not is_remote(container.row.uri)):
         # A copier asks for its term's lease before each write across the network, not elsewhere.
+        return None
+    peer = c.peers.get(holder)
+    return (peer.lease_until_ns if peer is not None else c.old_leases_until_ns) + linger
+
+
+def has_lingered(c: Controller, number: int, holder: int) -> bool:
+    """Whether the operator's time has passed since the holder's lease ended."""
+    peer = c.peers.get(holder)
+    if peer is not None and not peer.gone:
         return False
-    since = peer.lease_until_ns if peer is not None else c.old_leases_until_ns
-    return c.clock.now_ns() >= since + linger
+    until_ns = lingers_until_ns(c, number, holder)
+    return until_ns is not None and c.clock.now_ns() >= until_ns
+
+
+def ends_when(c: Controller, holder: int, numbers: Iterable[int]) -> str:
+    """For people: what will prove that a holder's I/O has ended at these containers, and when."""
+    unproven, lingering, fenced, latest_ns = [], [], [], 0
+    for number in sorted(numbers):
+        container = c.table.containers.get(number)
+        if container is None:
+            continue
+        until_ns = lingers_until_ns(c, number, holder)
+        if until_ns is not None:
+            lingering.append(container.row.name)
+            latest_ns = max(latest_ns, until_ns)
+        elif is_remote(container.row.uri) and not c.storage.has_fence(number):
+            unproven.append(container.row.name)
+        else:
+            fenced.append(container.row.name)
+    said = []
+    if unproven:
+        said.append(
+            f"no fence proves its end at {', '.join(unproven)}: `segue container linger` says "
+            f"how long I/O can linger"
+        )
+    if lingering:
+        left_s = max(0.0, c.seconds(latest_ns - c.clock.now_ns()))
+        said.append(f"ends at {', '.join(lingering)} in {left_s:.0f} s at the latest (linger)")
+    if fenced:
+        said.append(f"ends at {', '.join(fenced)} when its fence proves it")
+    return "; ".join(said)
+
+
+@dataclass(frozen=True)
+class OlderIO:
+    """What is waited for where older controllers' I/O is; `fences` are theirs."""
+
+    text: str
+    fences: frozenset[tuple[int, int]]
+    """(fence, container)."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def ends_when(self, c: Controller) -> str:
+        """See `ends_when`; for several, what differs."""
+        holders = sorted({fence for fence, _ in self.fences})
+        said = [
+            ends_when(c, holder, [at for fence, at in self.fences if fence == holder])
+            for holder in holders
+        ]
+        return "; ".join(dict.fromkeys(said))
 
 
 async def fence_ended(c: Controller, number: int, holder: int) -> bool:

@@ -548,7 +548,8 @@ class SimStorage:
 
     def has_fence(self, container: int) -> bool | None:
         """See the port."""
-        return container in self.opened
+        medium = self.opened.get(container)
+        return None if medium is None else not medium.linger_ns
 
     async def _pause(self) -> None:
         await asyncio.sleep((10 * US + self.process.world.rng.randrange(300 * US)) / SECOND)

@@ -10,6 +10,7 @@ from litestar import get
 
 import segue
 from segue.api.status import Status
+from segue.controller import fences
 from segue.controller.api.containers import container_info, little_room
 from segue.controller.api.jobs import waiting_jobs
 from segue.controller.api.waits import stuck, waits
@@ -104,11 +105,13 @@ def _problems(c: Controller) -> list[str]:
     """What an operator should look at, one sentence each."""
     said = []
     for peer in c.peers.values():
-        disks = [c.table.disks[d].name for d in c.table.disks_of(peer.incarnation)]
+        disks = [c.table.disks[d] for d in c.table.disks_of(peer.incarnation)]
         if peer.state.value in ("absent", "lost") and disks:
+            containers = {number for disk in disks for number in disk.containers}
             said.append(
                 f"agent {peer.name} ({peer.incarnation:x}) is {peer.state.value} and may still "
-                f"have I/O under way on {', '.join(disks)}: where no fence proves that it has "
+                f"have I/O under way on {', '.join(disk.name for disk in disks)}: "
+                f"{fences.ends_when(c, peer.incarnation, containers)}; if you know that it has "
                 f"ended, `segue agent declare-dead {peer.incarnation:x}` says so"
             )
     said += [*_failed_flushes(c), *_away(c), *_full_pools(c), *waiting_jobs(c)]

@@ -14,6 +14,7 @@ from segue.api.status import (
     WorkInfo,
 )
 from segue.controller.controller import Controller
+from segue.controller.fences import OlderIO
 from segue.controller.peer import Asked, Fault, Peer
 from segue.controller.record import container_of
 from segue.controller.waits import Wait, Work
@@ -23,11 +24,6 @@ MOST = 50
 """So many of each are shown, the oldest: a burst of faults is thousands."""
 STUCK_S = 10.0
 """A wait that has lasted so long is a problem of its own."""
-HINTS = {
-    "fence": " (no fence proves its end: `segue container linger` says how long I/O can linger)",
-    "agent": " (`segue agent declare-dead` says that one which is lost has ended)",
-}
-"""What an operator can do about a wait, by its kind."""
 
 
 def waits(c: Controller) -> Waits:
@@ -63,11 +59,20 @@ def stuck(c: Controller) -> Iterator[str]:
         for wait in work.waits:
             age_s = _age_s(wait.since_ns, now_ns)
             if age_s >= STUCK_S:
-                about = f"{waited_for(c, wait)}{HINTS.get(wait.kind, '')}"
+                about = waited_for(c, wait) + _hint(c, wait)
                 count, longest_s = found.get(about, (0, 0.0))
                 found[about] = count + 1, max(longest_s, age_s)
     for about, (count, longest_s) in found.items():
         yield f"{count} thing{'s' * (count > 1)} waited {longest_s:.0f} s for {about}"
+
+
+def _hint(c: Controller, wait: Wait) -> str:
+    """What an operator can do about a wait, or what will end it."""
+    if isinstance(wait.what, OlderIO):
+        return f" ({wait.what.ends_when(c)})"
+    if wait.kind == "agent":
+        return " (`segue agent declare-dead` says that one which is lost has ended)"
+    return ""
 
 
 def waited_for(c: Controller, wait: Wait) -> str:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from segue.controller.changes import FenceEnded
+from segue.controller.fences import OlderIO
 from segue.controller.peer import Peer, PeerState
 from segue.controller.procedures.clean import Cleaner
 from segue.controller.procedures.complete import complete
@@ -164,7 +165,10 @@ class Background:
 
     async def fences_past(self, containers: set[int]) -> None:
         """Returns when no older term's copier can have I/O under way at any of these."""
-        with self._c.waits.on("fence", "older controllers' I/O"):
+        old = frozenset((f, n) for n in containers for f in self._old_fences.get(n, ()))
+        if not old:
+            return
+        with self._c.waits.on("fence", OlderIO("older controllers' I/O", old)):
             while any(self._old_fences.get(number) for number in containers):
                 await self._fence_ends.wait()
 
@@ -176,7 +180,8 @@ class Background:
 
     async def _end_old_at(self, fence: int, number: int) -> None:
         c, pause_s = self._c, self._c.settings.fence_poll_s
-        with c.waits.on("fence", f"an older controller at {c.name_of_container(number)}"):
+        what = f"an older controller at {c.name_of_container(number)}"
+        with c.waits.on("fence", OlderIO(what, frozenset([(fence, number)]))):
             while number in c.table.containers and not await c.fence_ended_everywhere(
                 fence, [number]
             ):
