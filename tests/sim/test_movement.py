@@ -8,7 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from segue.controller.procedures.job_verbs import cancel_job, drain_container, move_disk
+from segue.controller.procedures.job_verbs import (
+    cancel_job,
+    drain_container,
+    fill_container,
+    move_disk,
+)
 from segue.controller.procedures.resize import resize_disk
 from segue.controller.procedures.verbs import Refusal, delete_disk
 from segue.controller.record import Record
@@ -259,6 +264,22 @@ def test_a_destination_that_fails_is_given_up_by_cancel(stage: Build) -> None:
     assert s.checks.counts["movement abandoned"] == 1
     assert done(s, host, "write", 0, 8) == 0, "hosts go on at the old location"
     medium(s, 1).heal()
+    end(s)
+
+
+def test_stopping_a_drain_names_what_is_to_be_done(stage: Build) -> None:
+    """Or what is being done: one that is cancelled need not be cancelled again."""
+    s = stage(media=TWO, settings=SLOW)
+    written(s, through(s, 0), 2)
+    ask(s, drain_container, "m0", bandwidth=50_000)
+    s.wait(lambda: moving(s), "nothing moves")
+    with pytest.raises(Refusal, match="`segue job cancel 1` ends it"):
+        ask(s, fill_container, "m0")
+    ask(s, cancel_job, 1)
+    with pytest.raises(Refusal, match="is being cancelled: with its end"):
+        ask(s, fill_container, "m0")
+    s.wait(lambda: no_job(s), "the job does not end")
+    assert not s.controller.table.containers[1].draining
     end(s)
 
 

@@ -12,8 +12,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from segue.api.containers import ContainerInfo
+from segue.client import Client
 from segue.installation import Installation, wait_until
 
 MIB = 1 << 20
@@ -51,6 +54,14 @@ def installation(folder: Path) -> Iterator[Installation]:
         made.client.create_disk("disk", 64 * MIB)
         yield made
         made.stop()
+
+
+def containers(client: Client) -> list[ContainerInfo]:
+    """The containers, without what their file systems have left: others use those as well."""
+    return [
+        msgspec.structs.replace(info, free_bytes=0, file_system_free_bytes=None)
+        for info in client.containers()
+    ]
 
 
 @pytest.fixture

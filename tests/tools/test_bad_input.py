@@ -27,7 +27,7 @@ from segue.cli.main import main
 from segue.client import ApiError
 from segue.installation import Installation, wait_until
 from segue.store.sqlite import SqliteStore
-from tests.tools.conftest import MIB
+from tests.tools.conftest import MIB, containers
 
 DEADLINE_S = 60.0
 BIG_BYTES, SMALL_BYTES = 256 * MIB, 16 * MIB
@@ -129,14 +129,14 @@ def test_a_file_that_is_no_place_for_a_container(
 ) -> None:
     path = place / "there"
     make(path)
-    before = (live.client.status().commit, digest(path), live.client.containers())
+    before = (live.client.status().commit, digest(path), containers(live.client))
     args = ["container", "add", "c", f"file://{path}", "--size", "16M"]
     result = CliRunner().invoke(main, ["--data", str(live.data), *args])
     assert (result.exit_code, result.stdout) == (1, "")
     said = one_line(result.stderr)
     assert f"file://{path}" in said
     assert sentence in said
-    assert (live.client.status().commit, digest(path), live.client.containers()) == before
+    assert (live.client.status().commit, digest(path), containers(live.client)) == before
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
@@ -149,8 +149,8 @@ def test_a_file_that_is_no_place_for_a_container(
         (1, ["disk", "create", "dé", "1G"], "no name for a disk"),
         (1, ["disk", "create", "a\x1b[2J", "1G"], "no name for a disk"),
         (1, ["disk", "create", "disk@now", "1G"], "no name for a disk"),
-        (1, ["disk", "create", "d", "257T"], "256 TiB at most"),
-        (1, ["disk", "create", "d", "1E"], "256 TiB at most"),
+        (1, ["disk", "create", "d", "257T"], "256T at most"),
+        (1, ["disk", "create", "d", "1E"], "256T at most"),
         (2, ["disk", "create", "d", "-1"], "no such option"),
         (2, ["disk", "create", "d", "--", "-1"], "no size"),
         (2, ["disk", "create", "d", "1.5"], "no whole number of bytes"),
@@ -172,8 +172,16 @@ def test_a_file_that_is_no_place_for_a_container(
         (1, ["container", "add", "c", "block:///dev/null", *DIRECT], "/dev/null"),
         (1, ["container", "add", "c", "block:///nowhere/x", *DIRECT], "No such file"),
         (1, ["container", "add", "c", "file:///tmp/no", "--size", "1M"], "no segment"),
-        (1, ["container", "add", "c", "file:///tmp/no", "--size", "999E"], "TiB at most"),
+        (
+            1,
+            ["container", "add", "c", "file:///tmp/no", "--size", "999E"],
+            "256T at most, not 999E",
+        ),
         (2, ["container", "add", "c", "file:///tmp/no", "--size", "1M", "--cache", "x"], "'x'"),
+        (1, ["container", "add", "c", "nbd://127.0.0.1:1/x?on-loss=xx"], "takes stall or fail"),
+        (1, ["container", "add", "c", "nbd://127.0.0.1:1/x?connections=99"], "takes 1 to 16"),
+        (1, ["container", "add", "c", "nbd://127.0.0.1:1/x?onloss=fail"], "are socket, on-loss,"),
+        (1, ["disk", "move", "disk", "--to", "left", "--latency", "-1"], "not -1 ms"),
         (1, ["container", "show", "a/../b"], "there is nothing at /v1/containers/a/../b"),
         (1, ["disk", "uri", "disk", "--agent", "two"], "no agent called two"),
         (1, ["disk", "uri", "\n\x1b[31m"], "no disk is called"),
@@ -183,11 +191,11 @@ def test_a_file_that_is_no_place_for_a_container(
 def test_a_verb_that_makes_no_sense(
     live: Installation, status: int, args: list[str], sentence: str
 ) -> None:
-    before = (live.client.status().commit, live.client.containers(), live.client.disks())
+    before = (live.client.status().commit, containers(live.client), live.client.disks())
     result = CliRunner().invoke(main, ["--data", str(live.data), *args])
     assert (result.exit_code, result.stdout) == (status, "")
     assert sentence.lower() in one_line(result.stderr).lower()
-    after = (live.client.status().commit, live.client.containers(), live.client.disks())
+    after = (live.client.status().commit, containers(live.client), live.client.disks())
     assert after == before
 
 

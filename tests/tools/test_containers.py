@@ -143,7 +143,7 @@ def test_pools_by_segment_size(installation: Installation, folder: Path) -> None
     assert [client.disk(name).containers for name in "ab"] == [["left"], ["small"]]
     done = segue(data, "disk", "create", "c", "4M", "--segment-size", "128K")
     assert done.returncode == 1
-    assert "no container has segments of 131072 bytes" in done.stderr
+    assert "no container has segments of 128K" in done.stderr
     # New disks begin where most would be left if all were full.
     client.add_container("other", f"file://{folder}/other", 257 * MIB)
     homes = []

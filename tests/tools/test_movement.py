@@ -68,6 +68,8 @@ def test_a_drained_container_is_empty_while_hosts_write(folder: Path) -> None:
             wait_until("more writes", lambda: load.tally.writes > writes + 50)
         info = client.container("left")
         assert (info.used_segments, info.held_segments) == (0, 0)
+        client.remove_container("left")
+        assert [job.container for job in client.jobs()] == ["left"], "its name is known still"
 
 
 def test_a_drain_without_room_says_so(folder: Path) -> None:

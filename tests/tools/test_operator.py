@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from segue.installation import Installation
-from tests.tools.conftest import Shell, Tool, segue
+from tests.tools.conftest import Shell, Tool, containers, segue
 
 
 def test_the_whole_way_by_commands(folder: Path, installation: Installation, nbdinfo: Tool) -> None:
@@ -47,13 +47,13 @@ def test_the_whole_way_by_commands(folder: Path, installation: Installation, nbd
     ],
 )
 def test_refused_in_one_line(installation: Installation, args: list[str], sentence: str) -> None:
-    before = (installation.client.containers(), installation.client.disks())
+    before = (containers(installation.client), installation.client.disks())
     done = segue(installation.data, *args)
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith("segue: ")
     assert sentence in line
-    assert (installation.client.containers(), installation.client.disks()) == before
+    assert (containers(installation.client), installation.client.disks()) == before
 
 
 @pytest.mark.parametrize(

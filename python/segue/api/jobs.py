@@ -40,6 +40,7 @@ class JobInfo(msgspec.Struct, frozen=True):
     """move, drain or rebalance."""
     disk: str
     container: str
+    """What it is called, or was; empty if it is gone since before the controller started."""
     first_segment: int
     segments: int
     bandwidth: int

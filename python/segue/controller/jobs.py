@@ -59,6 +59,10 @@ class JobRun:
     """Why nothing can be begun now; empty while something can.  Set by `wait_for`."""
     waiting_since_ns: int = 0
     """Since when it has waited, whatever for."""
+    disk_name: str = ""
+    container_name: str = ""
+    """What they were called when this term first saw the job: they may go before it is forgotten.
+    """
     left_at_end: int = 0
     """Segments that it did not move, once it is over."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -93,6 +97,10 @@ class Jobs:
 
     def _run(self, run: JobRun) -> None:
         self.running[run.row.job] = self.known[run.row.job] = run
+        disk = self._c.table.disks.get(run.row.disk)
+        container = self._c.table.containers.get(run.row.container)
+        run.disk_name = disk.name if disk is not None else ""
+        run.container_name = container.row.name if container is not None else ""
         for number in self.known.keys() - self._c.table.jobs.keys():
             del self.known[number]
         self._c.spawn(run_job(self._c, run))

@@ -90,8 +90,8 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "nothing-lingers-after-a-lease",
         CONTROLLER + "fences.py",
-        "    return c.clock.now_ns() >= since + linger\n",
-        "    return c.clock.now_ns() >= since\n",
+        "c.old_leases_until_ns) + linger\n",
+        "c.old_leases_until_ns)\n",
     ),
     Mutation(
         "declared-dead-and-not-heard-of",

@@ -17,7 +17,7 @@ from segue.controller.procedures import job_verbs
 from segue.controller.procedures.movement import Begun
 from segue.controller.procedures.verbs import Refusal
 from segue.controller.settings import SECOND_NS
-from segue.controller.table import Job
+from segue.controller.table import Container, Job
 from segue.sizes import format_size
 
 WAITS_S = 2.0
@@ -116,8 +116,8 @@ def _job_info(c: Controller, job: Job) -> JobInfo:
     return JobInfo(
         job=row.job,
         kind=row.kind,
-        disk=disk.name if disk is not None else "",
-        container=container.row.name if container is not None else "",
+        disk=disk.name if disk is not None else run.disk_name if run is not None else "",
+        container=_container_name(container, run),
         first_segment=row.first,
         segments=row.count,
         bandwidth=job.bandwidth,
@@ -134,6 +134,13 @@ def _job_info(c: Controller, job: Job) -> JobInfo:
         left_s=left_bytes / rate if rate and not job.outcome else None,
         waiting_s=waited_s or None,
     )
+
+
+def _container_name(container: Container | None, run: JobRun | None) -> str:
+    """What it is called, or was."""
+    if container is not None:
+        return container.row.name
+    return run.container_name if run is not None else ""
 
 
 def waited_ns(c: Controller, run: JobRun) -> int:

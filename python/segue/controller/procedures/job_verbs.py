@@ -13,6 +13,7 @@ from segue.controller.jobs import DRAIN, MOVE, REBALANCE, JobRun
 from segue.controller.pacing import FASTEST
 from segue.controller.placement import may_share
 from segue.controller.procedures.verbs import Refusal, container_called, disk_called
+from segue.sizes import format_size
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
@@ -49,8 +50,8 @@ def _check_move(c: Controller, name: str, to: str, first: int, count: int) -> No
     disk, container = disk_called(c, name), container_called(c, to)
     if container.row.segment_bytes != disk.segment_bytes:
         raise Refusal(
-            f"container {to} has segments of {container.row.segment_bytes} bytes, disk {name} of "
-            f"{disk.segment_bytes}: they are not of one pool"
+            f"container {to} has segments of {format_size(container.row.segment_bytes)}, disk "
+            f"{name} of {format_size(disk.segment_bytes)}: they are not of one pool"
         )
     if not c.may_allocate(container.row.container):
         raise Refusal(f"container {to} is being drained or removed")
@@ -75,7 +76,10 @@ def _check_pace(bandwidth: int, latency_us: int) -> None:
     if not 0 <= bandwidth < FASTEST:
         raise Refusal(f"a bandwidth is a number of bytes a second, 0 for no limit, not {bandwidth}")
     if not 0 <= latency_us < LONGEST_US:
-        raise Refusal(f"a latency is a number of microseconds up to a minute, not {latency_us}")
+        raise Refusal(
+            f"a bound on latency is less than {LONGEST_US // 1000} ms, 0 for none, "
+            f"not {latency_us / 1000:g} ms"
+        )
 
 
 async def drain_container(
@@ -103,7 +107,8 @@ def _check_drain(c: Controller, name: str) -> None:
         and c.may_allocate(number)
     ]
     if not others:
-        raise Refusal(f"there is no other container with segments of {row.segment_bytes} bytes")
+        size = format_size(row.segment_bytes)
+        raise Refusal(f"there is no other container with segments of {size} that takes data")
     for run in c.jobs.running.values():
         if run.row.kind == MOVE and run.row.container == row.container:
             raise Refusal(f"job {run.row.job} moves a disk to container {name}: cancel it first")
@@ -118,7 +123,15 @@ async def fill_container(c: Controller, name: str) -> None:
             raise Refusal(f"container {name} is being removed")
         for run in c.jobs.running.values():
             if run.row.kind == DRAIN and run.row.container == number:
-                raise Refusal(f"job {run.row.job} drains container {name}: cancel it")
+                if run.cancelled:
+                    raise Refusal(
+                        f"job {run.row.job}, which drains container {name}, is being cancelled: "
+                        f"with its end the container is used again"
+                    )
+                raise Refusal(
+                    f"job {run.row.job} drains container {name}: `segue job cancel "
+                    f"{run.row.job}` ends it, and the container is used again"
+                )
         if not container.draining:
             raise Refusal(f"container {name} was not drained")
         await c.commit(ContainerDraining(number, False))

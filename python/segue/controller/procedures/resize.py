@@ -47,6 +47,7 @@ from segue.controller.procedures.verbs import Refusal, check_disk_size, disk_cal
 from segue.controller.record import Record, container_of, is_location, run_bits, segment_of
 from segue.controller.restrict import invalidate, resize_tables
 from segue.controller.table import Disk
+from segue.sizes import format_size
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
@@ -92,8 +93,8 @@ def _must_hold_nothing(disk: Disk, first: int, size_bytes: int) -> None:
     data = sum(segment >= first for segment, _ in disk.map.items())
     if data:
         raise Refusal(
-            f"disk {disk.name} has data beyond {size_bytes} bytes, in {data} segments of "
-            f"{disk.segment_bytes}: shrinking would lose it (--force does)"
+            f"disk {disk.name} has data beyond {format_size(size_bytes)}, in {data} "
+            f"segments of {format_size(disk.segment_bytes)}: shrinking would lose it (--force does)"
         )
 
 

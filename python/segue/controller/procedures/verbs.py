@@ -25,6 +25,7 @@ from segue.controller.restrict import (
     extend_containers,
 )
 from segue.controller.table import container_spec
+from segue.sizes import format_exact, format_size
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
@@ -38,6 +39,16 @@ _MAX_CONTAINERS = 1 << 16
 MAX_CONTAINER_SEGMENTS = 1 << 28
 """Two bytes of memory each."""
 CACHES = ("page", "direct")
+REFUSED_PARAMETER = re.compile(r'cannot take "([^="]*)')
+PARAMETERS = {
+    "socket": "an absolute path",
+    "on-loss": "stall or fail",
+    "loss-ms": "a number of milliseconds",
+    "timeout-ms": "a number of milliseconds, 1 at least",
+    "linger-ms": "a number of milliseconds",
+    "connections": "1 to 16",
+}
+"""What a container's URI across the network may say (`address.rs` of segue-io), for people."""
 BLOCK_SIZES = (512, 4096)
 SECTOR = 512
 
@@ -116,7 +127,7 @@ async def add_container(
                 uri, size_bytes, segment_bytes, identity, c.table.installation, c.term, cache
             )
         except OSError as error:
-            raise Refusal(f"cannot make {error.strerror or error}") from error
+            raise Refusal(f"cannot make {_why(error)}") from error
         row = ContainerAdded(
             container=number,
             name=name,
@@ -139,6 +150,18 @@ async def add_container(
         return row
 
 
+def _why(error: OSError) -> str:
+    """What an error of storage says; of a parameter that was refused, what it takes."""
+    said = error.strerror or str(error)
+    refused = REFUSED_PARAMETER.search(said)
+    if refused is None:
+        return said
+    takes = PARAMETERS.get(refused[1])
+    if takes is not None:
+        return f"{said}: {refused[1]} takes {takes}"
+    return f"{said}: the parameters are {', '.join(PARAMETERS)}"
+
+
 def _check_carving(size_bytes: int, segment_bytes: int, cache: str) -> None:
     """A `Refusal` for numbers that no storage could take."""
     if cache not in CACHES:
@@ -146,17 +169,20 @@ def _check_carving(size_bytes: int, segment_bytes: int, cache: str) -> None:
     if not is_segment_size(segment_bytes):
         raise Refusal("a segment is a power of two from 64 KiB to 64 MiB")
     if not 0 <= size_bytes <= MAX_CONTAINER_SEGMENTS * segment_bytes:
-        most = MAX_CONTAINER_SEGMENTS * segment_bytes >> 40
         raise Refusal(
-            f"a container of segments of {segment_bytes} bytes has {most} TiB at most, "
-            f"not {size_bytes} bytes"
+            f"a container of segments of {format_size(segment_bytes)} has "
+            f"{format_size(MAX_CONTAINER_SEGMENTS * segment_bytes)} at most, "
+            f"not {format_exact(size_bytes)}"
         )
 
 
 def check_disk_size(size_bytes: int) -> None:
     """A `Refusal` for what no disk can have."""
     if size_bytes <= 0 or size_bytes % SECTOR or size_bytes > MAX_DISK_SEGMENTS * MIN_SEGMENT_BYTES:
-        raise Refusal(f"a disk has a multiple of 512 bytes, 256 TiB at most, not {size_bytes}")
+        most = format_size(MAX_DISK_SEGMENTS * MIN_SEGMENT_BYTES)
+        raise Refusal(
+            f"a disk has a multiple of 512 bytes, {most} at most, not {format_exact(size_bytes)}"
+        )
 
 
 async def create_disk(
@@ -202,8 +228,8 @@ def _pool(c: Controller, segment_bytes: int | None) -> list[Container]:
         wanted = sizes[0]
     if wanted not in sizes:
         raise Refusal(
-            f"no container has segments of {wanted} bytes; there are pools of "
-            f"{', '.join(map(str, sizes))}"
+            f"no container has segments of {format_exact(wanted)}; there are pools of "
+            f"{', '.join(map(format_size, sizes))}"
         )
     return [container for container in usable if container.row.segment_bytes == wanted]
 
