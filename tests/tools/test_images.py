@@ -115,7 +115,7 @@ def test_an_image_cannot_name_other_files(
     assert done.returncode == 0, done.stderr
     installation.client.delete_disk("vm")
     qemu_img("create", "-f", "qcow2", "-o", f"data_file={folder}/ext", folder / "d.qcow2", "1M")
-    assert f"another file, {folder}/ext" in refused(str(folder / "d.qcow2"))
+    assert "another file, its external data file" in refused(str(folder / "d.qcow2"))
     qemu_img("create", "-f", "vmdk", "-o", "subformat=monolithicFlat", folder / "f.vmdk", "1M")
     assert "looks like raw, its name like vmdk" in refused(str(folder / "f.vmdk"))
     said = refused(str(folder / "f.vmdk"), "--format", "vmdk")

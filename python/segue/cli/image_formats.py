@@ -26,6 +26,8 @@ MAGICS = {
     b"conectix": "vpc",
 }
 VDI_MAGIC_AT, VDI_MAGIC = 64, b"\x7f\x10\xda\xbe"
+VERSION_WITH_FEATURES, INCOMPATIBLE_AT, DATA_FILE = 3, 72, 1 << 2
+"""Of a qcow2 header (docs/interop/qcow2.txt of QEMU): big-endian, a bit for an external file."""
 ENDINGS = {
     ".raw": RAW,
     ".img": RAW,
@@ -78,6 +80,9 @@ def image_size_bytes(path: Path, image: str) -> int:
     if image == RAW:
         return path.stat().st_size
     name = str(path.absolute())
+    if image == "qcow2" and _has_data_file(path):
+        # Some qemu-img open it even to tell of it, and what it is called can do more than be read.
+        raise _refers(path, image, "its external data file")
     command = ["qemu-img", "info", "--output=json", "-f", image, name]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
@@ -85,11 +90,7 @@ def image_size_bytes(path: Path, image: str) -> int:
     info = json.loads(done.stdout)
     other = next((other for other in _files(info) if other != name), None)
     if other is not None:
-        raise Failed(
-            f"{path} takes data from another file, {other}, which whoever wrote the image chose: "
-            f"if you mean that, make one file of both first (qemu-img convert -f {image} "
-            f"-O qcow2 {path} NEW, or qemu-img rebase -b '')"
-        )
+        raise _refers(path, image, other)
     size: int = info["virtual-size"]
     return size
 
@@ -105,6 +106,21 @@ def last_line(said: bytes) -> str:
     """Why `qemu-img` failed."""
     lines = said.decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else "qemu-img failed and does not say why"
+
+
+def _refers(path: Path, image: str, other: str) -> Failed:
+    return Failed(
+        f"{path} takes data from another file, {other}, which whoever wrote the image chose: "
+        f"if you mean that, make one file of both first (qemu-img convert -f {image} "
+        f"-O qcow2 {path} NEW, or qemu-img rebase -b '')"
+    )
+
+
+def _has_data_file(path: Path) -> bool:
+    with open(path, "rb") as file:
+        head = file.read(INCOMPATIBLE_AT + 8)
+    features = int.from_bytes(head[INCOMPATIBLE_AT:])
+    return int.from_bytes(head[4:8]) >= VERSION_WITH_FEATURES and bool(features & DATA_FILE)
 
 
 def _files(info: Any) -> Iterator[str]:
