@@ -3,9 +3,12 @@
 //! All `unsafe` that only crosses into the kernel lives here; what it needs of its arguments is
 //! guaranteed by their Rust types.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// For calls on what is closed.
 pub use libc::EBADF;
@@ -21,6 +24,19 @@ pub fn boottime_ns() -> u64 {
     // SAFETY: `time` is a valid timespec; the call cannot fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Removes what a dead process has left of a unix socket that it listened on, and nothing else.
+///
+/// # Errors
+/// Those of unlink(2).
+pub fn remove_dead_socket(path: &Path) -> io::Result<()> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let refuses = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    if is_socket && UnixStream::connect(path).is_err_and(refuses) {
+        fs::remove_file(path)?;
+    }
+    Ok(())
 }
 
 /// The number of an error as hosts and the controller see it: its errno, EIO if it has none.
@@ -493,4 +509,26 @@ pub fn receive(socket: RawFd, into: &mut [u8]) -> io::Result<usize> {
     let (memory, length) = (into.as_mut_ptr().cast(), into.len());
     // SAFETY: `into` is live and exclusive.
     checked(unsafe { libc::recv(socket, memory, length, libc::MSG_DONTWAIT) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn nothing_but_a_dead_socket_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, socket) = (folder.path().join("file"), folder.path().join("socket"));
+        fs::write(&file, b"storage").unwrap();
+        let alive = UnixListener::bind(&socket).unwrap();
+        for path in [&file, &socket, &folder.path().join("nothing")] {
+            remove_dead_socket(path).unwrap();
+        }
+        assert!(file.exists() && socket.exists());
+        drop(alive);
+        remove_dead_socket(&socket).unwrap();
+        assert!(!socket.exists());
+    }
 }

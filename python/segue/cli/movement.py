@@ -253,8 +253,7 @@ def _over(info: JobInfo) -> JobInfo:
     total = info.moved_bytes + info.left_bytes
     with progress(f"{info.kind} {_what(info)}", total) as shown:
         while info.state not in OVER:
-            if total := info.moved_bytes + info.left_bytes:  # 0: it has not looked yet
-                shown.update(info.moved_bytes, total)
+            tell(shown, info)
             time.sleep(LOOK_EVERY_S)
             info = _looked_at(info.job, shown)
     return info

@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from segue.cli.config import config_named, configured
+from segue.cli.container import note
 from segue.cli.options import Failed, Size, data_folder, data_option, json_option
 from segue.cli.output import print_json, print_json_line
 from segue.cli.sizes import format_size
@@ -87,7 +88,7 @@ def _ready(client: Client, data: str, size: int | None, as_json: bool) -> None:
     if as_json:
         print_json_line(status)
         return
-    free = sum(info.free_segments * info.segment_bytes for info in containers)
+    free = sum(info.free_bytes for info in containers)
     total = sum(info.size_bytes for info in containers)
     names = ", ".join(info.name for info in containers)
     click.echo(
@@ -95,6 +96,9 @@ def _ready(client: Client, data: str, size: int | None, as_json: bool) -> None:
         f"{status.disks} disk{'s' if status.disks != 1 else ''}, "
         f"{format_size(free)} of {format_size(total)} free on {names}."
     )
+    for info in containers:
+        if said := note(info):
+            click.echo(f"  {info.name}: {said}")
     click.echo(f"  export SEGUE_DATA={shlex.quote(data)}")
     click.echo("  segue disk create mydisk 10G     a thin disk")
     click.echo("  segue disk uri mydisk            its NBD URI, for qemu, nbdcopy, nbd-client, ...")

@@ -4,11 +4,11 @@ use std::fs;
 use std::io;
 use std::net::{TcpListener, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use crate::sys::{Epoll, keep_alive, set_send_buffer};
+use crate::sys::{Epoll, keep_alive, remove_dead_socket, set_send_buffer};
 
 /// Connections taken in one turn.
 const ACCEPTS_MAX: usize = 16;
@@ -33,14 +33,7 @@ pub(super) struct Listener {
 impl Listener {
     /// Listens on a unix socket; one left behind by a dead process is replaced.
     pub(super) fn unix(path: &Path) -> io::Result<Listener> {
-        if let Ok(found) = fs::symlink_metadata(path) {
-            let is_dead = found.file_type().is_socket()
-                && UnixStream::connect(path)
-                    .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-            if is_dead {
-                fs::remove_file(path)?;
-            }
-        }
+        remove_dead_socket(path)?;
         let socket = UnixListener::bind(path)?;
         socket.set_nonblocking(true)?;
         let made = fs::symlink_metadata(path)?;

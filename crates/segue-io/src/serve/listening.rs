@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{Shared, session};
 use crate::client::Stream;
-use crate::sys::keep_alive;
+use crate::sys::{keep_alive, remove_dead_socket};
 
 /// Pause after a connection could not be taken in (no descriptors, say).
 const PAUSE: Duration = Duration::from_millis(100);
@@ -33,11 +33,7 @@ pub(super) struct Listening {
 
 impl Listening {
     pub(super) fn unix(path: &Path, shared: Arc<Shared>) -> io::Result<Listening> {
-        let is_dead = UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-        if is_dead {
-            std::fs::remove_file(path)?;
-        }
+        remove_dead_socket(path)?;
         let socket = UnixListener::bind(path)?;
         let accept = move || {
             let stream = socket.accept()?.0;
