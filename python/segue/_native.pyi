@@ -331,7 +331,13 @@ class StorageHandle:
         """Reads a range."""
 
     def flush(self) -> None:
-        """Makes all that was written durable."""
+        """Makes all that was written durable; EIO too while a note stands there."""
+
+    def note(self) -> tuple[int, int, int] | None:
+        """The note of a failed sync: (errno, holder, serial)."""
+
+    def clear_note(self, errno: int, holder: int, serial: int) -> None:
+        """Takes that note away, durably, if it is still there."""
 
     def fence_ended(self, incarnation: int, ending: int = 0) -> bool:
         """Whether no I/O of that holder can be under way, or begin.

@@ -52,6 +52,7 @@ POINTS: dict[str, str] = {
     "attach.committed": "the attachment is durable, the agent has no table",
     "detach.deleted": "the agent's table is gone, the attachment stands",
     "lease.granted": "a lease request is answered, the controller has noted it",
+    "note.marked": "a failed flush that a note told of is durable, the note stands",
     "stamp.written": "the containers carry a new stamp",
     "agent.fault_raised": "the agent: a fault is parked, the controller has not heard of it",
     "agent.answer_taken": "the agent: a fault's answer was handed to the data plane",

@@ -636,6 +636,59 @@ def test_what_a_declared_dead_agent_could_not_flush_is_heard_of(stage: Build) ->
     end(s)
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_failed_flush_outlives_all_who_were_told_of_it(stage: Build, dark: bool) -> None:
+    """P5: no controller serves, the agent dies before one does: its note says it to the next."""
+    s = stage(errors_allowed=True)
+    one = through(s, 0)
+    assert done(s, one, "write", 0, 8) == 0
+    assert done(s, one, "write", 0, 8) == 0
+    s.office.autostart = False
+    s.office.terms[-1].process.kill()
+    medium(s).failing, medium(s).failure_odds = frozenset({"flush"}), 1.0
+    medium(s).fail_until_ns = s.world.now_ns + SECOND // 2
+    agent = s.agent(0)
+    flush = one.do("flush")
+    s.wait(lambda: bool(agent.session._failures), "no flush fails")
+    medium(s).heal()
+    s.world.run_for(SECOND // 4)
+    assert not flush.done(), "the host was answered before the failure was durable"
+    if dark:
+        s.lose_power()
+    else:
+        agent.process.kill()
+        s.machines[0].boot_when_over()
+    s.office.autostart = True
+    s.office.start()
+    s.wait(flush.done, "the flush is not answered")
+    assert flush.result() == LOST
+    assert done(s, through(s, 1), "flush") == EIO
+    assert done(s, one, "flush") == EIO
+    s.world.run_for(SECOND)
+    assert medium(s).note is None, "what is marked needs no note"
+    ask(s, clear_error(s.controller, "vd0"))
+    assert done(s, one, "flush") == 0, "the error comes back after it was cleared"
+    end(s)
+
+
+def test_an_error_that_was_reported_does_not_come_back(stage: Build) -> None:
+    """Its note is gone when the operator has cleared it: the next controller finds none."""
+    s = stage(errors_allowed=True)
+    host = through(s, 0)
+    assert done(s, host, "write", 0, 8) == 0
+    medium(s).failing, medium(s).failure_odds = frozenset({"flush"}), 1.0
+    medium(s).fail_until_ns = s.world.now_ns + SECOND
+    assert done(s, host, "flush") == EIO
+    medium(s).heal()
+    ask(s, clear_error(s.controller, "vd0"))
+    assert medium(s).note is None
+    s.office.terms[-1].process.kill()
+    s.wait(lambda: s.office.serving is not None, "no controller serves")
+    s.world.run_for(SECOND)
+    assert done(s, host, "flush") == 0
+    end(s)
+
+
 def test_an_older_copier_at_a_server_with_a_fence_is_shut_out(stage: Build) -> None:
     """It is stopped between two pieces and goes on within its lease: none of it has an effect."""
     media = [MediumPlan(segments=12, clean=False, place=FENCED)]

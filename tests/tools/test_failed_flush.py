@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from errno import EIO
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from segue import _native
+from segue.failpoints import VARIABLE
 from segue.installation import Installation, wait_until
 from tests.tools.conftest import MIB, Shell, segue
+
+NOTE_AT, NOTE = 8192, b"SEGUENOT"
 
 
 @pytest.fixture
@@ -83,6 +88,54 @@ def test_status_says_the_error_and_what_to_do(faulty: Installation, folder: Path
     ended = [f"disk {name}: flush errors ended" for name in ("other", "disk")]
     assert done.stdout.splitlines() == ended
     assert faulty.client.status().problems == []
+
+
+def note(folder: Path) -> bytes:
+    """The first bytes of the block where a note of a failed flush lies."""
+    with (folder / "faulty").open("rb") as container:
+        container.seek(NOTE_AT)
+        return container.read(len(NOTE))
+
+
+@pytest.mark.parametrize("how", ["flush", "fua", "a controller dies before it clears the note"])
+def test_the_error_outlives_all_who_were_told_of_it(
+    faulty: Installation, folder: Path, how: str
+) -> None:
+    """It fails with no controller there, and the agent dies before there is one."""
+    host = _native.NbdClient(faulty.uri("disk", "one"), "disk")
+    host.pwrite(bytes([1]) * 4 * MIB, 0)
+    host.flush()
+    faulty.controller.kill()
+    if how == "fua":
+        rules(folder, f"fail write 5 {MIB} {64 * MIB}")
+        failing = partial(host.pwrite, b"2" * 4096, 0, fua=True)
+    else:
+        rules(folder, "fail flush 5")
+        failing = partial(host.flush)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(failing)
+        wait_until("the note", lambda: note(folder) == NOTE)
+        assert not answer.done()
+        faulty.agents["one"].kill()
+        assert isinstance(answer.exception(timeout=30), OSError)
+    rules(folder)
+    if how == "a controller dies before it clears the note":
+        faulty.controller.start(**{VARIABLE: "note.marked=kill:1"})
+        wait_until("the controller to die", lambda: not faulty.controller.running)
+        assert note(folder) == NOTE
+    faulty.start_controller()
+    faulty.start_agent("one")
+    faulty.start_agent("two")
+    for agent in ("two", "one"):
+        refuses_to_flush(_native.NbdClient(faulty.uri("disk", agent), "disk"))
+    assert faulty.client.disk("disk").failed == {"left": EIO}
+    assert segue(faulty.data, "disk", "clear-error", "disk").returncode == 0
+    assert note(folder) == bytes(len(NOTE))
+    faulty.controller.kill()
+    faulty.start_controller()
+    for agent in ("two", "one"):
+        _native.NbdClient(faulty.uri("disk", agent), "disk").flush()
+    assert faulty.client.disk("disk").failed == {}
 
 
 def test_fua_fails_like_flush(faulty: Installation, folder: Path) -> None:

@@ -41,11 +41,12 @@ OFTEN = 20
 
 WITH_JOBS = ("movement.", "job.", "flush_set.", "do_write.closed", "complete.")
 WITH_VERBS = ("remove.", "resize.")
-"""Places that only jobs come to, or an operator's verbs, ..."""
+WITH_FAILURES = ("note.",)
+"""Places that only jobs come to, or an operator's verbs, or what follows a failed flush."""
 POINTS_HERE = [
     point
     for point in POINTS
-    if not point.startswith(WITH_JOBS + WITH_VERBS)
+    if not point.startswith(WITH_JOBS + WITH_VERBS + WITH_FAILURES)
     or point in ("complete.copied", "complete.piece_copied")
 ]
 

@@ -261,7 +261,7 @@ fn a_fence_ends_with_its_description() {
     let folder = tempfile::tempdir().unwrap();
     let uri = made(&folder, Cache::Page);
     let open = |fence| Container::open(&uri, Cache::Page, ME, None, fence);
-    let big = (1 << 61) - 5;
+    let big = (1 << 61) - 6;
     let (agent, controller) = (open(big).unwrap(), open(4).unwrap());
     assert!(!controller.fence_ended(big, Ending::Ask).unwrap());
     assert!(

@@ -1,6 +1,6 @@
 //! Containers that fail, delay, lie and forget.
 
-use segue_io::container::{Cache, Container, DATA_AT_BYTES, create, power_loss};
+use segue_io::container::{Cache, Container, DATA_AT_BYTES, Note, create, power_loss, remove};
 use std::path::PathBuf;
 
 const SEGMENT: u64 = 64 << 10;
@@ -140,4 +140,99 @@ fn a_lying_flush_over_a_forgetful_file_loses_data() {
     open.flush().unwrap();
     drop(open);
     assert_eq!(power_loss(&case.path(), 1).unwrap().unflushed_blocks, 64);
+}
+
+fn errno(result: std::io::Result<()>) -> Option<i32> {
+    result.err().and_then(|error| error.raw_os_error())
+}
+
+#[test]
+fn a_failed_flush_leaves_a_note_that_outlives_who_was_told() {
+    for cache in [Cache::Page, Cache::Direct] {
+        let case = Case::new("faulty");
+        let open = |fence| Container::open(&case.uri, cache, ME, None, fence).unwrap();
+        let agent = open(7);
+        agent.flush_hearing().unwrap();
+        case.rules("fail flush 28\n");
+        assert_eq!(errno(agent.flush_in_order()), Some(28));
+        case.rules("");
+        drop(agent);
+        let controller = open(9);
+        controller.flush_in_order().unwrap();
+        assert_eq!(errno(controller.flush_hearing()), Some(libc::EIO));
+        let note = controller.note().unwrap().unwrap();
+        assert_eq!((note.errno, note.holder), (28, 7));
+        controller.stamp(3, 5).unwrap();
+        let serial = note.serial + 1;
+        controller.clear_note(Note { serial, ..note }).unwrap();
+        assert_eq!(
+            errno(controller.flush_hearing()),
+            Some(libc::EIO),
+            "it is another note"
+        );
+        controller.clear_note(note).unwrap();
+        controller.flush_hearing().unwrap();
+        assert_eq!(controller.read_header().unwrap().commit, 5);
+    }
+}
+
+#[test]
+fn a_stamp_that_failed_leaves_a_note_too() {
+    let case = Case::new("faulty");
+    let open = case.open(1);
+    case.rules("fail write 5 0 8192\n");
+    assert_eq!(errno(open.stamp(1, 1)), Some(5));
+    case.rules("");
+    drop(open);
+    let next = case.open(2);
+    let note = next.note().unwrap().unwrap();
+    assert_eq!(errno(next.flush_hearing()), Some(libc::EIO));
+    case.rules("fail write 5 8192 12288\n");
+    assert_eq!(errno(next.clear_note(note)), Some(5));
+    case.rules("");
+    assert_eq!(
+        errno(next.flush_in_order()),
+        Some(libc::EIO),
+        "what clears may have been told of a loss"
+    );
+    next.clear_note(next.note().unwrap().unwrap()).unwrap();
+    next.flush_hearing().unwrap();
+}
+
+#[test]
+fn a_note_survives_power_loss_and_no_other_container_has_it() {
+    let case = Case::new("forgetful");
+    let open = case.open(1);
+    open.leave_note(5);
+    open.leave_note(6);
+    drop(open);
+    power_loss(&case.path(), 1).unwrap();
+    let next = case.open(2);
+    assert_eq!(next.note().unwrap().unwrap().errno, 5, "the first stands");
+    drop(next);
+    remove(&case.uri, ME, Cache::Page).unwrap();
+    let (other, size) = ([8; 16], DATA_AT_BYTES + 16 * SEGMENT);
+    create(&case.uri, size, SEGMENT, other, ME, 1, Cache::Page).unwrap();
+    let made = Container::open(&case.uri, Cache::Page, other, None, 3).unwrap();
+    assert_eq!(made.note().unwrap(), None);
+}
+
+#[test]
+fn nobody_leaves_a_note_in_what_is_anothers_by_now() {
+    let case = Case::new("faulty");
+    let open = case.open(1);
+    let header = std::fs::read(case.path()).unwrap()[..8192].to_vec();
+    let write = |bytes: &[u8]| {
+        let file = std::fs::File::options()
+            .write(true)
+            .open(case.path())
+            .unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, bytes, 0).unwrap();
+    };
+    write(&[0; 8192]);
+    open.leave_note(5);
+    write(&header);
+    assert_eq!(open.note().unwrap(), None);
+    open.leave_note(5);
+    assert!(open.note().unwrap().is_some());
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
-use segue_io::container::{self, Cache, Container, ContainerError, Ending, Header, Identity};
+use segue_io::container::{self, Cache, Container, ContainerError, Ending, Header, Identity, Note};
 use segue_io::sys::{errno_of, words_of};
 
 /// Adds this file's classes and functions.
@@ -230,9 +230,26 @@ impl StorageHandle {
         Ok(PyBytes::new(py, &data))
     }
 
-    /// Make durable whatever has been written to the container before.
+    /// Make durable whatever has been written to the container before; EIO too while a note says
+    /// that somebody's sync failed there.
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
-        self.call(py, Container::flush_in_order)
+        self.call(py, Container::flush_hearing)
+    }
+
+    /// The note of a failed sync that stands there: (errno, holder, serial).
+    fn note(&self, py: Python<'_>) -> PyResult<Option<(i32, u64, u64)>> {
+        let note = self.call(py, Container::note)?;
+        Ok(note.map(|note| (note.errno, note.holder, note.serial)))
+    }
+
+    /// Take that note away, durably, if it is still there.
+    fn clear_note(&self, py: Python<'_>, errno: i32, holder: u64, serial: u64) -> PyResult<()> {
+        let note = Note {
+            errno,
+            holder,
+            serial,
+        };
+        self.call(py, |container| container.clear_note(note))
     }
 
     /// Whether no I/O under the fence of `incarnation` can be under way, or begin: its lock is

@@ -39,7 +39,7 @@ from segue.controller.pacing import Pacing
 from segue.controller.peer import Peer
 from segue.controller.ports import Clock, Link, Storage
 from segue.controller.procedures.background import Background
-from segue.controller.procedures.flush_failed import CopierFlushes, last_flush
+from segue.controller.procedures.flush_failed import CopierFlushes, last_flush, take_notes
 from segue.controller.settings import SECOND_NS, Settings
 from segue.controller.stamps import Stamps
 from segue.controller.table import Disk, Table, container_spec
@@ -100,6 +100,8 @@ class Controller:
         """Container -> how many flushes of the copier have failed there."""
         self.marking: Counter[int] = Counter()
         """Container -> how many commits of a failed flush there are under way."""
+        self.noting: dict[int, asyncio.Lock] = {}
+        """Container -> held by who takes a note there, from reading to clearing."""
         self.open_containers: set[int] = set()
         self.unreached: dict[int, tuple[int, str]] = {}
         """Containers that this term has not reached yet: since when, and why."""
@@ -133,15 +135,14 @@ class Controller:
         self.fence = self.rng.getrandbits(61)
         self.commits = Commits(self.store, self.table, self.term, self.fail, self.waits)
         self.storage.extend(self._term_seen_ns + self.settings.lease_ns)
-        for number, container in self.table.containers.items():
-            if not container.leaving:
-                await self._open_at_start(number)
+        await self._open_all_at_start()
         first: list[AnyChange] = []
         if not self.table.installation:
             first.append(InstallationMade(self.rng.randbytes(16)))
         failpoints.hit("term.begun")
         old_fences = list(self.table.fences)
         await self.commits.commit(*first, TermBegun(self.term, self.fence))
+        await take_notes(self)
         self.inherited = set(self.table.records)
         for record in self.table.records.values():
             record.doubted = record.copied
@@ -313,6 +314,11 @@ class Controller:
             "event=command_refused agent=%s errno=%d command=%r", peer.name, answer.errno, message
         )
         peer.close_session()
+
+    async def _open_all_at_start(self) -> None:
+        for number, container in self.table.containers.items():
+            if not container.leaving:
+                await self._open_at_start(number)
 
     async def _open_at_start(self, number: int) -> None:
         """One across the network may be away: the rest is served, and it is tried again."""

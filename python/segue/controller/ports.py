@@ -76,6 +76,16 @@ class Room(msgspec.Struct, frozen=True):
     """What the file has: the rest are holes, which only the file system can fill."""
 
 
+class Note(msgspec.Struct, frozen=True):
+    """That a flush or durable write of a container failed, left there by who was told."""
+
+    errno: int
+    holder: int
+    """An incarnation, or a controller's fence."""
+    serial: int
+    """Unlike that of any other note of its holder."""
+
+
 class Ending(IntEnum):
     """What may be done to a holder to find out that its I/O has ended."""
 
@@ -139,7 +149,18 @@ class Storage(Protocol):
         ...
 
     async def flush(self, container: int) -> None:
-        """Makes durable all that this process wrote to the container."""
+        """Makes durable all that this process wrote to the container.
+
+        Fails with EIO too while a note stands there: whoever left it may be dead.
+        """
+        ...
+
+    async def note(self, container: int) -> Note | None:
+        """The note of a failed sync that stands there; never one across the network."""
+        ...
+
+    async def clear_note(self, container: int, note: Note) -> None:
+        """Takes it away, durably, if it is still that one."""
         ...
 
     async def fence_ended(self, container: int, holder: int, ending: Ending) -> bool:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from segue import _native
-from segue.controller.ports import CreatedContainer, Ending, Room, Stamp
+from segue.controller.ports import CreatedContainer, Ending, Note, Room, Stamp
 from segue.wire.messages import ContainerSpec
 
 T = TypeVar("T")
@@ -139,6 +139,16 @@ class NativeStorage:
     async def flush(self, container: int) -> None:
         """See `Storage.flush`."""
         await self._run(container, self._handle(container).flush)
+
+    async def note(self, container: int) -> Note | None:
+        """See `Storage.note`."""
+        found = await self._run(container, self._handle(container).note)
+        return None if found is None else Note(*found)
+
+    async def clear_note(self, container: int, note: Note) -> None:
+        """See `Storage.clear_note`."""
+        call = partial(self._handle(container).clear_note, note.errno, note.holder, note.serial)
+        await self._run(container, call)
 
     async def fence_ended(self, container: int, holder: int, ending: Ending) -> bool:
         """See `Storage.fence_ended`."""

@@ -21,7 +21,7 @@ from segue.sim.scenario import Outcome, run_seed
 BATCH = 50
 """Seeds at a time beyond those asked for."""
 
-SELDOM = ("complete.abandoned", "detach.deleted")
+SELDOM = ("complete.abandoned", "detach.deleted", "note.marked")
 """Killed at by tests that bring the place about (`tests/tools`): chance seldom does."""
 
 REQUIRED = (

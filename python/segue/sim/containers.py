@@ -33,15 +33,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segue.controller.fences import is_remote, linger_of
-from segue.controller.ports import CreatedContainer, Ending, Room, Stamp
+from segue.controller.ports import Note, Stamp
 from segue.sim.loop import MS, SECOND, US, Process, World
-from segue.wire.messages import ContainerSpec
 
 SECTOR_BYTES = 512
 EIO = 5
 ENOENT = 2
-ECANCELED = 125
-EEXIST = 17
 END_TRIES = 50
 RUBBISH = 1 << 60
 """Tokens from here on were on the medium before Segue: no host may ever see one."""
@@ -107,6 +104,8 @@ class Medium:
         """Sector -> (serial, token) of every effect since the durable one."""
         self.doubtful: set[tuple[int, int]] = set()
         """(sector, serial) of failed writes' effects: nobody was told that they are durable."""
+        self.note: Note | None = None
+        """Durable: somebody's flush or FUA has failed, and no disk is marked for it yet."""
         self.dropped: set[int] = set()
         """Sectors that are seen and not durable, and that no flush saves: a failed one was told."""
         self.under_way: dict[int, Request] = {}
@@ -143,6 +142,7 @@ class Medium:
         self.dirty.clear()
         self.dropped.clear()
         self.doubtful.clear()
+        self.note = None
 
     @property
     def unit_sectors(self) -> int:
@@ -348,6 +348,11 @@ class Medium:
                 del self.dirty[sector]
                 self.dropped.add(sector)
 
+    def leave_note(self, holder: Holder, errno: int) -> None:
+        """A flush or FUA of the holder came back with an error (`container/note.rs`)."""
+        if self.note is None and not self.is_remote:
+            self.note = Note(errno, holder.fence, self.world.next_serial())
+
     # Death and power ------------------------------------------------------------------------------
 
     def lock(self, holder: Holder) -> None:
@@ -424,178 +429,6 @@ class Medium:
 def medium_at(media: dict[str, Medium], uri: str) -> Medium | None:
     """The storage of a URI, with what an operator has added to it or without."""
     return media.get(uri.partition("&linger-ms=")[0])
-
-
-class SimStorage:
-    """The controller's hands on the media; satisfies `controller.ports.Storage`."""
-
-    def __init__(self, process: Process, media: dict[str, Medium]) -> None:
-        self.process = process
-        self.media = media
-        self.opened: dict[int, Medium] = {}
-        self.holder = Holder(process, 0, process.name)
-        self.until_ns = 0
-
-    async def create(
-        self,
-        uri: str,
-        size_bytes: int,
-        segment_bytes: int,
-        identity: bytes,
-        installation: bytes,
-        term: int,
-        cache: str,
-    ) -> CreatedContainer:
-        """See the port."""
-        await self._pause()
-        medium = self._medium(uri)
-        if medium.identity and not medium.may_take_over(installation, term):
-            raise FileExistsError(EEXIST, f"{uri} is a container already")
-        medium.format(size_bytes, identity, installation, term)
-        return CreatedContainer(medium.segments, medium.write_unit_bytes, medium.clean)
-
-    async def open(self, spec: ContainerSpec, installation: bytes, fence: int) -> Stamp:
-        """See the port."""
-        await self._pause()
-        medium = self._medium(spec.uri)
-        if medium.identity != spec.identity or medium.installation != installation:
-            raise OSError(EIO, f"{spec.uri} is not the container it was")
-        self.holder.fence = fence
-        medium.lock(self.holder)
-        self.opened[spec.container] = medium
-        return medium.stamped
-
-    async def remove(self, spec: ContainerSpec) -> None:
-        """See the port."""
-        await self._pause()
-        self.opened.pop(spec.container, None)
-        medium = self._medium(spec.uri)
-        if medium.identity == spec.identity:
-            medium.give_back()
-        await self._pause()
-
-    async def zero(self, container: int, offset_bytes: int, length_bytes: int) -> None:
-        """See the port; the ends are merged, like `Container::zero_exactly` of segue-io does it."""
-        begin, count = _sectors(offset_bytes, length_bytes)
-        unit, end = self._opened(container).unit_sectors, begin + count
-        inner, inner_end = -(-begin // unit) * unit, end // unit * unit
-        if inner >= inner_end:
-            return await self._zero_within_units(container, begin, end)
-        await self._zero_within_units(container, begin, inner)
-        count = inner_end - inner
-        await self._do(container, "write", inner, count, [0] * count, "zero")
-        return await self._zero_within_units(container, inner_end, end)
-
-    async def _zero_within_units(self, container: int, begin: int, end: int) -> None:
-        """Reads the write units around a short range, and writes them with zeroes in it."""
-        if begin == end:
-            return
-        unit = self._opened(container).unit_sectors
-        first, count = begin // unit * unit, -(-end // unit) * unit - begin // unit * unit
-        tokens = list(await self._do(container, "read", first, count, (), "merge"))
-        tokens[begin - first : end - first] = [0] * (end - begin)
-        await self._do(container, "write", first, count, tokens, "zero")
-
-    async def copy(
-        self, source: int, source_bytes: int, target: int, target_bytes: int, length_bytes: int
-    ) -> None:
-        """See the port."""
-        sector, count = _sectors(source_bytes, length_bytes)
-        tokens = await self._do(source, "read", sector, count, (), "copy")
-        sector, count = _sectors(target_bytes, length_bytes)
-        await self._do(target, "write", sector, count, tokens, "copy")
-
-    async def flush(self, container: int) -> None:
-        """See the port."""
-        await self._do(container, "flush", 0, 0, (), "flush")
-
-    async def fence_ended(self, container: int, holder: int, ending: Ending) -> bool:
-        """See the port."""
-        await self._pause()
-        medium = self._opened(container)
-        if not medium.is_remote:
-            if ended := medium.fence_ended(holder):
-                medium.proven("lock gone")
-            return ended
-        if medium.linger_ns or ending is Ending.ASK:
-            return False
-        return await medium.end_sessions(holder, ending is Ending.FOREVER)
-
-    def is_away(self, container: int) -> bool:
-        """See the port."""
-        return container not in self.opened
-
-    def extend(self, until_ns: int) -> None:
-        """See the port."""
-        self.until_ns = max(self.until_ns, until_ns)
-
-    async def stamp(self, container: int, stamp: Stamp) -> None:
-        """See the port."""
-        medium = self._opened(container)
-        await self._pause()
-        new = (stamp.term, stamp.commit)
-        if new > (medium.stamped.term, medium.stamped.commit):
-            medium.stamped = stamp
-        await self._pause()
-
-    def away_s(self, container: int) -> float | None:
-        """See the port."""
-        return None
-
-    async def room(self, uri: str) -> Room | None:
-        """See the port; these have all the room that they say."""
-        return None
-
-    def has_fence(self, container: int) -> bool | None:
-        """See the port."""
-        medium = self.opened.get(container)
-        return None if medium is None else not medium.linger_ns
-
-    async def _pause(self) -> None:
-        await asyncio.sleep((10 * US + self.process.world.rng.randrange(300 * US)) / SECOND)
-
-    def _medium(self, uri: str) -> Medium:
-        medium = medium_at(self.media, uri)
-        if medium is None:
-            raise FileNotFoundError(ENOENT, f"no such storage: {uri}")
-        return medium
-
-    def _opened(self, container: int) -> Medium:
-        medium = self.opened.get(container)
-        if medium is None:
-            raise FileNotFoundError(ENOENT, f"container {container} is not open")
-        return medium
-
-    async def _do(
-        self,
-        container: int,
-        kind: str,
-        sector: int,
-        count: int,
-        tokens: Sequence[int],
-        tag: str,
-    ) -> Sequence[int]:
-        medium = self._opened(container)
-        if medium.is_remote and kind == "write" and self.process.now_ns() >= self.until_ns:
-            raise OSError(ECANCELED, f"{kind} of {medium.uri}: the term's lease is over")
-        answer: asyncio.Future[Sequence[int]] = asyncio.get_running_loop().create_future()
-
-        def done(errno: int, found: Sequence[int]) -> None:
-            if answer.done():
-                return
-            if errno:
-                answer.set_exception(OSError(errno, f"{kind} of {medium.uri}"))
-            else:
-                answer.set_result(found)
-
-        medium.submit(kind, self.holder, sector, count, done, tokens, tag=(tag,))
-        return await answer
-
-
-def _sectors(offset_bytes: int, length_bytes: int) -> tuple[int, int]:
-    assert offset_bytes % SECTOR_BYTES == 0
-    assert length_bytes % SECTOR_BYTES == 0
-    return offset_bytes // SECTOR_BYTES, length_bytes // SECTOR_BYTES
 
 
 def media_lose_power(media: dict[str, Medium]) -> None:

@@ -94,6 +94,12 @@ MUTATIONS: list[Mutation] = [
         "c.old_leases_until_ns)\n",
     ),
     Mutation(
+        "failed-flushes-leave-no-note",
+        "python/segue/sim/plane.py",
+        "                medium.leave_note(self.holder, errno)\n",
+        "                pass\n",
+    ),
+    Mutation(
         "declared-dead-and-not-heard-of",
         PROCEDURES + "declare_dead.py",
         "    await hear_of_lost_pages(c, "

@@ -13,9 +13,10 @@ from segue.controller.commits import TermEnded
 from segue.controller.controller import Controller
 from segue.controller.settings import Settings
 from segue.sim.checks import Checks
-from segue.sim.containers import Medium, SimStorage
+from segue.sim.containers import Medium
 from segue.sim.loop import MS, SECOND, Process, World
 from segue.sim.network import End, Network
+from segue.sim.storage import SimStorage
 from segue.sim.store import StoreDisk
 from segue.store.contract import StoreCorrupt, StoreError, StoreTooNew
 

@@ -441,18 +441,24 @@ class Plane:
         fua: bool = False,
     ) -> Request:
         assert offset_bytes % SECTOR_BYTES == 0
+        medium = self.opened[container]
+
+        def came_back(errno: int, found: Sequence[int]) -> None:
+            if errno and (kind == "flush" or fua):
+                medium.leave_note(self.holder, errno)
+            done(errno, found)
 
         def ended() -> None:
             io.under_way -= 1
             io.settle()
 
         io.under_way += 1
-        return self.opened[container].submit(
+        return medium.submit(
             kind,
             self.holder,
             offset_bytes // SECTOR_BYTES,
             count,
-            done,
+            came_back,
             tokens,
             fua,
             part,

@@ -1,8 +1,8 @@
 //! The header of a storage container: whose it is, how it is carved, how new what it has seen is.
 //!
 //! Two slots of 4 KiB at offsets 0 and 4096, written in turn, each durable before the next is
-//! touched: a torn write costs the newer slot only (design, section 3, "Containers"). Numbers are
-//! little-endian:
+//! touched: a torn write costs the newer slot only (design, section 3, "Containers"). Behind them
+//! lies the place of a [`super::Note`]. Numbers are little-endian:
 //!
 //! ```text
 //!  0  8 magic "SEGUECON"     48  8 segment size, bytes     72  8 newest term seen
@@ -17,6 +17,7 @@
 use std::io;
 
 use super::backing::Backing;
+use super::note;
 use crate::buffer::Buffer;
 
 /// Where segment 0 starts.
@@ -73,11 +74,11 @@ pub enum Slot {
     Valid(Header),
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
@@ -216,11 +217,13 @@ impl Header {
     }
 }
 
-/// Overwrites both slots with zeroes, durably: nobody's container any more.
+/// Overwrites both slots, and before them what note there is, with zeroes, durably: nobody's
+/// container any more.
 ///
 /// # Errors
 /// Those of writing.
 pub fn wipe(backing: &dyn Backing) -> io::Result<()> {
+    note::wipe(backing)?;
     let zeroes = Buffer::new(2 * SLOT_BYTES);
     backing.write(0, zeroes.part(0, 2 * SLOT_BYTES), true)
 }

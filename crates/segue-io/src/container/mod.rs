@@ -11,6 +11,7 @@ mod forgetful;
 mod header;
 mod making;
 pub mod nbd;
+mod note;
 mod syncs;
 mod uri;
 
@@ -26,6 +27,7 @@ pub use file::{Cache, FileBacking};
 pub use forgetful::{Forgetful, Forgotten, power_loss};
 pub use header::{DATA_AT_BYTES, Header, Identity, Slot, is_segment_size};
 pub use making::{create, inspect, remove};
+pub use note::{NOTE_AT_BYTES, Note};
 pub use syncs::Syncs;
 pub use uri::ContainerUri;
 pub(crate) use uri::is_remote;
@@ -45,8 +47,10 @@ const MAKING_FENCE: u64 = (1 << 61) - 2;
 const CLAIM_FENCE: u64 = (1 << 61) - 3;
 /// The lock byte of the server that exports the storage.
 pub(crate) const SERVE_FENCE: u64 = (1 << 61) - 4;
+/// The lock byte that serialises who leaves and clears notes.
+const NOTE_FENCE: u64 = (1 << 61) - 5;
 /// The fences of agents and copiers lie below.
-const FENCES_END: u64 = SERVE_FENCE;
+const FENCES_END: u64 = NOTE_FENCE;
 
 /// A container could not be opened, made or used: which, why, and the errno to tell.
 #[derive(Debug)]
@@ -88,11 +92,14 @@ pub struct Container {
     header: Header,
     data_bytes: u64,
     uri: String,
+    fence: u64,
     /// The stamp's lock keeps other descriptions out, this keeps other threads.
     stamping: Mutex<()>,
+    /// The same for notes.
+    noting: Mutex<()>,
     syncs: Syncs,
-    /// A stamp has failed: it may have been told of a loss that was for a flush.
-    stamp_failed: AtomicBool,
+    /// A stamp, or what clears a note, has failed: it may have been told of a flush's loss.
+    told_of_loss: AtomicBool,
 }
 
 impl Container {
@@ -137,9 +144,11 @@ impl Container {
             header,
             data_bytes,
             uri: uri.to_owned(),
-            stamping: Mutex::new(()),
+            fence,
+            stamping: Mutex::default(),
+            noting: Mutex::default(),
             syncs: Syncs::default(),
-            stamp_failed: AtomicBool::new(false),
+            told_of_loss: AtomicBool::new(false),
         })
     }
 
@@ -171,9 +180,11 @@ impl Container {
             header,
             data_bytes,
             uri: uri.to_owned(),
+            fence,
+            stamping: Mutex::default(),
+            noting: Mutex::default(),
             syncs: Syncs::default(),
-            stamp_failed: AtomicBool::new(false),
-            stamping: Mutex::new(()),
+            told_of_loss: AtomicBool::new(false),
         })
     }
 
@@ -279,17 +290,28 @@ impl Container {
         &self.syncs
     }
 
-    /// [`Container::flush`] in its order; fails too if a stamp has failed since the last.
+    /// [`Container::flush`] in its order; fails too if a stamp has failed since the last. One that
+    /// fails leaves a note.
     ///
     /// # Errors
     /// The storage's; EIO if another sync of it failed meanwhile.
     pub fn flush_in_order(&self) -> io::Result<()> {
         self.backing.write_back(0, 0);
-        self.syncs.in_order(|| self.flush())?;
-        match self.stamp_failed.swap(false, Ordering::AcqRel) {
+        self.syncs.in_order(|| self.noting(|| self.flush()))?;
+        match self.told_of_loss.swap(false, Ordering::AcqRel) {
             true => Err(sys::os_error(libc::EIO)),
             false => Ok(()),
         }
+    }
+
+    /// Carries out a sync of which a failure must outlive this process.
+    fn noting(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        sync().inspect_err(|error| self.leave_note(errno_of(error)))
+    }
+
+    /// What was no flush may have been told of a flush's loss: the next one fails.
+    fn loss_may_be_told(&self) {
+        self.told_of_loss.store(true, Ordering::Release);
     }
 
     /// [`Backing::write_back`] of all of it.
@@ -435,8 +457,9 @@ impl Container {
         }
         (header.term, header.commit) = (term, commit);
         header.sequence += 1;
-        let written = self.syncs.in_order(|| header.write(&*self.backing));
-        written.inspect_err(|_| self.stamp_failed.store(true, Ordering::Release))
+        let write = || self.noting(|| header.write(&*self.backing));
+        let written = self.syncs.in_order(write);
+        written.inspect_err(|_| self.loss_may_be_told())
     }
 
     /// The header as it is now.

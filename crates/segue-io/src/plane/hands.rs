@@ -11,7 +11,7 @@ use super::executor::Executor;
 use super::remote;
 use super::ring::{Left, Ring};
 use super::stats::Stats;
-use super::task::{Edge, Merge, Task, What};
+use super::task::{Edge, Ended, Merge, Task, What};
 use crate::buffer::Buffer;
 use crate::container::Container;
 use crate::sys::{Epoll, boottime_ns, errno_of};
@@ -132,13 +132,22 @@ impl Executor {
         for left in left {
             match left {
                 Left::Finished(task, ended) => self.finished(task, ended),
-                Left::Synced(task, number, ended) => {
-                    task.hand_over(Some(number), ended, &self.completions);
-                }
+                Left::Synced(task, number, ended) => self.synced(task, number, ended),
                 Left::Unsuited(task) => self.submit_to_pool(task),
             }
         }
         some
+    }
+
+    /// Hands a sync over; one that failed on another thread, for its note may block.
+    fn synced(&self, task: Task, number: u64, ended: Ended) {
+        if Task::failed_sync(ended).is_none() {
+            return task.hand_over(Some(number), ended, &self.completions);
+        }
+        let completions = self.completions.clone();
+        self.pool.submit(Box::new(move || {
+            task.hand_over(Some(number), ended, &completions);
+        }));
     }
 
     /// Does a piece in place if that cannot block, else has it done.

@@ -192,7 +192,9 @@ impl Task {
     }
 
     /// Hands it over to the data thread: a sync that ended well when no failure can overtake it any
-    /// more (the engine fails those that one did overtake).
+    /// more (the engine fails those that one did overtake), one that failed when its note is left.
+    ///
+    /// That may block if it is a [`Task::failed_sync`].
     pub(super) fn hand_over(
         self,
         begun: Option<u64>,
@@ -203,9 +205,20 @@ impl Task {
             return completions.push(Said::Ended(self, ended));
         };
         let (container, completions) = (self.container.clone(), completions.clone());
-        let failed = matches!(ended, Ended::Done(errno) if errno != 0 && errno != libc::EOPNOTSUPP);
+        let failed = Self::failed_sync(ended);
+        if let Some(errno) = failed {
+            container.leave_note(errno);
+        }
         let push = Box::new(move |_| completions.push(Said::Ended(self, ended)));
-        container.syncs().end(number, failed, push);
+        container.syncs().end(number, failed.is_some(), push);
+    }
+
+    /// With which errno what was to make durable has failed, if it has.
+    pub(super) fn failed_sync(ended: Ended) -> Option<i32> {
+        match ended {
+            Ended::Done(errno) if errno != 0 && errno != libc::EOPNOTSUPP => Some(errno),
+            _ => None,
+        }
     }
 
     /// Does it, if it may still be begun.

@@ -246,4 +246,6 @@ fn a_flush_that_ended_well_is_not_heard_of_before_one_that_failed() {
     thread.join().unwrap();
     let all = [Ended::Done(libc::EIO), Ended::Done(0), Ended::Done(0)];
     assert_eq!(ends(), all);
+    let note = container.note().unwrap().expect("left before it was told");
+    assert_eq!(note.errno, libc::EIO);
 }

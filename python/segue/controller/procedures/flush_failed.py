@@ -8,6 +8,12 @@ Marking takes no lock and waits for nothing but its commit: whoever holds a disk
 this very flush (growing zeroes a segment's rest), or for an agent that counts as ended only when a
 last flush was heard of.  A disk deleted meanwhile has nothing to mark; one that is about to let go
 of the container does not while a mark is being made (`Controller.marking`).
+
+Whoever is told of a failure leaves a note in the container before it tells anybody
+(`crates/segue-io/src/container/note.rs`): it outlives the agent and all controllers that were told.
+Who finds one marks the disks and takes it away, in that order.  After a crash in between the next
+term finds the marks, and takes it away before an operator can clear them; only where that fails
+(the storage does) is the error repeated, once, after it was cleared.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ from contextlib import suppress
 from errno import EIO
 from typing import TYPE_CHECKING
 
+from segue import failpoints
 from segue.controller.changes import FlushFailed
 from segue.controller.commits import TermEnded
 from segue.controller.fences import is_remote
@@ -42,6 +49,7 @@ async def container_failed(c: Controller, peer: Peer, message: ContainerFailed) 
     # Whatever became of the disk named: the container is shared by all, and an agent flushes it a
     # last time when it has let go of its last disk there.
     disks = await _mark(c, number, message.errno)
+    c.spawn(_tidy(c, number))
     try:
         await peer.present_in(session)
         for disk in sorted(peer.tables):
@@ -71,6 +79,45 @@ async def copier_flush(c: Controller, number: int, failures: int) -> None:
         raise OSError(EIO, "another flush of the container failed meanwhile")
 
 
+async def take_notes(c: Controller) -> None:
+    """A new term hears of what no older one did, before it lets anybody open a disk."""
+    for number in sorted(c.open_containers):
+        await take_note(c, number)
+
+
+async def take_note(c: Controller, number: int) -> list[int]:
+    """Makes what a note in the container says durable, then clears it; the disks newly marked.
+
+    Read before the marks are looked at, and cleared only if still the same: the marks are of every
+    failure it can stand for.  An older term's marks prove nothing, an operator may have ended them
+    in a newer one.
+    """
+    disks: list[int] = []
+    async with c.noting.setdefault(number, asyncio.Lock()):
+        if number not in c.open_containers:
+            return disks
+        try:
+            with c.waits.on("storage", c.name_of_container(number)):
+                note = await c.storage.note(number)
+            if note is None:
+                return disks
+            log.info("event=note container=%d holder=%x errno=%d", number, note.holder, note.errno)
+            disks = await _mark(c, number, note.errno)
+            if disks or await c.term_is_newest():
+                failpoints.hit("note.marked")
+                with c.waits.on("storage", c.name_of_container(number)):
+                    await c.storage.clear_note(number, note)
+        except OSError as error:
+            # It stands: the next flush here hears of it.
+            log.warning("event=note_stays container=%d error=%s", number, error)
+    return disks
+
+
+async def _tidy(c: Controller, number: int) -> None:
+    for disk in await take_note(c, number):
+        await extend_containers(c, disk)
+
+
 async def last_flush(c: Controller) -> None:
     """The controller stops: flushes all it may have written, for with its descriptors goes the
     last chance to hear of a page that a kernel could not write.
@@ -86,8 +133,8 @@ async def hear_of_lost_pages(c: Controller, containers: Iterable[int]) -> None:
     """Flushes what dead agents may have written, before their hosts go on elsewhere (promise P5).
 
     An agent's last flush may have failed with nobody left to tell.  The kernel tells each
-    descriptor that was open then, ours among them; one opened from now on would hear nothing.  A
-    failure is durable when this returns.
+    descriptor that was open then, ours among them; if ours is younger, the note that it left does.
+    A failure is durable when this returns.
     """
     for number in sorted(c.open_containers.intersection(containers)):
         if not is_remote(c.table.containers[number].row.uri):
@@ -137,6 +184,7 @@ class CopierFlushes:
             c.copier_failures[number] = c.copier_failures.get(number, 0) + 1
             for disk in await _mark(c, number, error.errno or EIO):
                 c.spawn(extend_containers(c, disk))
+            c.spawn(_tidy(c, number))
             raise
 
 

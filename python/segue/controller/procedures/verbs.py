@@ -19,6 +19,7 @@ from segue.controller.changes import (
 )
 from segue.controller.config import MIN_SEGMENT_BYTES, is_segment_size
 from segue.controller.procedures.discard import incomplete_held
+from segue.controller.procedures.flush_failed import take_note
 from segue.controller.restrict import (
     delete_table_when_back,
     delete_tables,
@@ -283,9 +284,15 @@ async def delete_disk(c: Controller, name: str) -> None:
 
 
 async def clear_error(c: Controller, name: str) -> None:
-    """Ends the flush errors of a disk (promise P5): the operator has taken note."""
+    """Ends the flush errors of a disk (promise P5): the operator has taken note.
+
+    Notes of what he was told go first: they would make it a failure again.
+    """
     number = disk_called(c, name).disk
     async with c.locks.hold(("disk", number), exclusive=False):
+        for container in list(disk_still(c, name, number).failed):
+            for marked in await take_note(c, container):
+                c.spawn(extend_containers(c, marked))
         if disk_still(c, name, number).failed:
             await c.commit(FlushCleared(number))
             log.info("event=error_cleared disk=%s", name)
