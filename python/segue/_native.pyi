@@ -452,7 +452,16 @@ def nbd_list_exports(address: str) -> list[str]:
 class StorageServer:
     """Exports storage over NBD with a fence, until it is closed or its process ends."""
 
-    def __new__(cls, storage: str, cache: str, name: str, state: str) -> StorageServer: ...
+    def __new__(
+        cls,
+        storage: str,
+        cache: str,
+        name: str,
+        state: str,
+        *,
+        handshake_timeout_ns: int = ...,
+        connections_max: int = ...,
+    ) -> StorageServer: ...
     @property
     def size_bytes(self) -> int:
         """Size of the export."""

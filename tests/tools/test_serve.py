@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 import subprocess
@@ -22,25 +23,42 @@ from tests.tools.test_nbd_container import Load
 class Serving:
     """`segue serve` over a file that faults can be injected into."""
 
-    def __init__(self, folder: Path) -> None:
-        self.socket, self._folder = folder / "serve.sock", folder
+    def __init__(self, folder: Path, *args: str, wrapper: str = "faulty+") -> None:
+        self.socket, self._folder, self._args = folder / "serve.sock", folder, args
+        self._storage = f"{wrapper}file://{folder}/storage"
         with open(folder / "storage", "wb") as made:
             made.truncate(128 * MIB)
         self.start()
 
     def start(self) -> None:
         """Until it listens."""
-        storage = f"faulty+file://{self._folder}/storage"
-        command = [sys.executable, "-m", "segue.cli", "serve", storage]
+        command = [sys.executable, "-m", "segue.cli", "serve", self._storage]
         with open(self._folder / "serve.log", "ab") as log:
             self._process = subprocess.Popen(
-                [*command, "--listen", f"unix://{self.socket}"], stdout=log, stderr=log
+                [*command, "--listen", f"unix://{self.socket}", *self._args], stdout=log, stderr=log
             )
         wait_until("segue serve", self._listens)
 
     def _listens(self) -> bool:
         with socket.socket(socket.AF_UNIX) as there:
             return there.connect_ex(str(self.socket)) == 0
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """What it has said."""
+        return (self._folder / "serve.log").read_text()
+
+    def answers(self) -> bool:
+        """Whether a client gets in."""
+        try:
+            return len(_native.NbdClient(str(self.socket), "").pread(512, 0)) == 512
+        except OSError:
+            return False
 
     def kill(self) -> None:
         """As by kill -9."""
@@ -181,37 +199,75 @@ def test_what_cannot_be_served_is_refused(serving: Serving, folder: Path) -> Non
     )
 
 
-def test_half_open_connections_do_not_keep_others_out(serving: Serving) -> None:
+@pytest.fixture
+def narrow(folder: Path) -> Iterator[Serving]:
+    """A server of few connections, which have little time for their handshakes."""
+    # Without the wrapper, which opens a file for each I/O.
+    made = Serving(folder, "--connections", "20", "--handshake-timeout", "2", wrapper="")
+    yield made
+    made.kill()
+
+
+def connected(held: ExitStack, serving: Serving) -> socket.socket:
+    """A client that says nothing."""
+    there = held.enter_context(socket.socket(socket.AF_UNIX))
+    there.settimeout(30)
+    there.connect(str(serving.socket))
+    return there
+
+
+def test_half_open_connections_do_not_keep_others_out(narrow: Serving) -> None:
     """As many as are taken in, one of them talking all the while: none outlives its handshake."""
-
-    def answers() -> bool:
-        try:
-            return len(_native.NbdClient(str(serving.socket), "").pread(512, 0)) == 512
-        except OSError:
-            return False
-
+    before = _native.NbdClient(str(narrow.socket), "")
     with ExitStack() as held:
-        crowd = []
-        for _ in range(300):
-            there = held.enter_context(socket.socket(socket.AF_UNIX))
-            there.settimeout(30)
-            there.connect(str(serving.socket))
-            crowd.append(there)
+        crowd = [connected(held, narrow) for _ in range(30)]
         # A client's flags, then one option, byte by byte.
         crowd[0].sendall(bytes([0, 0, 0, 3]))
-        assert not answers(), "300 connections are taken in"
+        assert not narrow.answers(), "30 connections are taken in"
+        assert len(before.pread(512, 0)) == 512
         talk = iter(b"IHAVEOPT" + bytes(100_000))
 
         def another_byte_and_answers() -> bool:
             with suppress(OSError):
                 crowd[0].send(bytes([next(talk)]))
-            return answers()
+            return narrow.answers()
 
         wait_until("the half-open ones are ended", another_byte_and_answers)
-        assert sum(is_over(there) for there in crowd) == 300
-    log = (serving.socket.parent / "serve.log").read_text()
-    assert "its handshake took too long" in log
-    assert log.count("no more are taken in") == 1
+        assert sum(is_over(there) for there in crowd) == 30
+    assert len(before.pread(512, 0)) == 512
+    assert "its handshake is not over, and it has taken 2 s for it" in narrow.log
+    assert narrow.log.count("there are 20 connections already") == 1
+
+
+def test_without_descriptors_clients_wait(narrow: Serving) -> None:
+    """Clients that say nothing have taken them all: it goes on, and says so once in a while."""
+    before = _native.NbdClient(str(narrow.socket), "")
+    there_are = len(list(Path(f"/proc/{narrow.pid}/fd").iterdir()))
+    resource.prlimit(narrow.pid, resource.RLIMIT_NOFILE, (there_are + 5, there_are + 5))
+    with ExitStack() as held:
+        crowd = [connected(held, narrow) for _ in range(15)]
+        wait_until("it runs out", lambda: "Too many open files" in narrow.log)
+        assert len(before.pread(512, 0)) == 512
+        # All of them had their turn, and their time, before it.
+        assert narrow.answers()
+        assert sum(is_over(there) for there in crowd) == 15
+    assert narrow.log.count("a connection could not be taken: Too many open files") < 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--connections", "0"), "1 to 65536 connections are served, not 0"),
+        (("--handshake-timeout", "nan"), "a handshake may take 0.1 to 86400 s, not nan"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(
+    folder: Path, flags: tuple[str, str], said: str
+) -> None:
+    (folder / "file").write_bytes(bytes(MIB))
+    listen = ("--listen", f"unix://{folder}/s")
+    done = segue(folder / "none", "serve", f"{folder}/file", *listen, *flags)
+    assert (done.returncode, said in done.stderr) == (2, True), done.stderr
 
 
 def is_over(there: socket.socket) -> bool:

@@ -131,13 +131,30 @@ impl Drop for Buffer {
 }
 
 /// A store of idle buffers of one thread, so that a clean I/O allocates nothing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Buffers {
     idle: [Vec<Arc<Buffer>>; CLASSES],
     kept_bytes: usize,
+    kept_bytes_max: usize,
+}
+
+impl Default for Buffers {
+    fn default() -> Buffers {
+        Buffers::keeping(KEPT_BYTES_MAX)
+    }
 }
 
 impl Buffers {
+    /// An empty store that keeps so many bytes at most; 0: what is given back is dropped.
+    #[must_use]
+    pub fn keeping(bytes_max: usize) -> Buffers {
+        Buffers {
+            idle: Default::default(),
+            kept_bytes: 0,
+            kept_bytes_max: bytes_max,
+        }
+    }
+
     fn class(length: usize) -> usize {
         let capacity = length.max(SMALLEST_BYTES).next_power_of_two();
         (capacity.trailing_zeros() - SMALLEST_BYTES.trailing_zeros()) as usize
@@ -158,7 +175,7 @@ impl Buffers {
 
     /// Gives a buffer back. Kept if nobody else holds it and there is room, else dropped.
     pub fn give(&mut self, mut buffer: Arc<Buffer>) {
-        let fits = self.kept_bytes + buffer.capacity() <= KEPT_BYTES_MAX;
+        let fits = self.kept_bytes + buffer.capacity() <= self.kept_bytes_max;
         if fits && Arc::get_mut(&mut buffer).is_some() {
             self.kept_bytes += buffer.capacity();
             self.idle[Self::class(buffer.capacity())].push(buffer);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -115,14 +116,6 @@ impl Stream {
         Err(last)
     }
 
-    /// Sends all, through a shared reference.
-    pub(crate) fn send_all(&self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Stream::Unix(stream) => (&*stream).write_all(bytes),
-            Stream::Tcp(stream) => (&*stream).write_all(bytes),
-        }
-    }
-
     /// Receives something, through a shared reference; 0: the end.
     pub(crate) fn receive(&self, into: &mut [u8]) -> io::Result<usize> {
         match self {
@@ -140,11 +133,10 @@ impl Stream {
         };
     }
 
-    /// How long `receive` waits; `None`: as long as it takes.
-    pub(crate) fn set_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn set_timeout(&self, limit: Duration) -> io::Result<()> {
         match self {
-            Stream::Unix(stream) => stream.set_read_timeout(limit),
-            Stream::Tcp(stream) => stream.set_read_timeout(limit),
+            Stream::Unix(stream) => stream.set_read_timeout(Some(limit)),
+            Stream::Tcp(stream) => stream.set_read_timeout(Some(limit)),
         }
     }
 
@@ -185,6 +177,15 @@ impl Stream {
         match self {
             Stream::Unix(stream) => stream.write_all(bytes),
             Stream::Tcp(stream) => stream.write_all(bytes),
+        }
+    }
+}
+
+impl AsRawFd for Stream {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Stream::Unix(stream) => stream.as_raw_fd(),
+            Stream::Tcp(stream) => stream.as_raw_fd(),
         }
     }
 }

@@ -11,14 +11,16 @@
 pub mod buffer;
 pub mod client;
 pub mod container;
+mod handshakes;
 mod log;
+mod outgoing;
 pub mod plane;
 pub mod pool;
 pub mod serve;
 pub mod sys;
 
-pub(crate) use log::log;
 pub use log::name_log;
+pub(crate) use log::{Seldom, log};
 
 /// Runs `body`; a panic in it ends the process, once it has been reported.
 ///

@@ -3,6 +3,8 @@
 use std::io::Write as _;
 use std::sync::OnceLock;
 
+use crate::sys::boottime_ns;
+
 static PROCESS: OnceLock<String> = OnceLock::new();
 
 /// Lines get time, level and this name of the process, as those of Python have (`segue.logs`).
@@ -24,6 +26,39 @@ pub(crate) fn log(text: std::fmt::Arguments<'_>) {
         }
     };
     let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+/// Lines about what a peer can make happen as often as it likes: one in a while, with how many were
+/// left out.
+#[derive(Debug, Default)]
+pub(crate) struct Seldom {
+    /// CLOCK_BOOTTIME.
+    last_ns: Option<u64>,
+    left_out: u64,
+}
+
+impl Seldom {
+    /// Between two lines.
+    const PAUSE_NS: u64 = 10_000_000_000;
+
+    pub(crate) fn log(&mut self, text: std::fmt::Arguments<'_>) {
+        match self.counts(boottime_ns()) {
+            None => {}
+            Some(0) => log(text),
+            Some(left_out) => log(format_args!("{text} (and {left_out} times since the last)")),
+        }
+    }
+
+    /// Whether a line is due, and how many were left out before it.
+    fn counts(&mut self, now_ns: u64) -> Option<u64> {
+        let is_early = |last_ns| now_ns < last_ns + Self::PAUSE_NS;
+        if self.last_ns.is_some_and(is_early) {
+            self.left_out += 1;
+            return None;
+        }
+        self.last_ns = Some(now_ns);
+        Some(std::mem::take(&mut self.left_out))
+    }
 }
 
 fn one_line(text: &str) -> String {
@@ -59,4 +94,19 @@ fn stamp() -> String {
         time.tm_sec,
         now.subsec_millis()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_often_is_told_of_seldom() {
+        let (mut seldom, pause) = (Seldom::default(), Seldom::PAUSE_NS);
+        assert_eq!(seldom.counts(5), Some(0));
+        assert_eq!(seldom.counts(6), None);
+        assert_eq!(seldom.counts(4 + pause), None);
+        assert_eq!(seldom.counts(5 + pause), Some(2));
+        assert_eq!(seldom.counts(5 + 2 * pause), Some(0));
+    }
 }

@@ -354,6 +354,9 @@ impl Epoll {
     }
 }
 
+/// What a server's unix socket holds of replies; the kernel doubles it, for its own needs.
+pub const SEND_BUFFER_BYTES: i32 = 1 << 20;
+
 /// Lets a socket hold that many bytes that its other end has not taken; less where that is forbidden.
 ///
 /// # Errors
@@ -497,6 +500,26 @@ pub fn send_pieces(socket: RawFd, pieces: &[&[u8]]) -> io::Result<usize> {
         match checked(unsafe { libc::sendmsg(socket, &message, flags) }) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             done => return done,
+        }
+    }
+}
+
+/// Waits until a socket takes more to send, has failed, or is shut; gives whether that came to be.
+///
+/// # Errors
+/// Those of poll(2); EINTR is retried, with the whole time again.
+pub fn wait_writable(socket: RawFd, limit: std::time::Duration) -> io::Result<bool> {
+    let mut polled = libc::pollfd {
+        fd: socket,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    let limit_ms = libc::c_int::try_from(limit.as_millis()).unwrap_or(libc::c_int::MAX);
+    loop {
+        // SAFETY: `polled` is one live pollfd.
+        match checked(unsafe { libc::poll(&raw mut polled, 1, limit_ms) as isize }) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done.map(|count| count > 0),
         }
     }
 }

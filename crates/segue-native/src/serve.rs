@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use segue_io::container::Cache;
-use segue_io::serve::Server;
+use segue_io::serve::{Limits, Server};
 
 use crate::storage::os_error;
 
@@ -17,7 +17,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 
 /// Exports storage (a container's URI) over NBD until it is closed, or its process ends.
 ///
-/// `state` is the file that remembers who was revoked for ever.
+/// `state` is the file that remembers who was revoked for ever. A handshake may take
+/// `handshake_timeout_ns`; of `connections_max` connections at once each counts, in its handshake too.
 #[pyclass(frozen, module = "segue._native")]
 pub struct StorageServer {
     server: Mutex<Option<Server>>,
@@ -35,16 +36,31 @@ impl StorageServer {
 #[pymethods]
 impl StorageServer {
     #[new]
+    #[pyo3(signature = (
+        storage,
+        cache,
+        name,
+        state,
+        *,
+        handshake_timeout_ns = Limits::default().handshake_ns,
+        connections_max = Limits::default().connections_max,
+    ))]
     fn new(
         py: Python<'_>,
         storage: &str,
         cache: &str,
         name: &str,
         state: PathBuf,
+        handshake_timeout_ns: u64,
+        connections_max: u32,
     ) -> PyResult<StorageServer> {
         let cache =
             Cache::parse(cache).map_err(|error| PyValueError::new_err(error.to_string()))?;
-        let opened = py.detach(|| Server::open(storage, cache, name, &state));
+        let limits = Limits {
+            handshake_ns: handshake_timeout_ns,
+            connections_max,
+        };
+        let opened = py.detach(|| Server::open(storage, cache, name, &state, limits));
         let server = opened.map_err(|error| os_error(&error))?;
         Ok(StorageServer {
             size_bytes: server.size_bytes(),

@@ -7,14 +7,12 @@ import re
 
 import msgspec
 
+from segue.limits import HANDSHAKE_S, LONGEST_TIMEOUT_S, check_limits
 from segue.wire.link import Address
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """Of an agent, as of a disk: it becomes part of a socket's path."""
 MIN_PARK_LIMIT_BYTES = 1 << 20
-LONGEST_TIMEOUT_S = 86_400.0
-MIN_HANDSHAKE_S = 0.1
-MOST_CONNECTIONS = 65_536
 
 
 class AgentConfigError(Exception):
@@ -33,7 +31,7 @@ class AgentConfig(msgspec.Struct, frozen=True):
     """Parked writes held per disk before its connections are not read (design, section 4)."""
     host_timeout_s: float = 0.0
     """Hosts get EIO when their I/O has waited so long; 0: they wait."""
-    handshake_timeout_s: float = 10.0
+    handshake_timeout_s: float = HANDSHAKE_S
     """A client's own time from connecting until its disk is agreed on; then it is cut off."""
     connections: int = 1024
     """Connections that disks are served over at once; more are refused."""
@@ -70,11 +68,7 @@ def check_agent(config: AgentConfig) -> None:
         raise AgentConfigError(
             f"hosts time out after 0 to {LONGEST_TIMEOUT_S:.0f} s, not {timeout_s:g}"
         )
-    if not MIN_HANDSHAKE_S <= config.handshake_timeout_s <= LONGEST_TIMEOUT_S:
-        raise AgentConfigError(
-            f"a handshake may take {MIN_HANDSHAKE_S:g} to {LONGEST_TIMEOUT_S:.0f} s, "
-            f"not {config.handshake_timeout_s:g}"
-        )
-    for count in (config.connections, config.disk_connections):
-        if not 1 <= count <= MOST_CONNECTIONS:
-            raise AgentConfigError(f"1 to {MOST_CONNECTIONS} connections are served, not {count}")
+    try:
+        check_limits(config.handshake_timeout_s, config.connections, config.disk_connections)
+    except ValueError as error:
+        raise AgentConfigError(str(error)) from None

@@ -14,7 +14,6 @@ import asyncio
 import logging
 import os
 import random
-import resource
 import secrets
 import signal
 from typing import Any
@@ -25,6 +24,7 @@ from segue.agent.config import AgentConfig
 from segue.agent.session import Phase, Session
 from segue.agent.trace import Trace
 from segue.controller.ports import LinkClosed
+from segue.limits import allow_descriptors
 from segue.wire.link import Address, Link, connect
 from segue.wire.messages import ControllerMessage, decode_from_controller
 
@@ -42,17 +42,6 @@ OTHER_DESCRIPTORS = 512
 """Beside hosts': handshakes under way (256 at most), containers, the link."""
 
 
-def _allow_descriptors(connections: int) -> None:
-    """So many connections need as many descriptors; with fewer, some wait to be taken."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + OTHER_DESCRIPTORS
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        log.warning("event=few_descriptors limit=%d wanted=%d", hard, wanted)
-        wanted = hard
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
 class AgentRefused(Exception):
     """The controller will never take this agent; its reason, in one sentence."""
 
@@ -62,7 +51,7 @@ class Agent:
 
     def __init__(self, config: AgentConfig) -> None:
         self._config = config
-        _allow_descriptors(config.connections)
+        allow_descriptors(config.connections + OTHER_DESCRIPTORS)
         incarnation = secrets.randbits(INCARNATION_BITS) or 1
         timeout_ns = round(config.host_timeout_s * SECOND_NS)
         self._plane = _native.DataPlane(

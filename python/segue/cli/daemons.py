@@ -16,7 +16,14 @@ import click
 
 from segue import failpoints
 from segue.cli.config import came_from, configured
-from segue.cli.options import Failed, Size, data_folder, data_option, sentence
+from segue.cli.options import (
+    Failed,
+    Size,
+    data_folder,
+    data_option,
+    handshake_option,
+    sentence,
+)
 from segue.logs import set_up_logs
 from segue.wire.link import Address
 
@@ -146,14 +153,7 @@ def controller(
     metavar="SECONDS",
     help="Give hosts EIO when their I/O has waited so long [they wait].",
 )
-@click.option(
-    "--handshake-timeout",
-    type=float,
-    default=10.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Cut off clients that take longer to ask for a disk.",
-)
+@handshake_option
 @click.option(
     "--connections",
     type=int,

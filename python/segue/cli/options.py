@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 from segue.cli import INTERRUPTED
 from segue.cli.sizes import parse_size
 from segue.client import ApiError, Client
+from segue.limits import HANDSHAKE_S
 
 F = TypeVar("F", bound=Callable[..., Any])
 _DATA = "segue.data"
@@ -126,6 +127,15 @@ def where_option(command: F) -> F:
     """For verbs that ask the API: ``--data`` or ``--api``."""
     return data_option(_api_option(command))
 
+
+handshake_option = click.option(
+    "--handshake-timeout",
+    type=float,
+    default=HANDSHAKE_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="Cut off clients that take longer to say what they want.",
+)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

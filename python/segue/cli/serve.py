@@ -11,20 +11,32 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 import click
 
 from segue import _native
-from segue.cli.options import Failed, json_option, sentence
+from segue.cli.options import Failed, handshake_option, json_option, sentence
 from segue.cli.output import print_json_line
+from segue.limits import allow_descriptors, check_limits
 from segue.wire.link import Address
 
 ENDING = {signal.SIGINT, signal.SIGTERM}
 SIGNALLED = 128
 """Exit status after a signal: so much and its number, as shells have it."""
 SAY_AFTER_S = 0.3
+OTHER_DESCRIPTORS = 64
+"""Beside clients': the storage, listeners."""
 LOOK_EVERY_S = 0.02
+SECOND_NS = 1_000_000_000
+
+
+class Limits(NamedTuple):
+    """What clients may take."""
+
+    handshake_timeout_ns: int
+    connections: int
 
 
 @click.command()
@@ -47,6 +59,15 @@ LOOK_EVERY_S = 0.02
     metavar="FILE",
     help="Remembers whom the controller has shut out [FILE.revoked]; needed for a device.",
 )
+@handshake_option
+@click.option(
+    "--connections",
+    type=int,
+    default=256,
+    show_default=True,
+    metavar="COUNT",
+    help="Have so many connections at most; an agent makes four.",
+)
 @click.option("--insecure", is_flag=True, help="Allow addresses other machines reach, without TLS.")
 @json_option
 def serve(
@@ -55,6 +76,8 @@ def serve(
     name: str,
     cache: str | None,
     state: str | None,
+    handshake_timeout: float,
+    connections: int,
     insecure: bool,
     as_json: bool,
 ) -> None:
@@ -66,12 +89,13 @@ def serve(
     uri, is_device = _storage_uri(storage)
     if is_device and state is None:
         raise click.UsageError("a device has no place beside it: --state says where to remember")
+    limits = _limits(handshake_timeout, connections)
     cache = cache or ("direct" if is_device else "page")
     state = os.path.abspath(state or f"{_path_of(uri)}.revoked")
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         with _watched(storage):
-            server = _opened(uri, cache, name, state)
+            server = _opened(uri, cache, name, state, limits)
         for address in addresses:
             where = _listen(server, address, name)
             if as_json:
@@ -85,10 +109,27 @@ def serve(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _opened(uri: str, cache: str, name: str, state: str) -> _native.StorageServer:
+def _limits(handshake_timeout_s: float, connections: int) -> Limits:
+    """Checked, and with a descriptor for each connection."""
+    try:
+        check_limits(handshake_timeout_s, connections)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    allow_descriptors(connections + OTHER_DESCRIPTORS)
+    return Limits(round(handshake_timeout_s * SECOND_NS), connections)
+
+
+def _opened(uri: str, cache: str, name: str, state: str, limits: Limits) -> _native.StorageServer:
     """A server of the storage; raises `Failed`, which names the file that is to blame."""
     try:
-        server = _native.StorageServer(uri, cache, name, state)
+        server = _native.StorageServer(
+            uri,
+            cache,
+            name,
+            state,
+            handshake_timeout_ns=limits.handshake_timeout_ns,
+            connections_max=limits.connections,
+        )
     except (OSError, ValueError) as error:
         path, said = unquote(_path_of(uri)), sentence(error)
         if isinstance(error, OSError) and error.errno == errno.EBUSY:

@@ -9,10 +9,10 @@ use segue_nbd::{Errno, Extent, reply};
 
 use super::connections::RECEIVE_BYTES;
 use super::executor::Answered;
-use super::handshakes::Turn;
-use super::outgoing::Outgoing;
 use super::tokens::ConnKey;
 use crate::buffer::{Buffer, Buffers};
+use crate::handshakes::Turn;
+use crate::outgoing::Outgoing;
 
 /// A connection is not read while its requests and replies hold this many bytes.
 const HELD_BYTES_MAX: usize = 64 << 20;

@@ -14,11 +14,12 @@ use segue_nbd::server::{Command, Event, Request};
 
 use super::connection::{Connection, Payload};
 use super::executor::{Answered, Executor};
-use super::handshakes::{HANDSHAKES_MAX, Handshakes, HostLimits};
+use super::limits::{HANDSHAKES_MAX, HostLimits};
 use super::mailbox::{Outbox, PlaneEvent};
 use super::stats::Stats;
 use super::thread::KEY_CONNECTIONS;
 use super::tokens::ConnKey;
+use crate::handshakes::Handshakes;
 use crate::sys::{Epoll, boottime_ns};
 
 /// Room for what one turn receives: 32 writes of 4 KiB and some.
@@ -47,6 +48,7 @@ pub(super) struct Connections {
     closed_some: bool,
     is_shutting_down: bool,
     pub(super) handshakes: Handshakes,
+    pub(super) limits: HostLimits,
 }
 
 impl Connections {
@@ -67,7 +69,8 @@ impl Connections {
             events: Vec::new(),
             closed_some: false,
             is_shutting_down: false,
-            handshakes: Handshakes::new(limits),
+            handshakes: Handshakes::new(limits.handshake_ns),
+            limits,
         }
     }
 
@@ -87,7 +90,7 @@ impl Connections {
     }
 
     pub(super) fn add(&mut self, socket: OwnedFd, peer: String, executor: &mut Executor) {
-        if let Err(in_the_way) = self.handshakes.room() {
+        if let Err(in_the_way) = self.limits.room(&self.handshakes) {
             let Some(index) = in_the_way else {
                 return crate::log(format_args!(
                     "host {peer}: {HANDSHAKES_MAX} others are waiting for their disks; its \

@@ -8,12 +8,10 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use crate::sys::{Epoll, keep_alive, remove_dead_socket, set_send_buffer};
+use crate::sys::{Epoll, SEND_BUFFER_BYTES, keep_alive, remove_dead_socket, set_send_buffer};
 
 /// Connections taken in one turn.
 const ACCEPTS_MAX: usize = 16;
-/// What a unix socket holds of replies; the kernel doubles it, for its own needs.
-const SEND_BUFFER_BYTES: i32 = 1 << 20;
 
 #[derive(Debug)]
 enum Socket {

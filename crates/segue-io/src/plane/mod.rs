@@ -14,13 +14,12 @@ mod connection;
 mod connections;
 mod executor;
 mod hands;
-mod handshakes;
 mod latency;
+mod limits;
 mod listener;
 mod mailbox;
 mod negotiation;
 mod opening;
-mod outgoing;
 mod remote;
 mod ring;
 mod spin;
@@ -38,8 +37,8 @@ use std::thread::JoinHandle;
 
 use segue_map::{Config, Control};
 
-pub use handshakes::HostLimits;
 pub use latency::{BUCKETS, LatencyRow, bucket_floor_ns, bucket_of};
+pub use limits::HostLimits;
 use listener::Listener;
 pub use mailbox::{Export, PlaneEvent};
 use mailbox::{Inbox, Message, Outbox};

@@ -45,7 +45,9 @@ impl Connections {
         let Some(connection) = self.slots[index].as_deref_mut() else {
             return;
         };
-        if let (Event::WantExport { .. }, Some(refusal)) = (&event, self.handshakes.refuses()) {
+        if let (Event::WantExport { .. }, Some(refusal)) =
+            (&event, self.limits.refuses(&self.handshakes))
+        {
             return self.tell(index, Err(refusal), executor);
         }
         let question = match event {
@@ -108,8 +110,8 @@ impl Connections {
         let mine = self.slots[index].as_ref()?.disk == Some(disk);
         let users = self.users.get(&disk).copied().unwrap_or_default();
         let others = users - u32::from(mine);
-        let refused = self.handshakes.refuses();
-        refused.or_else(|| self.handshakes.refuses_disk(others))
+        let refused = self.limits.refuses(&self.handshakes);
+        refused.or_else(|| self.limits.refuses_disk(others))
     }
 
     /// Tells a client about the export it asked for.

@@ -14,7 +14,7 @@ use segue_map::Config;
 use super::commands::Watched;
 use super::connections::Connections;
 use super::executor::Executor;
-use super::handshakes::HostLimits;
+use super::limits::HostLimits;
 use super::listener::Listener;
 use super::mailbox::{Inbox, Message, Outbox, PlaneEvent};
 use super::opening::Openings;

@@ -9,14 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{Shared, session};
+use crate::Seldom;
 use crate::client::Stream;
-use crate::sys::{keep_alive, remove_dead_socket};
+use crate::sys::{SEND_BUFFER_BYTES, keep_alive, remove_dead_socket, set_send_buffer};
 
-/// Pause after a connection could not be taken in (no descriptors, say).
+/// Pause after a connection could not be taken in (no descriptors, say): that may go on for long.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// A client that takes no answer for so long is given up.
-const SEND_LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 enum Place {
@@ -35,10 +33,12 @@ impl Listening {
     pub(super) fn unix(path: &Path, shared: Arc<Shared>) -> io::Result<Listening> {
         remove_dead_socket(path)?;
         let socket = UnixListener::bind(path)?;
+        let peer = format!("unix:{}", path.display());
         let accept = move || {
             let stream = socket.accept()?.0;
-            stream.set_write_timeout(Some(SEND_LIMIT))?;
-            Ok(Stream::Unix(stream))
+            // A large read's reply goes out at once; else its client is waited for.
+            set_send_buffer(&stream, SEND_BUFFER_BYTES)?;
+            Ok((Stream::Unix(stream), peer.clone()))
         };
         Self::start(Place::Unix(path.to_owned()), accept, shared)
     }
@@ -47,11 +47,10 @@ impl Listening {
         let socket = TcpListener::bind((host, port))?;
         let address = socket.local_addr()?;
         let accept = move || {
-            let stream = socket.accept()?.0;
+            let (stream, peer) = socket.accept()?;
             stream.set_nodelay(true)?;
-            stream.set_write_timeout(Some(SEND_LIMIT))?;
             keep_alive(&stream)?;
-            Ok(Stream::Tcp(stream))
+            Ok((Stream::Tcp(stream), peer.to_string()))
         };
         let listening = Self::start(Place::Tcp(address), accept, shared)?;
         Ok((listening, address.port()))
@@ -59,7 +58,7 @@ impl Listening {
 
     fn start(
         place: Place,
-        accept: impl Fn() -> io::Result<Stream> + Send + 'static,
+        accept: impl Fn() -> io::Result<(Stream, String)> + Send + 'static,
         shared: Arc<Shared>,
     ) -> io::Result<Listening> {
         let is_over = Arc::new(AtomicBool::new(false));
@@ -67,13 +66,24 @@ impl Listening {
         std::thread::Builder::new()
             .name("segue-accept".into())
             .spawn(move || {
+                let mut failures = Seldom::default();
                 while !over.load(Ordering::Acquire) {
-                    match accept() {
-                        Ok(stream) if !over.load(Ordering::Acquire) => {
-                            session::start(stream, shared.clone());
+                    let taken = accept().and_then(|(stream, peer)| {
+                        if over.load(Ordering::Acquire) {
+                            return Ok(());
                         }
-                        Ok(_) => {}
-                        Err(_) => std::thread::sleep(PAUSE),
+                        session::start(stream, peer, shared.clone())
+                    });
+                    match taken {
+                        Ok(()) => {}
+                        // The client has gone already.
+                        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                        Err(error) => {
+                            failures.log(format_args!(
+                                "serve: a connection could not be taken: {error}"
+                            ));
+                            std::thread::sleep(PAUSE);
+                        }
                     }
                 }
             })?;

@@ -2,13 +2,17 @@
 //!
 //! A thread for each connection reads requests, a pool carries them out, and each answers by itself.
 //! Who may send requests, and when what they sent has ended, is [`sessions`]'s business; what is
-//! said on one connection, [`session`]'s.
+//! said on one connection, [`session`]'s; how many there may be and how long a handshake may take,
+//! [`places`]'s. The pool's threads never wait for a client: what a socket does not take at once is
+//! the business of its own connection ([`replies`]), and so is what it makes the server hold.
 //!
 //! One server at a time: it takes a lock on the very description that does its I/O, and waits for
 //! one that an earlier server's I/O still holds. So a restarted server proves that nothing of the
 //! earlier one is under way.
 
 mod listening;
+mod places;
+mod replies;
 mod session;
 mod sessions;
 
@@ -23,6 +27,8 @@ use segue_nbd::{BlockSizes, ExportInfo, Features};
 use crate::container::{Backing, Cache, ContainerUri, SERVE_FENCE, Syncs};
 use crate::pool::Pool;
 use listening::Listening;
+pub use places::Limits;
+use places::Places;
 use sessions::Sessions;
 
 /// Threads that do I/O.
@@ -36,6 +42,7 @@ pub(crate) struct Shared {
     export: ExportInfo,
     storage: Arc<dyn Backing>,
     sessions: Sessions,
+    places: Arc<Places>,
     pool: Pool,
     syncs: Syncs,
     /// A flush or FUA write has failed: what others wrote may be lost, and no later flush is to hide
@@ -76,7 +83,13 @@ impl Server {
     ///
     /// # Errors
     /// Those of the storage and the file; EBUSY if another server has it.
-    pub fn open(storage: &str, cache: Cache, name: &str, state: &Path) -> io::Result<Server> {
+    pub fn open(
+        storage: &str,
+        cache: Cache,
+        name: &str,
+        state: &Path,
+        limits: Limits,
+    ) -> io::Result<Server> {
         let storage = ContainerUri::parse(storage)?.open(cache)?;
         let deadline = Instant::now() + LOCK_WAIT;
         while let Err(error) = storage.lock(SERVE_FENCE) {
@@ -107,6 +120,7 @@ impl Server {
                 export,
                 storage,
                 sessions: Sessions::open(state)?,
+                places: Places::new(limits)?,
                 pool: Pool::new(POOL_THREADS),
                 syncs: Syncs::default(),
                 flush_failed: AtomicBool::new(false),
@@ -139,5 +153,12 @@ impl Server {
         let (listening, port) = Listening::tcp(host, port, self.shared.clone())?;
         self.listening.push(listening);
         Ok(port)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.listening.clear();
+        self.shared.places.close();
     }
 }

@@ -19,36 +19,18 @@ use segue_nbd::server::{Refusal, RefusalKind};
 use crate::client::Stream;
 use crate::sys::boottime_ns;
 
-/// Requests of one session under way at once.
-const REQUESTS_MAX: u32 = 64;
-/// Their bytes; one request alone may have more.
-const BYTES_MAX: u64 = 64 << 20;
-/// Connections at once, those in their handshake among them: each has a thread. An agent makes a few.
-const CONNECTIONS_MAX: usize = 256;
-
 #[derive(Debug)]
 struct Live {
     holder: Option<u64>,
     socket: Arc<Stream>,
     under_way: u32,
-    bytes: u64,
     /// It may begin nothing any more.
     ended: bool,
 }
 
-impl Live {
-    fn has_room(&self, bytes: u64) -> bool {
-        let fits = self.under_way < REQUESTS_MAX && self.bytes + bytes <= BYTES_MAX;
-        fits || self.under_way == 0
-    }
-}
-
 #[derive(Debug, Default)]
 struct State {
-    last: u64,
     live: HashMap<u64, Live>,
-    /// More came than there may be, and that was said.
-    is_full: bool,
     revoked: HashSet<u64>,
 }
 
@@ -99,29 +81,15 @@ impl Sessions {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection has come; gives its number, `None` if there are too many.
-    pub(super) fn join(&self, socket: Arc<Stream>) -> Option<u64> {
-        let mut state = self.lock();
-        if state.live.len() >= CONNECTIONS_MAX {
-            if !std::mem::replace(&mut state.is_full, true) {
-                crate::log(format_args!(
-                    "serve: {CONNECTIONS_MAX} connections are open: no more are taken in"
-                ));
-            }
-            return None;
-        }
-        state.is_full = false;
-        state.last += 1;
-        let number = state.last;
+    /// A connection has come, of a number that none had before.
+    pub(super) fn join(&self, number: u64, socket: Arc<Stream>) {
         let live = Live {
             holder: None,
             socket,
             under_way: 0,
-            bytes: 0,
             ended: false,
         };
-        state.live.insert(number, live);
-        Some(number)
+        self.lock().live.insert(number, live);
     }
 
     /// It has gone, and nothing of it is under way.
@@ -144,28 +112,22 @@ impl Sessions {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request of so many bytes is about to be carried out; `false`: it may not be.
-    pub(super) fn begin(&self, number: u64, bytes: u64) -> bool {
-        let mut state = self.lock();
-        loop {
-            match state.live.get_mut(&number) {
-                Some(live) if !live.ended && live.has_room(bytes) => {
-                    live.under_way += 1;
-                    live.bytes += bytes;
-                    return true;
-                }
-                Some(live) if !live.ended => state = self.wait(state),
-                _ => return false,
+    /// A request is about to be carried out; `false`: it may not be.
+    pub(super) fn begin(&self, number: u64) -> bool {
+        match self.lock().live.get_mut(&number) {
+            Some(live) if !live.ended => {
+                live.under_way += 1;
+                true
             }
+            _ => false,
         }
     }
 
     /// It has been carried out.
-    pub(super) fn end(&self, number: u64, bytes: u64) {
+    pub(super) fn end(&self, number: u64) {
         let mut state = self.lock();
         if let Some(live) = state.live.get_mut(&number) {
             live.under_way -= 1;
-            live.bytes -= bytes;
         }
         self.changed.notify_all();
     }

@@ -58,7 +58,7 @@ pub(super) fn revoke(
             Some(_) => {}
             None => {
                 let left = deadline.saturating_duration_since(Instant::now());
-                stream.set_timeout(Some(left.max(Duration::from_millis(1))))?;
+                stream.set_timeout(left.max(Duration::from_millis(1)))?;
                 let mut buffer = [0; 4096];
                 match stream.read(&mut buffer)? {
                     0 => return Err(io::ErrorKind::UnexpectedEof.into()),

@@ -27,7 +27,7 @@ enum Part {
 /// A queue of bytes to send. Small ones are gathered in an arena, whose head is dropped as it is
 /// sent: a client that never takes all must not make it grow.
 #[derive(Debug, Default)]
-pub(super) struct Outgoing {
+pub(crate) struct Outgoing {
     parts: VecDeque<Part>,
     arena: Vec<u8>,
     /// Bytes of the first part that are sent already.
@@ -37,17 +37,17 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     /// Bytes still to send.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Queues a copy of `bytes`.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.push_with(|arena| arena.extend_from_slice(bytes));
     }
 
     /// Queues what `write` appends.
-    pub(super) fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.arena.len();
         write(&mut self.arena);
         let new_end = self.arena.len();
@@ -64,7 +64,7 @@ impl Outgoing {
 
     /// Queues `head` and the first `length` bytes of `buffer`'s data, which no piece of I/O
     /// touches any more.
-    pub(super) fn push_framed(&mut self, head: &[u8], buffer: Arc<Buffer>, length: usize) {
+    pub(crate) fn push_framed(&mut self, head: &[u8], buffer: Arc<Buffer>, length: usize) {
         // SAFETY: the request is answered, so nobody else writes to its buffer.
         unsafe { buffer.put_head(head) };
         self.bytes += head.len() + length;
@@ -79,7 +79,7 @@ impl Outgoing {
     ///
     /// # Errors
     /// Those of sendmsg(2): the connection is of no more use.
-    pub(super) fn send(&mut self, socket: RawFd, buffers: &mut Buffers) -> io::Result<bool> {
+    pub(crate) fn send(&mut self, socket: RawFd, buffers: &mut Buffers) -> io::Result<bool> {
         while !self.parts.is_empty() {
             let empty = libc::iovec {
                 iov_base: std::ptr::null_mut(),
