@@ -103,9 +103,10 @@ def lose_power(
         with ThreadPoolExecutor(1) as thread:
             written = thread.submit(write_and_never_flush, place / "mnt" / "beside")
             load.wait_for(2 * COMMITS)
+            # It would flush what an agent that it sees die may have written.
+            installation.controller.kill()
             installation.agents["one"].kill()
             loop.kill()
-            installation.controller.kill()
             server.kill()
             load.end()
             assert written.result() > 0

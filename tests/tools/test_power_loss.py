@@ -31,9 +31,12 @@ class Forgetful:
         self.installation.start_agent("one")
 
     def lose_power(self, seed: int) -> tuple[int, int]:
-        """Kill everything, forget; (blocks not flushed, sectors lost)."""
-        self.installation.agents["one"].kill()
+        """Kill everything, forget; (blocks not flushed, sectors lost).
+
+        The controller first: it flushes what an agent that it sees die may have written.
+        """
         self.installation.controller.kill()
+        self.installation.agents["one"].kill()
         return _native.container_power_loss(self.uri, seed)
 
 
