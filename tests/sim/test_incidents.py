@@ -671,6 +671,33 @@ def test_a_failed_flush_outlives_all_who_were_told_of_it(stage: Build, dark: boo
     end(s)
 
 
+def test_what_a_remote_container_has_answered_is_durable(stage: Build) -> None:
+    """Its agent dies after a flush while no controller serves, then power goes (seed 3333327531).
+
+    It is written through (decision 0008): no flush of it fails that somebody had to hear of.
+    """
+    s = stage(media=[MediumPlan(segments=12, place=FENCED)], errors_allowed=True)
+    one, two, [remote] = through(s, 0), through(s, 1), s.media.values()
+    assert done(s, one, "write", 0, 64) == 0
+    assert done(s, one, "flush") == 0
+    assert done(s, one, "write", 0, 64) == 0
+    assert not remote.dirty, "an answered write could be lost"
+    s.office.autostart = False
+    s.office.terms[-1].process.kill()
+    remote.failing, remote.failure_odds = frozenset({"flush"}), 1.0
+    remote.fail_until_ns = s.world.now_ns + SECOND // 4
+    flush = one.do("flush")
+    s.world.run_for(SECOND // 4)
+    assert flush.done() and flush.result() == 0, "a flush has failed that has nothing to do"
+    s.agent(0).process.kill()
+    s.machines[0].boot_when_over()
+    s.office.autostart = True
+    s.office.start()
+    assert done(s, two, "flush") == 0
+    s.lose_power()
+    end(s)
+
+
 def test_an_error_that_was_reported_does_not_come_back(stage: Build) -> None:
     """Its note is gone when the operator has cleared it: the next controller finds none."""
     s = stage(errors_allowed=True)
