@@ -18,8 +18,9 @@ from segue.controller.procedures.resize import resize_disk
 from segue.controller.procedures.verbs import Refusal, add_container, clear_error
 from segue.sim.containers import SECTOR_BYTES, Medium, Request
 from segue.sim.host import EIO, ENOSPC, LOST, Host
+from segue.sim.host_io import FUA, NO_HOLE
 from segue.sim.loop import MS, SECOND
-from segue.sim.plane import FUA, NO_HOLE, Part
+from segue.sim.plane import Part
 from segue.sim.stage import FENCED, UNSAID, DiskPlan, MediumPlan, Plan, Stage, settings
 
 T = TypeVar("T")

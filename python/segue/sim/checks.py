@@ -46,10 +46,11 @@ from segue.controller.peer import PeerState
 from segue.controller.record import container_of, location_of, segment_of
 from segue.sim.agent import Agent
 from segue.sim.containers import SECTOR_BYTES, Medium, Request
+from segue.sim.host_io import NO_HOLE, HostIo
 from segue.sim.loop import World
 from segue.sim.movement_checks import MovementChecks
 from segue.sim.network import End, Network
-from segue.sim.plane import NO_HOLE, HostIo, Part, Plane
+from segue.sim.plane import Part, Plane
 from segue.sim.replica import Replica
 from segue.sim.store import StoreDisk
 from segue.wire.messages import (

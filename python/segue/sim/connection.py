@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from segue.sim.agent import Agent
+from segue.sim.host_io import HostIo
 from segue.sim.loop import SECOND, US, Process, World
-from segue.sim.plane import HostIo
 
 
 @dataclass(slots=True)

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from segue.sim.agent import Machine
 from segue.sim.connection import Connection, Opened
 from segue.sim.containers import SECTOR_BYTES
+from segue.sim.host_io import FAST_ZERO, FUA, NO_HOLE, REQ_ONE, HostIo
 from segue.sim.loop import MS, SECOND, World
 from segue.sim.oracle import Disk, Ticket, Write, WrongRead
-from segue.sim.plane import FAST_ZERO, FUA, NO_HOLE, REQ_ONE, HostIo
 
 ENOENT, EIO, EINVAL, ENOSPC, ESHUTDOWN = 2, 5, 22, 28, 108
 STATUS_ZERO = 2
