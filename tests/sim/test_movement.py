@@ -385,6 +385,26 @@ def test_a_write_cut_off_before_its_bit_has_one_place_to_be_read_from(stage: Bui
     end(s)
 
 
+def test_a_source_closed_for_a_write_is_no_neighbour_of_a_first_touch(stage: Build) -> None:
+    """A read just before it while the write is under way: its agent gets no word of the source."""
+    s = stage(media=TWO, settings=SLOW)
+    one, two = through(s, 0), through(s, 1)
+    written(s, one, 2)
+    assert done(s, two, "read", 4 * SEGMENT, 8) == 0
+    ask(s, move_disk, "vd0", "m1", bandwidth=50_000)
+    s.wait(lambda: any(r.segment == 1 for r in records(s)), "segment 1 does not move")
+    write = one.do("write", SEGMENT, 8)
+    holder, under_way = s.agent(0).plane.holder, medium(s, 1).under_way
+    s.wait(lambda: any(r.holder is holder for r in under_way.values()), "no do_write runs")
+    for request in under_way.values():
+        if request.holder is holder:
+            request.stuck_until_ns = s.world.now_ns + SECOND // 2
+    assert done(s, two, "read", 0, 8) == 0
+    s.wait(write.done, "the write is not answered")
+    assert done(s, two, "read", SEGMENT, 8) == 0
+    end(s)
+
+
 def test_a_drained_container_takes_nothing_new(stage: Build) -> None:
     s = stage(media=TWO)
     host = through(s, 0)
