@@ -142,16 +142,17 @@ def container_add(
 
 @container.command("remove")
 @click.argument("name")
+@click.option("--lost", is_flag=True, help="Its storage is away, and gone for good.")
 @where_option
 @json_option
-def container_remove(name: str, as_json: bool) -> None:
+def container_remove(name: str, lost: bool, as_json: bool) -> None:
     """Take an empty container out of its pool.
 
     A file that Segue made is deleted.
 
     Hosts go on meanwhile.
     """
-    client().remove_container(name)
+    client().remove_container(name, lost=lost)
     print_json({"removed": name}) if as_json else click.echo(f"container {name} removed")
 
 

@@ -23,6 +23,7 @@ from segue.cli.options import (
     data_option,
     handshake_option,
     sentence,
+    without_option,
 )
 from segue.logs import set_up_logs
 from segue.wire.link import Address
@@ -84,6 +85,7 @@ parent_option = click.option(
     metavar="SECONDS",
     help="Log where the time of a fault went that took so long; 0: of every fault.",
 )
+@without_option
 @log_option
 @parent_option
 def controller(
@@ -96,6 +98,7 @@ def controller(
     segment_bytes: int,
     checkpoint_log_bytes: int,
     slow_fault_s: float,
+    without: tuple[str, ...],
     log_level: str,
     with_parent: bool,
 ) -> None:
@@ -114,6 +117,7 @@ def controller(
             segment_bytes=segment_bytes,
             checkpoint_log_bytes=checkpoint_log_bytes,
             slow_fault_s=slow_fault_s,
+            without=without,
         ),
         list(api_listen),
         api_cert or "",

@@ -137,6 +137,13 @@ handshake_option = click.option(
     help="Cut off clients that take longer to say what they want.",
 )
 
+without_option = click.option(
+    "--without",
+    multiple=True,
+    metavar="NAME",
+    help="Start even if this container is not found; its disks are opened when it is.",
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

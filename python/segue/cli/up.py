@@ -15,7 +15,14 @@ import msgspec
 
 from segue.cli.config import config_named, configured
 from segue.cli.container import note
-from segue.cli.options import Failed, Size, data_folder, data_option, json_option
+from segue.cli.options import (
+    Failed,
+    Size,
+    data_folder,
+    data_option,
+    json_option,
+    without_option,
+)
 from segue.cli.output import print_json, print_json_line
 from segue.cli.sizes import format_size
 from segue.client import Client
@@ -45,10 +52,13 @@ READY_DETACHED = "`segue down` stops it."
     metavar="SIZE",
     help="Of the container made on the first run [4/5 of the free space; taken when written].",
 )
+@without_option
 @click.option("--detach", "-d", is_flag=True, help="Return when it serves; `segue down` stops it.")
 @json_option
 @click.pass_context
-def up(ctx: click.Context, size: int | None, detach: bool, as_json: bool) -> None:
+def up(
+    ctx: click.Context, size: int | None, without: tuple[str, ...], detach: bool, as_json: bool
+) -> None:
     """Run a whole installation in DIR.
 
     A controller, an agent, and a container to begin with.  DIR is made if it is not there.  What
@@ -62,6 +72,8 @@ def up(ctx: click.Context, size: int | None, detach: bool, as_json: bool) -> Non
     except OSError as error:
         raise Failed(f"cannot make {data}: {error.strerror}") from None
     passed_on = ["--config", config] if (config := config_named(ctx)) else []
+    if without:
+        os.environ["SEGUE_CONTROLLER_WITHOUT"] = " ".join(without)
     if detach:
         _detach(data, passed_on, size, as_json)
         return

@@ -36,6 +36,10 @@ class Containers(Connection):
         path = f"containers/{quote(name, safe='')}/linger"
         return self.call("POST", path, ContainerInfo, SetLinger(linger_s))
 
-    def remove_container(self, name: str) -> None:
-        """Take an empty container out of its pool and give its storage back."""
-        self.call("DELETE", f"containers/{quote(name, safe='')}", type(None))
+    def remove_container(self, name: str, *, lost: bool = False) -> None:
+        """Take an empty container out of its pool and give its storage back.
+
+        `lost`: its storage is away for good, nothing is asked of it.
+        """
+        query = "?lost=true" if lost else ""
+        self.call("DELETE", f"containers/{quote(name, safe='')}{query}", type(None))

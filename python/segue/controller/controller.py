@@ -39,7 +39,12 @@ from segue.controller.pacing import Pacing
 from segue.controller.peer import Peer
 from segue.controller.ports import Clock, Link, Storage
 from segue.controller.procedures.background import Background
-from segue.controller.procedures.flush_failed import CopierFlushes, last_flush, take_notes
+from segue.controller.procedures.flush_failed import (
+    CopierFlushes,
+    last_flush,
+    take_note,
+    take_notes,
+)
 from segue.controller.settings import SECOND_NS, Settings
 from segue.controller.stamps import Stamps
 from segue.controller.table import Disk, Table, container_spec
@@ -280,10 +285,12 @@ class Controller:
 
     def may_allocate(self, container: int) -> bool:
         """Whether new extents may lie there: it neither has left, nor leaves, nor is drained."""
+        return not self.is_leaving(container) and not self.table.containers[container].draining
+
+    def is_leaving(self, container: int) -> bool:
+        """Whether it has left, leaves, or is about to: nothing more is committed about it."""
         row = self.table.containers.get(container)
-        if row is None or container in self.leaving:
-            return False
-        return not row.leaving and not row.draining
+        return row is None or row.leaving or container in self.leaving
 
     def specs(self, disk: Disk) -> list[ContainerSpec]:
         """The flush set of a disk as its agents must open it, with what is being added to it."""
@@ -321,12 +328,15 @@ class Controller:
                 await self._open_at_start(number)
 
     async def _open_at_start(self, number: int) -> None:
-        """One across the network may be away: the rest is served, and it is tried again."""
+        """One across the network, or that was said to be away, may be: it is tried again."""
         try:
             await self.open_container(number)
         except OSError as error:
-            if not fences.is_remote(self.table.containers[number].row.uri):
-                raise
+            name = self.table.containers[number].row.name
+            if not self._is_remote(number) and name not in self.settings.without:
+                raise OSError(
+                    error.errno, f"{error.strerror or error} (--without {name} starts without it)"
+                ) from error
             log.warning("event=container_away container=%d error=%s", number, error)
             self.unreached[number] = self.clock.now_ns(), self._why_away(number, error)
             self.spawn(self._open_later(number), f"opening {self.name_of_container(number)}")
@@ -336,21 +346,39 @@ class Controller:
         return said.removeprefix(f"container {self.spec(number).uri}: ")
 
     async def _open_later(self, number: int) -> None:
-        while number in self.table.containers:
+        while number in self.unreached:
             await asyncio.sleep(REOPEN_S)
-            try:
-                await self.open_container(number)
-            except OSError as error:
-                since_ns, _ = self.unreached[number]
-                self.unreached[number] = since_ns, self._why_away(number, error)
-                continue
-            except StoreCorrupt as error:
-                self.fail(error)
-            else:
-                log.info("event=container_back container=%d", number)
-                del self.unreached[number]
-                self.background.work_appeared()
+            async with self.locks.hold(("reach", number), exclusive=True):
+                if number in self.unreached:
+                    await self._reopen(number)
+
+    async def _reopen(self, number: int) -> None:
+        """Opens it, if it is there by now."""
+        try:
+            await self.open_container(number)
+        except OSError as error:
+            since_ns, _ = self.unreached[number]
+            self.unreached[number] = since_ns, self._why_away(number, error)
             return
+        except StoreCorrupt as error:
+            self.fail(error)
+            return
+        # Before anybody opens a disk there (`missing`): what no term has heard of yet.
+        await take_note(self, number)
+        log.info("event=container_back container=%d", number)
+        del self.unreached[number]
+        self.background.work_appeared()
+
+    def missing(self, number: int) -> bool:
+        """Whether it is a container that this term was started without, and has not found yet.
+
+        Agents that have had it open use it; nobody opens it, and nothing new is put there: it
+        would be served before its fences, its stamp and its note have been looked at.
+        """
+        return number in self.unreached and not self._is_remote(number)
+
+    def _is_remote(self, number: int) -> bool:
+        return fences.is_remote(self.table.containers[number].row.uri)
 
     async def open_container(self, number: int) -> None:
         """Opens a container for the copier, and refuses a store older than its stamp."""

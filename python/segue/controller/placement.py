@@ -45,14 +45,15 @@ def take_location(c: Controller, disk: Disk, segment: int) -> tuple[int, bool, b
 
     Where a job moves the segment to, then in the disk's own containers, then in others; in a clean
     segment before an unclean one, in the emptiest container first (decision 0010); where a server
-    is away only if there is no other place.
+    is away only if there is no other place, and never in a container that this term has not found.
     """
     aim = [n for n in c.jobs.targets(disk.disk, segment) if may_hold(c, disk, n)]
     own = [n for n in disk.containers if may_hold(c, disk, n)]
     others = [n for n in c.table.containers if n not in disk.containers and may_hold(c, disk, n)]
     for away in (False, True):
         for numbers in (aim, own, others):
-            found = _take(c, [n for n in numbers if c.storage.is_away(n) == away])
+            there = [n for n in numbers if not c.missing(n)]
+            found = _take(c, [n for n in there if c.storage.is_away(n) == away])
             if found is not None:
                 return found
     return None

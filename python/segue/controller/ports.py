@@ -135,6 +135,10 @@ class Storage(Protocol):
         """
         ...
 
+    def forget(self, container: int) -> None:
+        """Closes a container whose storage is gone for good, without waiting for anything there."""
+        ...
+
     async def zero(self, container: int, offset_bytes: int, length_bytes: int) -> None:
         """Makes a range read as zeroes; durable after `flush`.
 

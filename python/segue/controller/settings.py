@@ -46,6 +46,10 @@ class Settings(msgspec.Struct, frozen=True):
     felt_interval_s: float = 2.0
     """What hosts feel is known after so long, or when each disk has had a hundred I/Os."""
 
+    without: tuple[str, ...] = ()
+    """Containers, by name, that a start need not find; the disks there are not opened until then.
+    Of those across the network none need be found."""
+
     slow_fault_s: float = 1.0
     """A fault that took so long is logged with where its time went; 0: every fault."""
 

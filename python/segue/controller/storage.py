@@ -115,6 +115,15 @@ class NativeStorage:
             pool.shutdown(wait=False)
         await self._run(0, partial(_native.remove_container, spec.uri, spec.identity, spec.cache))
 
+    def forget(self, container: int) -> None:
+        """See `Storage.forget`; its calls under way keep what they use until they end."""
+        handle = self._handles.pop(container, None)
+        pool = self._pools.pop(container, None)
+        if pool is not None:
+            if handle is not None:
+                pool.submit(handle.close)
+            pool.shutdown(wait=False)
+
     async def zero(self, container: int, offset_bytes: int, length_bytes: int) -> None:
         """See `Storage.zero`."""
         await self._run(

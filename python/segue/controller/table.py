@@ -291,6 +291,9 @@ class Table:
         container = self.containers.pop(change.container)
         container.marks.drop()
         del self.container_names[container.row.name]
+        for waiting in (self.quarantine, self.cleaning):
+            for location in [at for at in waiting if container_of(at) == change.container]:
+                del waiting[location]
 
     def _disk_made(self, change: DiskMade) -> None:
         self.disks[change.disk] = Disk(

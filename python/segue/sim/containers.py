@@ -120,6 +120,8 @@ class Medium:
         """Across the network, without a fence: no request takes longer.  0: it has a fence."""
         self.shut_out: set[int] = set()
         self.slow_until_ns = 0
+        self.missing_until_ns = 0
+        """Nobody can open it until then; who has it open goes on (a file system unmounted)."""
         self.watch_start: Callable[[Request], None] | None = None
         self.watch_end: Callable[[Request], None] | None = None
         self.watch_fence: Callable[[str], None] | None = None
@@ -355,6 +357,11 @@ class Medium:
 
     # Death and power ------------------------------------------------------------------------------
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether it cannot be opened now."""
+        return self.world.now_ns < self.missing_until_ns
+
     def lock(self, holder: Holder) -> None:
         """Takes the lock of the holder's fence on the descriptor it has opened."""
         self.locks[holder.fence] = holder.process
@@ -422,8 +429,8 @@ class Medium:
         self.world.log("medium-power", self.uri, f"lost {lost} sectors")
 
     def heal(self) -> None:
-        """No failures and no slowness from here on."""
-        self.fail_until_ns = self.slow_until_ns = 0
+        """No failures, no slowness, and it can be found, from here on."""
+        self.fail_until_ns = self.slow_until_ns = self.missing_until_ns = 0
 
 
 def medium_at(media: dict[str, Medium], uri: str) -> Medium | None:

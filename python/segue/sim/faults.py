@@ -366,6 +366,17 @@ class Faults:
         medium = self.rng.choice(list(self.media.values()))
         medium.slow_until_ns = self.world.now_ns + self._some_ns(50 * MS, 2 * self.lease_ns)
 
+    def missing_container(self) -> None:
+        """A controller dies, and the next one does not find a container at first."""
+        term = self.office.newest
+        here = [medium for medium in self.media.values() if not medium.is_remote]
+        if not here or term is None or not term.process.alive:
+            return
+        self._count("missing_container")
+        medium = self.rng.choice(here)
+        medium.missing_until_ns = self.world.now_ns + self._some_ns(500 * MS, 4 * self.lease_ns)
+        term.process.kill()
+
     def failing_container(self) -> None:
         """Reads, writes or flushes fail now and then."""
         if not self.errors_allowed:
@@ -541,6 +552,7 @@ KINDS: dict[str, Callable[[Faults], None]] = {
     "delete_disk": Faults.delete_disk,
     "change_containers": Faults.change_containers,
     "slow_container": Faults.slow_container,
+    "missing_container": Faults.missing_container,
     "failing_container": Faults.failing_container,
     "slow_store": Faults.slow_store,
     "failing_store": Faults.failing_store,

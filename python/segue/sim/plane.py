@@ -241,6 +241,8 @@ class Plane:
         medium = medium_at(self.media, spec.uri)
         if medium is None or not medium.identity:
             return ENOENT
+        if medium.is_missing and spec.container not in self.opened:
+            return ENOENT
         if medium.identity != spec.identity:
             return EIO
         medium.lock(self.holder)

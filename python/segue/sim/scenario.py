@@ -28,6 +28,7 @@ from segue.sim.host import Host
 from segue.sim.loop import MS, SECOND, Blame, World, trace_line
 from segue.sim.oracle import Disk
 from segue.sim.stage import (
+    ALL,
     FENCED,
     HERE,
     PLAIN,
@@ -75,6 +76,7 @@ THEMES = (
             "ambush_link",
             "burst",
             "slow_container",
+            "missing_container",
             "slow_store",
             "failing_store",
         ),
@@ -91,6 +93,7 @@ THEMES = (
             "delete_disk",
             "change_containers",
             "change_containers",
+            "missing_container",
             "crash_controller",
             "zombie_controller",
             "pause_agent",
@@ -185,6 +188,7 @@ def draw_settings(rng: random.Random) -> Settings:
         felt_interval_s=0.02,
         stamp_interval_s=1.0,
         fence_poll_s=0.02,
+        without=ALL,
     )
 
 

@@ -28,6 +28,8 @@ from segue.sim.store import StoreDisk
 SEGMENT_BYTES = 65536
 SEGMENT_SECTORS = SEGMENT_BYTES // SECTOR_BYTES
 HEAL_NS = 60 * SECOND
+ALL = tuple(f"{letter}{number}" for letter in "mn" for number in range(100))
+"""The names of all containers that there may ever be: a controller starts without any of them."""
 
 
 HERE = "sim://m{}"
@@ -73,6 +75,7 @@ def settings(lease_s: float = 1.0) -> Settings:
         clean_ahead_segments=0,
         stamp_interval_s=1.0,
         fence_poll_s=0.02,
+        without=ALL,
     )
 
 
@@ -303,6 +306,7 @@ class Stage:
             found.append(f"incomplete extents {list(table.records)}")
         if table.cleaning and not self.plan.errors_allowed:
             found.append(f"cleaning {table.cleaning}")
+        found += [f"{controller.name_of_container(n)} is missing" for n in controller.unreached]
         leaving = [row.row.name for row in table.containers.values() if row.leaving]
         found += [f"container {name} is leaving" for name in leaving]
         found += [f"lock {key}: {how}" for key, how in controller.locks.held()]

@@ -50,6 +50,8 @@ class SimStorage:
         """See the port."""
         await self._pause()
         medium = self._medium(spec.uri)
+        if medium.is_missing and spec.container not in self.opened:
+            raise FileNotFoundError(ENOENT, f"{spec.uri} is missing")
         if medium.identity != spec.identity or medium.installation != installation:
             raise OSError(EIO, f"{spec.uri} is not the container it was")
         self.holder.fence = fence
@@ -65,6 +67,10 @@ class SimStorage:
         if medium.identity == spec.identity:
             medium.give_back()
         await self._pause()
+
+    def forget(self, container: int) -> None:
+        """See the port."""
+        self.opened.pop(container, None)
 
     async def zero(self, container: int, offset_bytes: int, length_bytes: int) -> None:
         """See the port; the ends are merged, like `Container::zero_exactly` of segue-io does it."""

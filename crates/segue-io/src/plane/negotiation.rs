@@ -198,6 +198,10 @@ fn refusal(errno: i32) -> Refusal {
         libc::ENOENT => (RefusalKind::Unknown, "no such disk"),
         libc::ESHUTDOWN => (RefusalKind::Shutdown, "the agent is shutting down"),
         libc::EPERM | libc::EACCES => (RefusalKind::Policy, "the disk may not be used here"),
+        libc::ENODEV => (
+            RefusalKind::Policy,
+            "storage that the disk lies on is missing",
+        ),
         // It is known: a client that hears otherwise says that there is no such export.
         _ => (RefusalKind::Policy, "the disk cannot be served now"),
     };

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import delete, get, post
-from litestar.params import FromPath, JSONBody
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from segue import _native
 from segue.api.containers import AddContainer, ContainerInfo, SetLinger
@@ -48,9 +48,14 @@ def container_routes(c: Controller) -> list[Any]:
         return await shown(c, c.table.containers[row.container])
 
     @delete("/containers/{name:str}")
-    async def delete_container(name: FromPath[str]) -> None:
-        """Take an empty container out of its pool; a file that Segue made is deleted."""
-        await remove_container(c, name)
+    async def delete_container(
+        name: FromPath[str], lost: Annotated[bool, QueryParameter()] = False
+    ) -> None:
+        """Take an empty container out of its pool; a file that Segue made is deleted.
+
+        `lost`: its storage is away for good, nothing is asked of it.
+        """
+        await remove_container(c, name, lost=lost)
 
     @post("/containers/{name:str}/linger", status_code=200)
     async def set_container_linger(name: FromPath[str], data: JSONBody[SetLinger]) -> ContainerInfo:

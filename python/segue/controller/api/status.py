@@ -64,20 +64,22 @@ def _failed_flushes(c: Controller) -> Iterator[str]:
 
 
 def _away(c: Controller) -> Iterator[str]:
-    """Containers whose server is away, and who needs them."""
+    """Containers that are away, and who needs them."""
     for number in sorted(c.table.containers):
         info = container_info(c, c.table.containers[number])
         if info.away_s is None:
             continue
         why = f" ({info.away_why})" if info.away_why else ""
+        name, disks = c.name_of_container(number), ", ".join(info.disks) or "no disk"
+        if c.missing(number):
+            yield f"{name} has been missing for {info.away_s:.0f} s{why}: {disks} cannot be opened"
+            continue
         io = "waits" if info.when_away == "wait" else "fails"
-        name = c.name_of_container(number)
         waiting = sum(
             any(wait.kind == "storage" and wait.what == name for wait in work.waits)
             for work in c.waits.works
         )
         own = f"; {waiting} of the controller's own work waits" if waiting else ""
-        disks = ", ".join(info.disks) or "no disk"
         yield (
             f"{name} is away for {info.away_s:.0f} s{why}: I/O that needs it {io}, of {disks}{own}"
         )

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from errno import EBUSY, EEXIST, EIO, ENOENT
+from errno import EBUSY, EEXIST, EIO, ENODEV, ENOENT
 from typing import TYPE_CHECKING
 
 from segue import failpoints
@@ -101,6 +101,14 @@ async def _attach(c: Controller, peer: Peer, session: int, disk: Disk) -> int:
     if disk.disk in peer.tables:
         await _must_be_newest(c)
         return 0
+    for number in filter(c.missing, disk.containers):
+        log.warning(
+            "event=attach_refused agent=%s disk=%s missing=%s",
+            peer.name,
+            disk.name,
+            c.table.containers[number].row.name,
+        )
+        return ENODEV
     holders = c.table.attached.get(disk.disk, {})
     for other in c.peers_of(disk.disk):
         _must_be_over(other, peer)

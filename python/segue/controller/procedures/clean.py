@@ -79,18 +79,22 @@ class Cleaner:
                 return
 
     async def _zero(self, batch: list[int]) -> bool:
-        """Zeroes a batch that is named; False if the container failed."""
+        """Zeroes a batch that is named; False if the container failed, or is given up."""
         c, number = self._c, self._number
         await c.stamps.before_reuse(number)
         failures = c.copier_failures.get(number, 0)
         try:
             for location in batch:
+                if c.is_leaving(number):
+                    return False
                 await self._zero_segment(segment_of(location))
             await copier_flush(c, number, failures)
         except OSError as error:
             log.warning("event=cleaning_failed container=%d error=%s", number, error)
             return False
         failpoints.hit("clean.zeroed")
+        if c.is_leaving(number):
+            return False
         await c.commit(Cleaned(batch))
         c.background.wake_waiters()
         return True

@@ -22,7 +22,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
-from errno import EIO
+from errno import EIO, ENODEV
 from typing import TYPE_CHECKING
 
 from segue import failpoints
@@ -177,6 +177,9 @@ class CopierFlushes:
 
     async def _flush(self, number: int) -> None:
         c = self._c
+        if number not in c.open_containers:
+            # Nothing was flushed, so nothing has failed: this term has written nothing there.
+            raise OSError(ENODEV, f"{c.name_of_container(number)} has not been found yet")
         try:
             with c.waits.on("storage", c.name_of_container(number)):
                 await c.storage.flush(number)
