@@ -84,6 +84,28 @@ def test_agent_stopped_past_its_lease_with_a_write_under_way(stage: Build) -> No
     end(s)
 
 
+def test_a_lost_agents_disks_go_on_elsewhere_one_by_one(stage: Build) -> None:
+    """vd0 lies where a fence proves the end of a1's I/O, vd1 where nothing does."""
+    media = [MediumPlan(6, place=FENCED), MediumPlan(6, place=UNSAID)]
+    s = stage(media=media, disks=[DiskPlan(6 * SEGMENT), DiskPlan(6 * SEGMENT)])
+    apart = [through(s, 0, "a", disk=0), through(s, 0, "b", disk=1)]
+    for host in apart:
+        assert done(s, host, "write", 0, 8) == 0
+    assert [s.controller.table.disks[n].containers for n in (1, 2)] == [[1], [2]]
+    process = s.agent(0).process
+    process.pause()
+    two = [through(s, 1, "c", disk=0), through(s, 1, "d", disk=1)]
+    waits = two[1].do("write", 0, 8)
+    assert done(s, two[0], "write", 0, 8) == 0
+    s.world.run_for(3 * SECOND)
+    assert not waits.done()
+    again = [host.do("write", 8, 8) for host in apart]
+    process.resume()
+    s.wait(waits.done, "vd1 is not opened elsewhere")
+    s.wait(lambda: all(each.done() for each in again), "a1 does not go on")
+    end(s)
+
+
 @pytest.mark.parametrize("returns", [True, False])
 def test_a_disk_opened_elsewhere_waits_for_a_lost_agents_write(stage: Build, returns: bool) -> None:
     """a1 is lost with a write in the device; its host goes to a2, and is not overtaken by it."""

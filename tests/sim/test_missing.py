@@ -135,3 +135,18 @@ def test_storage_that_is_gone_for_good_is_removed(stage: Build) -> None:
     s.wait(lambda: s.office.serving is not None, "no controller serves")
     assert not s.controller.unreached
     end(s)
+
+
+def test_a_dead_agents_other_disks_do_not_wait_for_the_missing_one(stage: Build) -> None:
+    """Its lock is gone where vd0 lies; where vd1 lies nobody can look."""
+    s, _ = two_disks(stage)
+    there = through(s, 0, "there", disk=1)
+    assert done(s, there, "write", 8, 8) == 0
+    restart(s)
+    again = there.do("read", 8, 8)
+    assert done(s, through(s, 0, "new"), "write", 8, 8) == 0
+    s.world.run_for(3 * SECOND)
+    assert not again.done()
+    found(s)
+    s.wait(again.done, "vd1 is not opened")
+    end(s)

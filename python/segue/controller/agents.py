@@ -16,7 +16,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from segue import failpoints
-from segue.controller.changes import AgentKnown, Returned
+from segue.controller.changes import AgentKnown, Detached, Returned
 from segue.controller.commits import TermEnded
 from segue.controller.peer import Fault, Peer, PeerLost, PeerState, SessionLost
 from segue.controller.ports import Link, LinkClosed
@@ -121,7 +121,7 @@ async def _accept(c: Controller, link: Link, hello: Hello) -> Peer | None:
         log.warning("event=hello_refused agent=%s reason=%r", hello.name, refusal.reason)
         return None
     agent = await _identify(c, hello.name)
-    while (peer := c.peers.get(hello.incarnation)) is not None and peer.ending:
+    while (peer := c.peers.get(hello.incarnation)) is not None and (peer.ending or peer.taking):
         await peer.changed()
     refusal = _refusal(c, hello)  # asked again: much can have happened during the commit
     if refusal is not None:
@@ -398,7 +398,13 @@ async def _proven_dead(c: Controller, peer: Peer) -> bool:
     containers = {number for disk in disks for number in disk.containers}
     containers |= c.table.quarantined_at(peer.incarnation)
     was_gone, session = peer.gone, peer.session
-    if not await c.fence_ended_everywhere(peer.incarnation, sorted(containers)):
+    for number in sorted(containers - peer.proven):
+        ended = await c.fence_ended_everywhere(peer.incarnation, [number])
+        if ended and peer.session == session:
+            peer.proven.add(number)
+    if containers - peer.proven:
+        if peer.gone and peer.session == session:
+            _end_apart(c, peer)
         return False
     if peer.hearing is None:
         mapped = {number for disk in disks for number in disk.containers}
@@ -413,6 +419,39 @@ async def _proven_dead(c: Controller, peer: Peer) -> bool:
         return False
     await end_incarnation(c, peer, durably=bool(numbers or containers))
     return True
+
+
+def _end_apart(c: Controller, peer: Peer) -> None:
+    """Of a lost incarnation whose I/O has ended at some containers: those disks go on elsewhere."""
+    for number in c.table.disks_of(peer.incarnation):
+        containers = set(c.table.disks[number].containers)
+        if containers <= peer.proven and number not in peer.parting:
+            peer.parting.add(number)
+            part = _part(c, peer, number, containers)
+            c.spawn(part, f"the end of disk #{number} at {peer.name}")
+
+
+async def _part(c: Controller, peer: Peer, number: int, containers: set[int]) -> None:
+    """Takes the disk from a lost incarnation whose I/O has ended wherever the disk lies.
+
+    It begins none: its lease is over.  If it comes back it finds that its table goes, before it is
+    granted another lease.  What it may have had under way elsewhere is waited for as before.
+    """
+    session = peer.session
+    try:
+        await hear_of_lost_pages(c, containers)
+        async with c.locks.hold(("attach", number, peer.incarnation), exclusive=True):
+            attached = peer.incarnation in c.table.attached.get(number, {})
+            if not attached or peer.session != session or peer.state is not PeerState.LOST:
+                return
+            peer.taking.add(number)
+            await c.commit(Detached(number, peer.incarnation))
+            peer.apart.add(number)
+            log.info("event=disk_taken_from_lost_agent agent=%s disk=%d", peer.name, number)
+    finally:
+        peer.taking.discard(number)
+        peer.parting.discard(number)
+        peer.wake()
 
 
 async def _hear(c: Controller, peer: Peer, containers: set[int]) -> None:

@@ -161,6 +161,14 @@ class Peer:
         """Its end is being committed: a hello of it waits, and is a newcomer's then."""
         self.hearing: asyncio.Task[None] | None = None
         """Flushes what it wrote, once its I/O has ended: see `flush_failed.hear_of_lost_pages`."""
+        self.proven: set[int] = set()
+        """Containers where its I/O has ended, since its last session."""
+        self.parting: set[int] = set()
+        """Disks that are about to be taken from it while it is lost."""
+        self.taking: set[int] = set()
+        """Of these, those whose commit is under way: a hello of it waits for that."""
+        self.apart: set[int] = set()
+        """Those that were: it has nothing under way there."""
         self.attaching: set[int] = set()
         """Disks whose attachment is being made: the peer must not be forgotten meanwhile."""
         self.listed = not known
@@ -240,12 +248,13 @@ class Peer:
                 raise SessionLost
             await self.changed()
 
-    async def drained(self) -> None:
-        """Returns when a lost incarnation has provably no I/O under way any more.
+    async def drained(self, disk: int) -> None:
+        """Returns when a lost incarnation has provably no I/O under way any more on that disk.
 
-        It has ended by its fence, or is back and has answered a blocking command.
+        It has ended by its fence, there or everywhere, or is back and has answered a blocking
+        command.
         """
-        while self.state not in (PeerState.ENDED, PeerState.PRESENT):
+        while self.state not in (PeerState.ENDED, PeerState.PRESENT) and disk not in self.apart:
             await self.changed()
 
     # Grants -------------------------------------------------------------------------------------
@@ -268,6 +277,7 @@ class Peer:
         """A hello was accepted: older sessions' faults and commands are void."""
         self.close_session()
         self.hearing = None
+        self.proven.clear()
         self.link = link
         self.session = session
         self.leased = False

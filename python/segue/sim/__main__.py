@@ -67,6 +67,8 @@ REQUIRED = (
     "disk deleted while it moves",
     "disk deleted incomplete",
     "disk deleted under a lost agent",
+    "disk taken from a lost agent",
+    "fault missing_container",
     "crash point extra incomplete",
     "create known by a newer term",
     "rename known by a newer term",

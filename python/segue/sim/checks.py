@@ -33,6 +33,7 @@ from segue.controller.changes import (
     Attached,
     Cleaned,
     Completed,
+    Detached,
     DiskDeleted,
     DiskMade,
     DiskRenamed,
@@ -218,6 +219,8 @@ class Checks:
             elif isinstance(change, Attached):
                 key = change.disk, change.incarnation
                 self._before[key] = self._writes_of_others(*key)
+            elif isinstance(change, Detached):
+                self._check_detached(change)
             elif isinstance(change, TableMade):
                 self._check_table_made(change)
             elif isinstance(change, FenceEnded):
@@ -238,6 +241,29 @@ class Checks:
                     )
             if medium.linger_ns and holder in medium.locks:
                 self.count("fence: none, ended all the same")
+
+    def _check_detached(self, change: Detached) -> None:
+        """Rule 1: who has a disk no more has no write under way where the disk lies."""
+        peers = [c.peers.get(change.incarnation) for c in self.controllers]
+        if any(peer is not None and change.disk in peer.taking for peer in peers):
+            self.count("disk taken from a lost agent")
+        for medium in self.media.values():
+            writes = [
+                request
+                for request in medium.acting()
+                if request.holder.fence == change.incarnation and request.kind == "write"
+            ]
+            for location, (disk, _) in self.replica.owner.items() if writes else ():
+                there, sectors = self.place(location)
+                if disk != change.disk or there is not medium:
+                    continue
+                for request in writes:
+                    if request.overlaps(sectors.start, len(sectors)):
+                        self.blame(
+                            1,
+                            f"disk {disk} is taken from {request.holder.name} with a write under "
+                            f"way at {self._name(location)}",
+                        )
 
     def _writes_of_others(self, disk: int, incarnation: int) -> list[Request]:
         requests = (r for m in self.media.values() for r in m.under_way.values())

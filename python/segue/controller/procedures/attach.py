@@ -119,6 +119,7 @@ async def _attach(c: Controller, peer: Peer, session: int, disk: Disk) -> int:
             if others and not all(may_share(c, disk, number) for number in disk.containers):
                 return EBUSY
             peer.table_gone(disk.disk)
+            peer.apart.discard(disk.disk)
             if peer.incarnation not in holders:
                 await c.commit(Attached(disk.disk, peer.agent, peer.incarnation))
         failpoints.hit("attach.committed")

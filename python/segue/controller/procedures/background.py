@@ -129,10 +129,10 @@ class Background:
         for disk, extents in by_disk.items():
             holders = c.table.attached.get(disk, {})
             peers = [peer for peer in known if peer.incarnation in holders]
-            c.spawn(self._inherit(extents, peers), f"taking over disk #{disk}")
+            c.spawn(self._inherit(disk, extents, peers), f"taking over disk #{disk}")
         log.info("event=taken_over incomplete=%d", len(c.inherited))
 
-    async def _inherit(self, extents: list[int], peers: list[Peer]) -> None:
+    async def _inherit(self, disk: int, extents: list[int], peers: list[Peer]) -> None:
         """Takes over a disk's incomplete extents: a lost agent's `do_*` may still land there."""
         c, needed = self._c, set[int]()
         for extent in extents:
@@ -142,7 +142,7 @@ class Background:
                 needed |= {container_of(record.source)} if is_location(record.source) else set()
         await self.fences_past(needed)
         for peer in peers:
-            while not peer.listed and peer.state is not PeerState.ENDED:
+            while not (peer.listed or peer.state is PeerState.ENDED or disk in peer.apart):
                 await peer.changed()
         c.inherited.difference_update(extents)
         self._inherited.set()

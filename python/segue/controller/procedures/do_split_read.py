@@ -19,7 +19,7 @@ from errno import EIO
 from typing import TYPE_CHECKING
 
 from segue import failpoints
-from segue.controller.peer import Fault, Peer, PeerLost, SessionLost
+from segue.controller.peer import Fault, PeerLost, SessionLost
 from segue.controller.record import Record, run_bits
 from segue.controller.table import Disk
 from segue.wire.messages import BlockRun, CompleteToHost, DoSplitRead, Failure, Outcome
@@ -49,7 +49,7 @@ async def do_split_read(c: Controller, fault: Fault, disk: Disk, extent: int) ->
             return
         except PeerLost:
             kept = f"the blocks of {fault}"
-            c.spawn(keep_until_drained(held.pop_all(), fault.peer), kept)
+            c.spawn(keep_until_drained(held.pop_all(), fault), kept)
             return
         failpoints.hit("split_read.done")
         if answer.outcome == Outcome.DONE:
@@ -60,13 +60,13 @@ async def do_split_read(c: Controller, fault: Fault, disk: Disk, extent: int) ->
             fault.peer.gave_up(fault)
 
 
-async def keep_until_drained(held: AsyncExitStack, peer: Peer) -> None:
+async def keep_until_drained(held: AsyncExitStack, fault: Fault) -> None:
     """Keeps the blocks of a lost agent's `do_*` until its I/O has provably ended (rule 12).
 
     Only they stay held: other agents go on with the rest of the segment.
     """
     async with held:
-        await peer.drained()
+        await fault.peer.drained(fault.message.disk)
 
 
 def split(record: Record, location: int, first_block: int, count_blocks: int) -> list[BlockRun]:

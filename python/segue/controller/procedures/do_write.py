@@ -97,7 +97,7 @@ async def do_write(c: Controller, fault: Fault, disk: Disk, extent: int) -> None
             return
         except PeerLost:
             kept = f"the blocks of {fault}"
-            c.spawn(keep_until_drained(held.pop_all(), fault.peer), kept)
+            c.spawn(keep_until_drained(held.pop_all(), fault), kept)
             return
         if answer.outcome == Outcome.DONE:
             failpoints.hit("do_write.done")

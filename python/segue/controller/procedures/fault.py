@@ -222,5 +222,5 @@ async def answer_running(
                     fault.peer.gave_up(fault)
                     return
         except PeerLost:
-            await fault.peer.drained()
+            await fault.peer.drained(fault.message.disk)
     await answer_fault(c, fault)
