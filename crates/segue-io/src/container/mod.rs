@@ -19,7 +19,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 pub use backing::{Backing, Ending, Gate, ZeroHow};
 pub use faulty::Faulty;
@@ -34,11 +34,13 @@ pub(crate) use uri::is_remote;
 
 use nbd::Port;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Buffers};
 use crate::sys::{self, errno_of};
 
 /// Bytes moved at once by a copy.
 const COPY_PIECE_BYTES: u64 = 1 << 20;
+/// What pieces were copied through: fresh memory would cost each of its pages a fault.
+static COPIED: LazyLock<Mutex<Buffers>> = LazyLock::new(Mutex::default);
 /// The lock byte that serialises header writers.
 const STAMP_FENCE: u64 = (1 << 61) - 1;
 /// The lock byte of whoever makes a container of the storage.
@@ -367,15 +369,17 @@ impl Container {
     ) -> io::Result<()> {
         source.at(source_offset, length)?;
         let at = self.at(offset, length)?;
-        let buffer = Buffer::new(COPY_PIECE_BYTES.min(length) as usize);
+        let idle = || COPIED.lock().unwrap_or_else(PoisonError::into_inner);
+        let buffer = idle().take(COPY_PIECE_BYTES.min(length) as usize);
         let mut done = 0;
         while done < length {
             let count = COPY_PIECE_BYTES.min(length - done) as usize;
-            // SAFETY: `buffer` is this function's own.
+            // SAFETY: `buffer` is this function's own until it is given back.
             source.read(source_offset + done, unsafe { buffer.part_mut(0, count) })?;
             self.write(offset + done, buffer.part(0, count), false)?;
             done += count as u64;
         }
+        idle().give(buffer);
         // Left in a page cache, all of it would go to the device with the next flush, and the
         // durable writes of hosts would wait behind it.
         self.backing.write_back(at, length);
