@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from segue.controller.procedures.job_verbs import drain_container
-from segue.controller.procedures.verbs import create_disk, rename_disk
+from segue.controller.procedures.verbs import create_disk, delete_disk, rename_disk
 from segue.sim.containers import SECTOR_BYTES
 from segue.sim.host import ESHUTDOWN, LOST
 from segue.sim.loop import MS, SECOND
@@ -134,4 +134,51 @@ def test_a_disk_given_to_a_host_that_has_gone_is_let_go(stage: Build) -> None:
     one.process.kill()
     s.wait(lambda: bool(s.controller.table.attached.get(1)), "the disk is not attached")
     assert done(s, two, "read", 0, 8) == 0
+    end(s)
+
+
+def delete_of(stage: Stage, disk: Disk) -> str:
+    """Asks for a disk's end without force; what it came to."""
+    [said] = outcomes(stage, delete_disk(stage.controller, disk.name))
+    if said == "ok":
+        disk.delete_ns = disk.gone_ns = stage.world.now_ns
+    return said
+
+
+def test_a_disk_that_hosts_have_open_is_not_deleted_unless_forced(stage: Build) -> None:
+    s = stage(disks=TWO_DISKS)
+    one, two = through(s, 0, disk=1), through(s, 1, disk=1)
+    assert done(s, one, "write", 0, 8) == 0
+    assert done(s, two, "read", 0, 8) == 0
+    said = delete_of(s, s.oracles[1])
+    assert "disk vd1 is in use: hosts have it open at agent a1, a2 (--force" in said
+    assert done(s, one, "read", 0, 8) == 0
+    one.cut()
+    assert "open at agent a2 (" in delete_of(s, s.oracles[1])
+    deleted(s, s.oracles[1])
+    assert done(s, two, "read", 0, 8) in (ESHUTDOWN, LOST)
+    end(s)
+
+
+def test_a_disk_whose_last_host_has_just_gone_is_deleted(stage: Build) -> None:
+    """Its agent has not said so yet when the verb is asked for."""
+    s = stage(disks=TWO_DISKS)
+    one = through(s, 0, disk=1)
+    assert done(s, one, "write", 0, 8) == 0
+    one.cut()
+    assert s.controller.table.attached[2]
+    assert delete_of(s, s.oracles[1]) == "ok"
+    end(s)
+
+
+def test_a_disk_whose_agent_died_may_be_deleted_when_that_is_known(stage: Build) -> None:
+    """Its hosts may be back as long as it may live."""
+    s = stage(disks=TWO_DISKS)
+    assert done(s, through(s, 0, disk=1), "write", 0, 8) == 0
+    process = s.agent(0).process
+    process.pause()
+    s.world.run_for(3 * SECOND)
+    assert "hosts had it open at agent a1, which is lost" in delete_of(s, s.oracles[1])
+    process.kill()
+    s.wait(lambda: delete_of(s, s.oracles[1]) == "ok", "the disk is not deleted")
     end(s)

@@ -193,7 +193,7 @@ def test_trim_and_delete_of_what_is_moving_free_both_locations(stage: Build) -> 
     for segment in range(4):
         assert done(s, host, "trim", segment * SEGMENT, SEGMENT) == 0
         assert done(s, host, "read", segment * SEGMENT, 8) == 0
-    ask(s, delete_disk, "vd1")
+    ask(s, delete_disk, "vd1", force=True)
     s.wait(lambda: no_job(s), "the jobs do not end")
     assert lies(s) == {}
     assert [job.outcome for job in s.controller.table.jobs.values()] == ["done", "failed"]

@@ -70,9 +70,9 @@ def test_a_disk_is_deleted_and_wanted_at_once(stage: Build, verb: str) -> None:
         "rename": lambda: rename_disk(c, "vd1", "else"),
         "clear-error": lambda: clear_error(c, "vd1"),
         "resize": lambda: resize_disk(c, "vd1", 1 << 20),
-        "delete": lambda: delete_disk(c, "vd1"),
+        "delete": lambda: delete_disk(c, "vd1", force=True),
     }
-    first, second = outcomes(s, delete_disk(c, "vd1"), verbs[verb]())
+    first, second = outcomes(s, delete_disk(c, "vd1", force=True), verbs[verb]())
     assert (first, second) == ("ok", "no disk is called vd1 any more")
     assert "vd1" not in s.controller.table.disk_names
     s.oracles.pop()
@@ -85,7 +85,7 @@ def test_a_name_that_is_another_disks_by_now_is_not_resized(stage: Build) -> Non
     c, replaced = s.controller, asyncio.Event()
 
     async def replace() -> None:
-        await delete_disk(c, "vd1")
+        await delete_disk(c, "vd1", force=True)
         await create_disk(c, "vd1", 1 << 18)
         replaced.set()
 

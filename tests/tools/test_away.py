@@ -36,11 +36,13 @@ def made(folder: Path, servers: dict[str, Server]) -> Iterator[Installation]:
             made.client.create_disk(name, 20 * MIB)
             host = _native.NbdClient(made.uri(name, "one"), name)
             host.pwrite(b"1" * 20 * MIB, 0)
+            host.close()
             if name == "far":
                 # So that nothing else is put there.
                 made.client.create_disk("filler", 12 * MIB)
                 host = _native.NbdClient(made.uri("filler", "one"), "filler")
                 host.pwrite(b"2" * 12 * MIB, 0)
+                host.close()
         assert made.client.disk("near").containers == ["near"]
         yield made
 

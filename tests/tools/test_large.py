@@ -55,5 +55,5 @@ def test_a_large_disk(installation: Installation, shell: Callable[[str], Shell],
     again.say(f"discard {size_bytes - 2 * MIB} 2M")
     client.resize_disk("large", size_bytes - MIB)
     client.resize_disk("large", 2 * size_bytes)
-    client.delete_disk("large")
+    client.delete_disk("large", force=True)
     assert client.container("left").used_segments == 0

@@ -109,7 +109,11 @@ def test_deleting_a_disk_in_use_ends_its_hosts_io_and_no_others(
     host, other = (shell(installation.uri(name, "one")) for name in ("doomed", "disk"))
     host.say("write -P 1 0 4M")
     other.say("write -P 2 0 4M")
-    installation.client.delete_disk("doomed")
+    refused = segue(installation.data, "disk", "delete", "doomed")
+    assert refused.returncode == 1
+    assert "disk doomed is in use: hosts have it open at agent one (--force" in refused.stderr
+    host.say("read -P 1 0 4M")
+    assert segue(installation.data, "disk", "delete", "doomed", "--force").returncode == 0
     assert "failed" in host.try_to("read 0 4k")
     other.say("read -P 2 0 4M")
     assert installation.client.container("left").used_segments == 4

@@ -104,7 +104,7 @@ def test_a_silent_agent_is_fenced_off(serving: Serving, folder: Path) -> None:
         two = host_at(made, "two")
         assert two.pread(MIB, 0) == b"1" * MIB
         two.pwrite(b"2" * MIB, 0)
-        made.client.delete_disk("disk")
+        made.client.delete_disk("disk", force=True)
         assert made.client.container("far").held_segments < 128
         made.client.create_disk("disk", 32 * MIB)
         made.agents["one"].signal(signal.SIGCONT)

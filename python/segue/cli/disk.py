@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from http import HTTPStatus
 
 import click
 
 from segue.api.disks import DiskInfo
-from segue.cli.options import AGENT, DISK, Failed, Size, client, json_option, where_option
+from segue.cli.options import (
+    AGENT,
+    DISK,
+    Failed,
+    Size,
+    client,
+    data_of,
+    json_option,
+    where_option,
+)
 from segue.cli.output import Columns, print_fields, print_json, print_rows
 from segue.cli.sizes import format_size
 from segue.client import ApiError
@@ -108,15 +118,31 @@ def disk_show(name: str, as_json: bool) -> None:
 
 @disk.command("delete")
 @click.argument("name", type=DISK)
+@click.option("--force", is_flag=True, help="Delete it under its hosts, which get ESHUTDOWN.")
 @where_option
 @json_option
-def disk_delete(name: str, as_json: bool) -> None:
+def disk_delete(name: str, force: bool, as_json: bool) -> None:
     """Delete a disk and what is on it.
 
-    Hosts that use it get ESHUTDOWN.
+    Refused while hosts use it.
     """
-    client().delete_disk(name)
+    try:
+        client().delete_disk(name, force)
+    except ApiError as error:
+        if error.status != HTTPStatus.CONFLICT:
+            raise
+        raise Failed(f"{error}{_device_of(name)}") from None
     print_json({"deleted": name}) if as_json else click.echo(f"disk {name} deleted")
+
+
+def _device_of(name: str) -> str:
+    """Says which device `segue attach` has made of the disk, if it runs in this folder."""
+    from segue.block_devices import BlockDevices  # noqa: PLC0415
+
+    folder = data_of(click.get_current_context())
+    there = BlockDevices(folder).there() if folder is not None else []
+    devices = [one.device for one in there if one.disk == name]
+    return f"; it is {devices[0]} here: `segue detach {name}`" if devices else ""
 
 
 @disk.command("clear-error")

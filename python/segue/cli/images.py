@@ -93,7 +93,7 @@ def import_image(
     except BaseException:
         # Whatever ended it, ^C included.
         try:
-            client.delete_disk(part)
+            client.delete_disk(part, force=True)  # what was cut off may have it open still
         except ApiError:
             click.echo(f"segue: disk {part} is left, delete it", err=True)
         raise

@@ -43,9 +43,10 @@ class Disks(Agents):
         body = RenameDisk(new)
         return self.call("POST", f"disks/{quote(name, safe='')}/rename", DiskInfo, body)
 
-    def delete_disk(self, name: str) -> None:
-        """Delete a disk and what is on it."""
-        self.call("DELETE", f"disks/{quote(name, safe='')}", type(None))
+    def delete_disk(self, name: str, force: bool = False) -> None:
+        """Delete a disk and what is on it; refused while hosts use it, unless `force`."""
+        query = "?force=true" if force else ""
+        self.call("DELETE", f"disks/{quote(name, safe='')}{query}", type(None))
 
     def clear_error(self, name: str) -> DiskInfo:
         """Take note of the disk's flush errors, and end them."""

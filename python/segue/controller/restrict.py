@@ -238,3 +238,4 @@ async def end_attachment(c: Controller, peer: Peer, disk: int) -> None:
         attached = peer.incarnation in c.table.attached.get(disk, {})
         if attached and disk not in peer.tables and peer.state is not PeerState.ENDED:
             await c.commit(Detached(disk, peer.incarnation))
+            peer.wake()

@@ -131,7 +131,7 @@ class DiskAdmin:
             return
 
         async def verb(controller: Controller, name: str) -> None:
-            await delete_disk(controller, name)
+            await delete_disk(controller, name, force=True)
 
         def settle(took_effect: bool) -> None:
             if took_effect:

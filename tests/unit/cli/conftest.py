@@ -119,6 +119,14 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ("GET", "/v1/disks/d"): (200, DISK),
     ("POST", "/v1/disks"): (201, DISK),
     ("DELETE", "/v1/disks/d"): (204, None),
+    ("DELETE", "/v1/disks/d?force=true"): (204, None),
+    ("DELETE", "/v1/disks/busy"): (
+        409,
+        {
+            "error": "disk busy is in use: hosts have it open at agent one "
+            "(--force deletes it all the same)"
+        },
+    ),
     ("GET", "/v1/disks/d/map?first_segment=3&max_runs=2"): (200, MAP),
     ("GET", "/v1/disks/d/drawing?cells=1024"): (200, DRAWING),
     ("GET", "/v1/disks/no"): (404, {"error": "no disk is called no"}),

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from segue.block_devices import Attachment, BlockDevices
 from tests.unit.cli.conftest import ANSWERS, DISK, MAP, Api
 
 
@@ -34,6 +35,25 @@ def test_disk_resize_and_rename(api: Api) -> None:
 
 def test_disk_delete(api: Api) -> None:
     assert api.run("disk", "delete", "d").output == "disk d deleted\n"
+    assert api.run("disk", "delete", "d", "--force").output == "disk d deleted\n"
+    said = "disk busy is in use: hosts have it open at agent one (--force deletes it all the same)"
+    result = api.run("disk", "delete", "busy")
+    assert (result.exit_code, result.stderr) == (1, f"segue: {said}\n")
+    assert [path for _, path, _ in api.seen] == [
+        "/v1/disks/d",
+        "/v1/disks/d?force=true",
+        "/v1/disks/busy",
+    ]
+
+
+def test_a_device_of_the_disk_is_named(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that `segue attach` of the same folder has made."""
+    there = [
+        Attachment(disk="busy", uri="", read_only=False, kind="loop", boot="", device="/dev/x")
+    ]
+    monkeypatch.setattr(BlockDevices, "there", lambda _: there)
+    said = api.run("disk", "delete", "busy").stderr
+    assert said.endswith("; it is /dev/x here: `segue detach busy`\n")
 
 
 def test_disk_clear_error(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,9 +63,14 @@ def disk_routes(c: Controller) -> list[Any]:
         return _disk_info(c, await verbs.rename_disk(c, name, data.name))
 
     @delete("/disks/{name:str}")
-    async def delete_disk(name: FromPath[str]) -> None:
-        """Delete a disk and what is on it; hosts that use it get ESHUTDOWN."""
-        await verbs.delete_disk(c, name)
+    async def delete_disk(
+        name: FromPath[str], force: Annotated[bool, QueryParameter()] = False
+    ) -> None:
+        """Delete a disk and what is on it; refused while hosts use it, unless `force`.
+
+        They get ESHUTDOWN then.
+        """
+        await verbs.delete_disk(c, name, force)
 
     @post("/disks/{name:str}/clear-error", status_code=200)
     async def clear_error(name: FromPath[str]) -> DiskInfo:

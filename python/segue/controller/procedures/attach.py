@@ -202,6 +202,7 @@ async def close_export(c: Controller, peer: Peer, request: CloseExport) -> None:
         if await delete_table(c, peer, disk) is None:
             failpoints.hit("detach.deleted")
             await c.commit(Detached(disk, peer.incarnation))
+            peer.wake()
 
 
 def list_exports(c: Controller, peer: Peer, request: ListExports) -> None:

@@ -6,8 +6,10 @@ Each checks everything first and changes nothing if it refuses: `Refusal`, with 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from segue.controller.changes import (
@@ -18,6 +20,7 @@ from segue.controller.changes import (
     FlushCleared,
 )
 from segue.controller.config import MIN_SEGMENT_BYTES, is_segment_size
+from segue.controller.peer import PeerState
 from segue.controller.procedures.discard import incomplete_held
 from segue.controller.procedures.flush_failed import take_note
 from segue.controller.restrict import (
@@ -52,6 +55,8 @@ PARAMETERS = {
 """What a container's URI across the network may say (`address.rs` of segue-io), for people."""
 BLOCK_SIZES = (512, 4096)
 SECTOR = 512
+LET_GO_S = 2.0
+"""How long a disk that is to be deleted may take to be given back: its last host has just gone."""
 
 
 class Refusal(Exception):
@@ -262,15 +267,21 @@ async def rename_disk(c: Controller, name: str, new: str) -> Disk:
         return disk
 
 
-async def delete_disk(c: Controller, name: str) -> None:
+async def delete_disk(c: Controller, name: str, force: bool = False) -> None:
     """Deletes a disk: its tables everywhere (blocking), then the table's rows; no data is touched.
+
+    Refused while an agent has it for hosts, unless `force`: their I/O gets ESHUTDOWN then.
 
     A crash before the commit leaves the disk whole: agents ask for its table again.  An agent that
     is lost is not waited for: it has a table without entries, until it is back.
     """
     number = disk_called(c, name).disk
+    if not force:
+        await _let_go(c, number)
     async with c.locks.hold(("disk", number), exclusive=True):
         disk = disk_still(c, name, number)
+        if not force:
+            _must_be_unused(c, disk)
         while any(c.table.records[extent].disk == number for extent in c.inherited):
             await c.background.inherited_changed()
         async with incomplete_held(c, disk, 0, disk.segments):
@@ -281,6 +292,34 @@ async def delete_disk(c: Controller, name: str) -> None:
             c.spawn(delete_table_when_back(c, peer, number))
     log.info("event=disk_deleted disk=%s", name)
     c.background.work_appeared()
+
+
+async def _let_go(c: Controller, disk: int) -> None:
+    """Returns when no agent has the disk for hosts; after `LET_GO_S` all the same.
+
+    An agent gives a disk back when the last host's connection has ended.  That takes the disk's
+    lock, so whoever waits for it must not hold that.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LET_GO_S):
+            while peers := c.peers_of(disk):
+                await peers[0].changed()
+
+
+def _must_be_unused(c: Controller, disk: Disk) -> None:
+    """A `Refusal` that names the agents which have the disk for hosts."""
+    peers = c.peers_of(disk.disk)
+    serving = sorted({peer.name for peer in peers if peer.state is PeerState.PRESENT})
+    others = sorted({str(peer) for peer in peers if peer.state is not PeerState.PRESENT})
+    uses = []
+    if serving:
+        uses.append(f"hosts have it open at agent {', '.join(serving)}")
+    if others:
+        uses.append(f"hosts had it open at {', '.join(others)}")
+    if uses:
+        raise Refusal(
+            f"disk {disk.name} is in use: {'; '.join(uses)} (--force deletes it all the same)"
+        )
 
 
 async def clear_error(c: Controller, name: str) -> None:
