@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from segue.controller.api.jobs import job_info
 from segue.controller.procedures.job_verbs import (
     cancel_job,
     drain_container,
@@ -118,6 +119,34 @@ def test_the_controller_dies_again_and_again(stage: Build) -> None:
     assert terms > 1
     end(s)
     assert s.controller.table.jobs[1].outcome == "done"
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_what_was_moved_is_counted_over_the_controllers_death(stage: Build, count: int) -> None:
+    """Of a whole disk and of a run of it; through the log and through checkpoints."""
+    s = stage(media=TWO, settings=SLOW)
+    host = through(s, 0)
+    written(s, host)
+    total = count or 4
+    ask(s, move_disk, "vd0", "m1", count=count, bandwidth=1_000_000)
+    terms, moved = 0, 0
+    while not s.controller.table.jobs[1].outcome:
+        s.world.run_for(60 * MS)
+        s.office.terms[-1].process.kill()
+        s.wait(lambda: s.office.serving is not None, "no controller serves")
+        terms += 1
+        c = s.controller
+        info = job_info(c, c.table.jobs[1])
+        assert info.moved_segments >= moved
+        assert info.moved_segments + info.left_segments == total
+        assert info.moved_bytes == info.moved_segments * SEGMENT * SECTOR_BYTES
+        moved = info.moved_segments
+        if 0 < moved < total:
+            s.checks.count("counted on")
+    assert terms > 1
+    assert s.checks.counts["counted on"]
+    assert job_info(s.controller, s.controller.table.jobs[1]).moved_segments == total
+    end(s)
 
 
 def test_a_lost_agent_that_still_reads_keeps_the_source_in_quarantine(stage: Build) -> None:

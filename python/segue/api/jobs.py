@@ -33,7 +33,7 @@ class LimitJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class JobInfo(msgspec.Struct, frozen=True):
-    """A job; what is counted is counted since the controller started."""
+    """A job; what it moved is counted from its beginning, its rate since the controller started."""
 
     job: int
     kind: str
@@ -60,7 +60,7 @@ class JobInfo(msgspec.Struct, frozen=True):
     left_bytes: int
     """Still to be moved; of a job that is over, what it left."""
     bytes_per_s: int
-    """Since it began; 0 while it waits and nothing goes on."""
+    """Since it began, or the controller started; 0 while it waits and nothing goes on."""
     left_s: float | None
     """Time to the end at this rate; None if there is none to go by."""
     waiting_s: float | None = None

@@ -46,8 +46,20 @@ def _what(info: JobInfo) -> str:
 
 
 def _counted(info: JobInfo, text: str) -> str:
-    """A figure, but for a job that an earlier run of the controller ended: not counted here."""
+    """A figure, but for a job that moved nothing, or that an earlier version ended: not counted."""
     return text if info.state not in OVER or info.moved_bytes or info.left_bytes else "-"
+
+
+def _left(info: JobInfo) -> str:
+    """What is left; not known of a job that an earlier run of the controller ended undone."""
+    known = info.state not in ("cancelled", "failed") or info.left_bytes or info.bytes_per_s
+    return _counted(info, format_size(info.left_bytes)) if known else "-"
+
+
+def _rate(info: JobInfo) -> str:
+    """Of a job that is over: how fast it went, if this run of the controller saw it."""
+    known = info.state not in OVER or info.bytes_per_s
+    return f"{format_size(info.bytes_per_s)}/s" if known else "-"
 
 
 def reason(info: JobInfo) -> str:
@@ -69,8 +81,8 @@ COLUMNS: Columns = {
     "WHAT": _what,
     "STATE": lambda j: j.state,
     "MOVED": lambda j: _counted(j, format_size(j.moved_bytes)),
-    "LEFT": lambda j: _counted(j, format_size(j.left_bytes)),
-    "RATE": lambda j: _counted(j, f"{format_size(j.bytes_per_s)}/s"),
+    "LEFT": _left,
+    "RATE": _rate,
     "REMAINING": lambda j: "" if j.left_s is None else f"{j.left_s:.0f} s",
     "REASON": reason,
 }

@@ -68,6 +68,8 @@ class JobRow(msgspec.Struct, array_like=True):
     reason: str
     bandwidth: int
     cancelled: bool
+    moved: int = 0
+    moved_bytes: int = 0
 
 
 class Encoded(NamedTuple):
@@ -189,7 +191,15 @@ def _root_without_trees(table: Table) -> Root:
         cleaning=table.cleaning,
         last_container=table.last_container,
         jobs=[
-            JobRow(job.row, job.outcome, job.reason, job.bandwidth, job.cancelled)
+            JobRow(
+                job.row,
+                job.outcome,
+                job.reason,
+                job.bandwidth,
+                job.cancelled,
+                job.moved,
+                job.moved_bytes,
+            )
             for job in table.jobs.values()
         ],
         last_job=table.last_job,
@@ -267,7 +277,13 @@ def decode_table(data: bytes, read_pages: ReadPages) -> Table:
     table.cleaning = root.cleaning
     for job in root.jobs:
         table.jobs[job.row.job] = Job(
-            job.row, job.outcome, job.reason, job.bandwidth, job.cancelled
+            job.row,
+            job.outcome,
+            job.reason,
+            job.bandwidth,
+            job.cancelled,
+            job.moved,
+            job.moved_bytes,
         )
     table.last_job = root.last_job
     for locations, state in ((root.quarantine, QUARANTINED), (root.cleaning, CLEANING)):

@@ -3,8 +3,8 @@
 A job is a goal, not a list: "this run of a disk lies in that container", "nothing lies in this
 one".  What is left to do is read from the table, so after a crash the next term simply goes on.
 `procedures/run_job.py` does the work; here is what is known of it while it runs, and how it begins
-and ends.  What a term knows beyond the durable row (progress, what it waits for) is counted from
-the start of that term.
+and ends.  What it has moved is counted where the end of each movement is, in the table, over all
+terms; its rate, and what it waits for, are of one term.
 """
 
 from __future__ import annotations
@@ -37,11 +37,10 @@ class JobRun:
     bandwidth: int
     cancelled: bool
     ended_ns: int = 0
-    total: int = 0
-    """Segments to be moved when it began, where only some of a disk are."""
-    moved: int = 0
-    """Segments whose movement has ended in this term."""
-    moved_bytes: int = 0
+    total: int | None = None
+    """Segments that it moves or has moved, where only some of a disk are; None: not counted yet."""
+    moved_bytes_before: int = 0
+    """What it had moved when this term began (see `Job`)."""
     left: int = 0
     """Segments still to be moved when it last looked, without those under way."""
     under_way: dict[asyncio.Task[None], None] = field(default_factory=dict)
@@ -97,6 +96,7 @@ class Jobs:
 
     def _run(self, run: JobRun) -> None:
         self.running[run.row.job] = self.known[run.row.job] = run
+        run.moved_bytes_before = self._c.table.jobs[run.row.job].moved_bytes
         disk = self._c.table.disks.get(run.row.disk)
         container = self._c.table.containers.get(run.row.container)
         run.disk_name = disk.name if disk is not None else ""
@@ -168,7 +168,8 @@ class Jobs:
         if row.kind == REBALANCE:
             return self._excess()
         if row.kind == MOVE and row.count:
-            return max(0, run.total - run.moved)
+            most = row.count if run.total is None else run.total
+            return max(0, most - table.jobs[row.job].moved)
         return sum(
             count
             for (disk, container), count in table.lying.items()

@@ -102,6 +102,10 @@ class Job:
     """Why it failed."""
     bandwidth: int = 0
     cancelled: bool = False
+    moved: int = 0
+    """Segments whose movement for it has ended, in whatever term."""
+    moved_bytes: int = 0
+    """The same in bytes, a disk's short last segment as a whole one."""
 
 
 @dataclass(slots=True)
@@ -471,6 +475,10 @@ class Table:
         record = self.records.pop(change.extent)
         assert is_location(record.source), "ends a movement that has no source"
         self._free(record.disk, record.source, change.holders)
+        job = self.jobs.get(record.job)
+        if job is not None:
+            job.moved += 1
+            job.moved_bytes += self.containers[container_of(record.source)].row.segment_bytes
 
     def _movement_abandoned(self, change: MovementAbandoned) -> None:
         record = self.records.pop(change.extent)

@@ -134,6 +134,17 @@ def test_jobs_outlive_what_they_moved(api: Api, monkeypatch: pytest.MonkeyPatch)
     ]
 
 
+def test_what_is_known_of_a_job_that_an_earlier_run_of_the_controller_ended(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How much it moved, but not how fast, nor what it left if it was cancelled."""
+    over = JOB | {"left_bytes": 0, "bytes_per_s": 0, "left_s": None}
+    rows = [over | {"state": "done"}, over | {"state": "cancelled"}]
+    monkeypatch.setitem(ANSWERS, ("GET", "/v1/jobs"), (200, rows))
+    listed = [" ".join(line.split()) for line in api.run("job", "list").output.splitlines()[1:]]
+    assert listed == ["7 move d to c done 30M 0 -", "7 move d to c cancelled 30M - -"]
+
+
 def test_waiting_for_a_job_that_failed_is_an_error(api: Api) -> None:
     done = api.run("job", "wait", "8")
     assert done.exit_code == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from segue.controller.changes import (
@@ -16,18 +17,23 @@ from segue.controller.changes import (
     Completed,
     ContainerAdded,
     Discarded,
+    DiskContainers,
     DiskDeleted,
     DiskMade,
     DiskResized,
     FenceEnded,
     GrowthBegun,
     InstallationMade,
+    JobMade,
+    MovementAbandoned,
+    MovementBegun,
+    MovementEnded,
     Returned,
     TermBegun,
     Written,
     encode_changes,
 )
-from segue.controller.checkpoint import encode_table, load_table
+from segue.controller.checkpoint import JobRow, encode_table, load_table
 from segue.controller.record import location_of, run_bits
 from segue.controller.soundness import problems
 from segue.controller.space import FREE, QUARANTINED
@@ -117,6 +123,32 @@ def test_a_fence_that_ended_frees_what_its_copier_was_cleaning() -> None:
     table.apply([FenceEnded(5)])
     assert table.fences == {}
     assert table.containers[1].space.take(clean=False) == (7, True)
+
+
+def test_what_a_job_has_moved_is_counted_where_its_movements_end() -> None:
+    """The same from a checkpoint; one of an earlier version has no such fields, and counts on."""
+    move = JobMade(1, "move", 1, 2, 0, 0, 0)
+    other = msgspec.structs.replace(CONTAINER, container=2, name="o", uri="file:///o")
+    segments = [(n, n + 1, location_of(1, n), location_of(2, n)) for n in range(3)]
+    begun = [
+        change
+        for segment, extent, source, location in segments
+        for change in (
+            Allocated(1, segment, extent, source, False),
+            MovementBegun(extent, 1, segment, source, location, 1),
+        )
+    ]
+    table = table_after(
+        other, DiskContainers(1, [1, 2]), move, *begun, MovementEnded(1, []), MovementAbandoned(2)
+    )
+    job = table.jobs[1]
+    assert (job.moved, job.moved_bytes) == (1, SEGMENT)
+    again = reloaded(
+        table, [LogRecord(9, table.number + 1, encode_changes([MovementEnded(3, [])]))]
+    )
+    assert (again.jobs[1].moved, again.jobs[1].moved_bytes) == (2, 2 * SEGMENT)
+    row = msgspec.msgpack.encode([move, "", "", 0, False])
+    assert msgspec.msgpack.decode(row, type=JobRow).moved == 0
 
 
 def test_a_deleted_disk_leaves_nothing() -> None:

@@ -31,14 +31,14 @@ def job_routes(c: Controller) -> list[Any]:
     @get("/jobs")
     async def list_jobs() -> list[JobInfo]:
         """All jobs that are not over, and the newest of those that are."""
-        return [_job_info(c, job) for _, job in sorted(c.table.jobs.items())]
+        return [job_info(c, job) for _, job in sorted(c.table.jobs.items())]
 
     @get("/jobs/{number:int}")
     async def show_job(number: FromPath[int]) -> JobInfo:
         """The job of that number."""
         if number not in c.table.jobs:
             raise Refusal(f"there is no job {number}", missing=True)
-        return _job_info(c, c.table.jobs[number])
+        return job_info(c, c.table.jobs[number])
 
     @post("/disks/{name:str}/move")
     async def move_disk(name: FromPath[str], data: JSONBody[MoveDisk]) -> JobInfo:
@@ -52,7 +52,7 @@ def job_routes(c: Controller) -> list[Any]:
             bandwidth=data.bandwidth,
             latency_us=data.latency_us,
         )
-        return _job_info(c, c.table.jobs[run.row.job])
+        return job_info(c, c.table.jobs[run.row.job])
 
     @post("/containers/{name:str}/drain")
     async def drain_container(name: FromPath[str], data: JSONBody[Drain]) -> JobInfo:
@@ -60,7 +60,7 @@ def job_routes(c: Controller) -> list[Any]:
         run = await job_verbs.drain_container(
             c, name, bandwidth=data.bandwidth, latency_us=data.latency_us
         )
-        return _job_info(c, c.table.jobs[run.row.job])
+        return job_info(c, c.table.jobs[run.row.job])
 
     @post("/containers/{name:str}/fill", status_code=204)
     async def fill_container(name: FromPath[str]) -> None:
@@ -71,19 +71,19 @@ def job_routes(c: Controller) -> list[Any]:
     async def rebalance(data: JSONBody[Drain]) -> JobInfo:
         """Move segments until the containers of each pool are about equally full."""
         run = await job_verbs.rebalance(c, bandwidth=data.bandwidth, latency_us=data.latency_us)
-        return _job_info(c, c.table.jobs[run.row.job])
+        return job_info(c, c.table.jobs[run.row.job])
 
     @post("/jobs/{number:int}/cancel", status_code=200)
     async def cancel_job(number: FromPath[int]) -> JobInfo:
         """Begin nothing new for a job; what is under way is finished."""
         await job_verbs.cancel_job(c, number)
-        return _job_info(c, c.table.jobs[number])
+        return job_info(c, c.table.jobs[number])
 
     @post("/jobs/{number:int}/limit", status_code=200)
     async def limit_job(number: FromPath[int], data: JSONBody[LimitJob]) -> JobInfo:
         """Give a running job another bandwidth."""
         await job_verbs.limit_job(c, number, data.bandwidth)
-        return _job_info(c, c.table.jobs[number])
+        return job_info(c, c.table.jobs[number])
 
     return [
         list_jobs,
@@ -97,7 +97,8 @@ def job_routes(c: Controller) -> list[Any]:
     ]
 
 
-def _job_info(c: Controller, job: Job) -> JobInfo:
+def job_info(c: Controller, job: Job) -> JobInfo:
+    """What is known of a job."""
     row, run = job.row, c.jobs.known.get(job.row.job)
     disk, container = c.table.disks.get(row.disk), c.table.containers.get(row.container)
     left = 0
@@ -110,9 +111,8 @@ def _job_info(c: Controller, job: Job) -> JobInfo:
     if run is not None:
         left_bytes = left * c.jobs.segment_bytes(run)
     if run is not None and not (waited_s and run.extents <= c.background.trouble.keys()):
-        rate = (
-            run.moved_bytes * SECOND_NS // max(1, (run.ended_ns or c.clock.now_ns()) - run.begun_ns)
-        )
+        lasted_ns = (run.ended_ns or c.clock.now_ns()) - run.begun_ns
+        rate = (job.moved_bytes - run.moved_bytes_before) * SECOND_NS // max(1, lasted_ns)
     return JobInfo(
         job=row.job,
         kind=row.kind,
@@ -126,8 +126,8 @@ def _job_info(c: Controller, job: Job) -> JobInfo:
         reason=job.reason or _reason(c, job, run, felt),
         felt_us=felt.p99_ns // 1000 if felt is not None else None,
         allowed_bytes_per_s=pace.rate if pace is not None and pace.rate < FASTEST else None,
-        moved_segments=run.moved if run is not None else 0,
-        moved_bytes=run.moved_bytes if run is not None else 0,
+        moved_segments=job.moved,
+        moved_bytes=job.moved_bytes,
         left_segments=left,
         left_bytes=left_bytes,
         bytes_per_s=rate,
@@ -156,7 +156,7 @@ def waiting_jobs(c: Controller) -> Iterator[str]:
         waited_s = waited_ns(c, run) / SECOND_NS
         if waited_s < WAITS_S:
             continue
-        info = _job_info(c, c.table.jobs[number])
+        info = job_info(c, c.table.jobs[number])
         what = f"{info.kind} of disk {info.disk}" if info.disk else info.kind
         if info.container:
             what += f" {'to' if info.disk else 'of'} container {info.container}"

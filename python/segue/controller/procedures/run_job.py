@@ -49,7 +49,8 @@ async def run_job(c: Controller, run: JobRun) -> None:
         if record.job == run.row.job:
             _spawn(c, run, _follow(c, run, extent))
     if run.row.kind == "move" and run.row.count:
-        run.total = len(run.under_way) + await _count(c, run)
+        begun = c.table.jobs[run.row.job].moved + len(run.under_way)
+        run.total = begun + await _count(c, run)
     failure = ""
     while not run.cancelled and not failure:
         begun, passed = await _round(c, run)
@@ -160,20 +161,13 @@ async def _move_one(
 
 async def _follow(c: Controller, run: JobRun, extent: int) -> None:
     """Waits until an extent under movement has its new location, or its disk let go of it."""
-    record, location = c.table.records[extent], c.table.extents.get(extent)
+    record = c.table.records[extent]
     run.extents.add(extent)
     while extent in c.inherited:
         await c.background.inherited_changed()
     if c.table.records.get(extent) is record:
         await asyncio.wait([c.background.complete_later(extent)])
     run.extents.discard(extent)
-    # Both may be another disk's by now, and its own disk gone.
-    disk = c.table.disks.get(record.disk)
-    if disk is None or disk.map.get(record.segment) != extent:
-        return
-    if c.table.extents.get(extent) == location:
-        run.moved += 1
-        run.moved_bytes += record.blocks * disk.block_bytes
 
 
 def _failure(c: Controller, run: JobRun, passed: set[Begun]) -> str:
