@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
+from segue.controller.api.latency import latency_of
 from segue.controller.api.waits import stuck
 from segue.controller.changes import Detached
 from segue.controller.commits import TermEnded
@@ -779,4 +780,19 @@ def test_an_older_controller_takes_over_no_container_of_a_newer_one(stage: Build
     with pytest.raises(Refusal, match="is a container already"):
         late.result()
     s.office.start()
+    end(s)
+
+
+def test_a_stopped_agent_holds_up_nobody_who_asks_for_latencies(stage: Build) -> None:
+    """It counts as present until its lease ends; what the others have counted is told."""
+    s = stage(settings=msgspec.structs.replace(settings(), lease_s=30.0))
+    for number in (0, 1):
+        assert done(s, through(s, number), "read", 0, 8) == 0
+    s.agent(0).process.pause()
+    c, begun_ns = s.controller, s.world.now_ns
+    told = ask(s, latency_of(c, c.table.disks[1], c.peers_of(1)))
+    assert s.world.now_ns - begun_ns < 2 * SECOND
+    assert all(peer.state is PeerState.PRESENT for peer in c.peers_of(1))
+    assert (told.silent, told.agents) == (["a1"], ["a2"])
+    assert [row.operation for row in told.rows] == ["read"]
     end(s)

@@ -39,9 +39,13 @@ def agent_list(as_json: bool) -> None:
 def agent_show(name: str, as_json: bool) -> None:
     """One agent, every incarnation of it, and how long its hosts waited."""
     rows: list[AgentInfo] = [info for info in client().agents() if info.name == name]
-    if not rows:
-        raise Failed(f"no agent is called {name}")
+    if not as_json:
+        for info in rows:
+            print_fields(info, COLUMNS)
+    # Asks the agent itself, which may not answer; of a name that nobody ever had it says so.
     latency = client().agent_latency(name)
+    if not rows:
+        raise Failed(f"agent {name} has ended: none of that name is there now")
     if as_json:
         print_json(
             [
@@ -50,8 +54,6 @@ def agent_show(name: str, as_json: bool) -> None:
             ]
         )
         return
-    for info in rows:
-        print_fields(info, COLUMNS)
     for of_disk in latency:
         click.echo(f"\n{of_disk.disk}:")
         print_latency(of_disk)

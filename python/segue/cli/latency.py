@@ -48,7 +48,7 @@ def print_latency(info: DiskLatency) -> None:
     if info.rows:
         print_rows(info.rows, COLUMNS)
     if info.silent:
-        click.echo(f"not counted, for they are away: {', '.join(info.silent)}")
+        click.echo(f"not counted, for they do not answer: {', '.join(info.silent)}")
 
 
 def format_us(us: float) -> str:

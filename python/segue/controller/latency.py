@@ -100,12 +100,14 @@ def merged(histograms: Iterable[Histogram]) -> Histogram:
     return total
 
 
-async def ask(c: Controller, peer: Peer, disk: int) -> dict[Kind, Histogram] | None:
-    """What an agent has measured of a disk; None if it did not answer."""
+async def ask(
+    c: Controller, peer: Peer, disk: int, answer_s: float = ANSWER_S
+) -> dict[Kind, Histogram] | None:
+    """What an agent has measured of a disk; None if it did not answer in that time."""
     if peer.state is not PeerState.PRESENT:
         return None
     try:
-        async with asyncio.timeout(ANSWER_S):
+        async with asyncio.timeout(answer_s):
             rows = await peer.latency(c.next_command(), disk)
     except (SessionLost, PeerLost, TimeoutError):
         return None

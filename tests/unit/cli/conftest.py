@@ -154,6 +154,8 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ("POST", "/v1/disks/d/rename"): (200, DISK),
     ("GET", "/v1/agents"): (200, [AGENT]),
     ("GET", "/v1/agents/one/latency"): (200, [LATENCY]),
+    ("GET", "/v1/agents/two/latency"): (200, []),
+    ("GET", "/v1/agents/three/latency"): (404, {"error": "no agent is called three"}),
     ("GET", "/v1/disks/d/latency"): (200, LATENCY),
     ("GET", "/v1/status"): (200, STATUS),
     ("POST", "/v1/agents/one/declare-dead"): (200, {"incarnations": ["ab"]}),

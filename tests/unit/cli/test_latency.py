@@ -24,7 +24,7 @@ def test_a_row_for_each_operation_and_cause(api: Api) -> None:
         "MAX",
     ]
     assert " ".join(lines[1].split()) == "write-zeroes do_write 12 1.23 ms 12 us 1 ms 2 s 3 s 61 s"
-    assert lines[2] == "not counted, for they are away: two"
+    assert lines[2] == "not counted, for they do not answer: two"
     assert json.loads(api.run("disk", "latency", "d", "--json").output) == LATENCY
 
 

@@ -16,6 +16,10 @@ from segue.controller.procedures import verbs
 from segue.controller.procedures.verbs import Refusal
 from segue.controller.table import Disk
 
+PEOPLE_WAIT_S = 1.0
+"""An agent answers within milliseconds; one that is stopped counts as present until its lease ends.
+"""
+
 
 def latency_routes(c: Controller) -> list[Any]:
     """``latency`` of a disk and of an agent."""
@@ -26,7 +30,7 @@ def latency_routes(c: Controller) -> list[Any]:
         disk = verbs.disk_called(c, name)
         peers = sorted(c.peers.values(), key=lambda peer: (peer.name, peer.incarnation))
         mine = [p for p in peers if p.state is PeerState.PRESENT or p in c.peers_of(disk.disk)]
-        return await _latency(c, disk, mine)
+        return await latency_of(c, disk, mine)
 
     @get("/agents/{name:str}/latency")
     async def agent_latency(name: FromPath[str]) -> list[DiskLatency]:
@@ -36,14 +40,15 @@ def latency_routes(c: Controller) -> list[Any]:
         peers = [p for p in c.peers.values() if p.name == name and p.state is PeerState.PRESENT]
         asked = [(disk, peer) for peer in peers for disk in c.table.disks_of(peer.incarnation)]
         # The rows, not their numbers: a disk may be deleted before its turn.
-        told = (_latency(c, c.table.disks[disk], [peer]) for disk, peer in asked)
+        told = (latency_of(c, c.table.disks[disk], [peer]) for disk, peer in asked)
         return list(await asyncio.gather(*told))
 
     return [disk_latency, agent_latency]
 
 
-async def _latency(c: Controller, disk: Disk, peers: list[Peer]) -> DiskLatency:
-    answers = await asyncio.gather(*(ask(c, peer, disk.disk) for peer in peers))
+async def latency_of(c: Controller, disk: Disk, peers: list[Peer]) -> DiskLatency:
+    """What these agents have counted of a disk, and which of them did not answer."""
+    answers = await asyncio.gather(*(ask(c, peer, disk.disk, PEOPLE_WAIT_S) for peer in peers))
     told = [answer for answer in answers if answer is not None]
     kinds = sorted({kind for answer in told for kind in answer})
     agents: list[str] = []
