@@ -324,6 +324,23 @@ fn stamps_are_written_in_turn_and_never_go_back() {
 }
 
 #[test]
+fn nobody_stamps_what_is_another_container_by_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("box");
+    std::fs::File::create(&path).unwrap();
+    let uri = made(&folder, Cache::Page);
+    // An older controller, stopped meanwhile, has it open.
+    let old = Container::open(&uri, Cache::Page, ME, Some(HOUSE), 1).unwrap();
+    remove(&uri, ME, Cache::Page).unwrap();
+    std::fs::File::create(&path).unwrap();
+    let size = DATA_AT_BYTES + 16 * SEGMENT;
+    let new = create(&uri, size, SEGMENT, [3; 16], [4; 16], 1, Cache::Page).unwrap();
+    let error = old.stamp(5, 300).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+    assert_eq!(inspect(&uri).unwrap(), Some(new));
+}
+
+#[test]
 fn every_flipped_bit_of_a_header_is_found() {
     let header = Header {
         installation: HOUSE,

@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::FENCES_END;
@@ -131,6 +131,16 @@ impl FileBacking {
     /// Whether the file is empty or nothing but holes.
     pub(super) fn is_hollow(&self) -> io::Result<bool> {
         Ok(self.size_bytes()? == 0 || sys::first_data(&self.file, 0)?.is_none())
+    }
+
+    /// Whether that path names it now.
+    pub(super) fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let mine = self.file.metadata()?;
+        match path.metadata() {
+            Ok(there) => Ok((there.dev(), there.ino()) == (mine.dev(), mine.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Its description once more: the locks taken on it last as long as this.

@@ -218,14 +218,18 @@ impl Header {
 }
 
 /// Overwrites both slots, and before them what note there is, with zeroes, durably: nobody's
-/// container any more.
+/// container any more. One slot after the other: across the network a write may land late, and then
+/// must not take both slots of what has been made there since (see `making.rs`).
 ///
 /// # Errors
 /// Those of writing.
 pub fn wipe(backing: &dyn Backing) -> io::Result<()> {
     note::wipe(backing)?;
-    let zeroes = Buffer::new(2 * SLOT_BYTES);
-    backing.write(0, zeroes.part(0, 2 * SLOT_BYTES), true)
+    let zeroes = Buffer::new(SLOT_BYTES);
+    for slot in [1, 0] {
+        backing.write(slot * SLOT_BYTES as u64, zeroes.part(0, SLOT_BYTES), true)?;
+    }
+    Ok(())
 }
 
 /// An error about what a container holds.

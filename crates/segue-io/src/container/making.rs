@@ -8,6 +8,25 @@
 //! But not by an older controller than made it: a header without a stamp may be a container that
 //! the store names since a newer term, which died before it stamped it. So a header says from the
 //! first which term made it, and the term that asks is compared with it under the lock of making.
+//!
+//! Who gives a file or device back takes the same lock, and looks under it at what is there: a
+//! controller that was stopped on its way may find that a newer one has removed the container, and
+//! that what lies at its path is another, perhaps of another installation. Whoever puts another
+//! file at a path does so with the lock on what was there, so under it a path names one file.
+//!
+//! Across the network there is no lock, and a write of a controller that is dead may wait in its
+//! server's queue and land on whatever is there by then. That is one write of one slot, for makers,
+//! removers and stamps send the next only when one is answered; so what is made stands in both
+//! slots, and each of them is newer than what may come late:
+//!
+//! - Of a maker it is the first write, of slot 0 with sequence 0: whoever makes something later has
+//!   read zeroes there. Slot 1 stays.
+//! - Of a stamp (of a container that was removed since) the sequence is of an older term, or of one
+//!   that began at 0: sequences across the network begin anew, higher, with each term.
+//! - Of a remover it is zeroes. The other slot stays.
+//!
+//! Not covered: two late writes to different slots; a late stamp of another installation's; two
+//! makers that live and both saw zeroes, if one stops between its look at slot 0 and what follows.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,6 +38,10 @@ use super::header::{self, DATA_AT_BYTES, Header, Identity, is_segment_size};
 use super::uri::{ContainerUri, Scheme};
 use super::{ContainerError, MAKING_FENCE, naming};
 use crate::buffer::Buffer;
+
+/// More stamps than anybody writes while a container lasts.
+const TERM_SHIFT: u32 = 32;
+const MAX_TERM: u64 = 1 << 30;
 
 /// What is made, and of what.
 struct Wanted {
@@ -102,9 +125,9 @@ impl Wanted {
         DATA_AT_BYTES + self.segments * self.segment_bytes
     }
 
-    /// Writes the first header.
-    fn write(&self, backing: &dyn Backing, clean: bool, created: bool) -> io::Result<Header> {
-        let header = Header {
+    /// The first header.
+    fn header(&self, backing: &dyn Backing, clean: bool, created: bool) -> Header {
+        Header {
             installation: self.installation,
             container: self.container,
             segment_bytes: self.segment_bytes,
@@ -115,9 +138,34 @@ impl Wanted {
             term: self.term,
             commit: 0,
             sequence: 0,
-        };
+        }
+    }
+
+    /// Writes the first header; the caller holds the lock of making.
+    fn write(&self, backing: &dyn Backing, clean: bool, created: bool) -> io::Result<Header> {
+        let header = self.header(backing, clean, created);
         header::wipe(backing)?;
         header.write(backing)?;
+        Ok(header)
+    }
+
+    /// Writes the first header across the network, over zeroes, so that no single late write of
+    /// somebody else undoes it (see above).
+    fn write_unlocked(&self, export: &dyn Backing) -> io::Result<Header> {
+        let mut header = self.header(export, false, false);
+        header.write(export)?; // slot 0
+        match Header::read(export)? {
+            Some(found) if found.container == self.container => {}
+            _ => {
+                let what = "something else writes to its first MiB";
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, what));
+            }
+        }
+        let newer = self.term.min(MAX_TERM) << TERM_SHIFT;
+        for sequence in [newer + 1, newer + 2] {
+            header.sequence = sequence; // slot 1, slot 0
+            header.write(export)?;
+        }
         Ok(header)
     }
 
@@ -138,10 +186,21 @@ fn taken(found: &Header, wanted: &Wanted) -> io::Error {
     io::Error::new(io::ErrorKind::AlreadyExists, whose)
 }
 
+/// Opens the file at the path, or a new one (`true`), with the lock of making.
+fn open_locked(uri: &ContainerUri, cache: Cache) -> io::Result<(FileBacking, bool)> {
+    loop {
+        let (file, is_new) = FileBacking::open_or_create(uri.path(), cache)?;
+        file.lock(MAKING_FENCE)?;
+        if file.is_at(uri.path())? {
+            return Ok((file, is_new));
+        }
+        // It was removed in between.
+    }
+}
+
 fn make_file(uri: &ContainerUri, cache: Cache, wanted: &Wanted) -> io::Result<Header> {
-    let (file, is_new) = FileBacking::open_or_create(uri.path(), cache)?;
+    let (file, is_new) = open_locked(uri, cache)?;
     let mut created = is_new;
-    file.lock(MAKING_FENCE)?;
     if let Some(found) = Header::read(&file)? {
         if !wanted.may_take_over(&found, &file)? {
             return Err(taken(&found, wanted));
@@ -199,7 +258,7 @@ fn make_remote(uri: &ContainerUri, size_bytes: u64, wanted: &mut Wanted) -> io::
     match Header::read(&*export)? {
         Some(found) if found.container != wanted.container => Err(taken(&found, wanted)),
         None if !starts_with_zeroes(&*export)? => Err(holds_something()),
-        _ => wanted.write(&*export, false, false),
+        _ => wanted.write_unlocked(&*export),
     }
 }
 
@@ -245,26 +304,55 @@ pub fn inspect(uri: &str) -> Result<Option<Header>, ContainerError> {
 /// it is. The caller knows that nobody has the container open for use.
 ///
 /// # Errors
-/// The storage's.
+/// EBUSY while another makes or removes a container there; else the storage's.
 pub fn remove(uri: &str, container: Identity, cache: Cache) -> Result<(), ContainerError> {
     let parsed = ContainerUri::parse(uri).map_err(naming(uri))?;
     remove_found(&parsed, container, cache).map_err(naming(uri))
 }
 
 fn remove_found(uri: &ContainerUri, container: Identity, cache: Cache) -> io::Result<()> {
-    let backing = match uri.open(cache) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        opened => opened?,
+    let give_back = |storage| give_back(uri, storage, container);
+    let done = match uri.scheme() {
+        Scheme::File => FileBacking::open(uri.path(), cache).and_then(give_back),
+        Scheme::Block => block::open(uri.path()).and_then(give_back),
+        Scheme::Nbd => uri
+            .open(cache)
+            .and_then(|export| wipe_if(&*export, container)),
     };
-    let found = match Header::read(&*backing)? {
-        Some(found) if found.container == container => found,
-        _ => return Ok(()),
-    };
-    // Deleted first: a file without its header would be nobody's after a crash.
-    if found.created && uri.scheme() == Scheme::File {
-        fs::remove_file(uri.path())?;
-        return sync_folder(uri);
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
-    header::wipe(&*backing)?;
-    backing.flush()
 }
+
+fn give_back(uri: &ContainerUri, storage: FileBacking, container: Identity) -> io::Result<()> {
+    storage.lock(MAKING_FENCE)?;
+    // What was opened may have been removed before the lock, and the path be another file's.
+    if !storage.is_at(uri.path())? {
+        return Ok(());
+    }
+    let backing = uri.wrap(storage)?;
+    match Header::read(&*backing)? {
+        // Deleted first: a file without its header would be nobody's after a crash.
+        Some(found) if found.container == container && found.created => {
+            fs::remove_file(uri.path())?;
+            sync_folder(uri)
+        }
+        _ => wipe_if(&*backing, container),
+    }
+}
+
+/// Takes the header away if it is that container's.
+fn wipe_if(backing: &dyn Backing, container: Identity) -> io::Result<()> {
+    match Header::read(backing)? {
+        Some(found) if found.container == container => {
+            header::wipe(backing)?;
+            backing.flush()
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[path = "making_tests.rs"]
+mod tests;

@@ -444,7 +444,8 @@ impl Container {
     ///
     /// # Errors
     /// EBUSY if another process stamps at this moment; ESTALE if the header has seen a newer term
-    /// or commit number (this controller is not the newest); else the storage's.
+    /// or commit number (this controller is not the newest); InvalidData if it is another
+    /// container's by now; else the storage's.
     pub fn stamp(&self, term: u64, commit: u64) -> io::Result<()> {
         let _stamping = self.stamping.lock().unwrap_or_else(PoisonError::into_inner);
         self.backing.lock(STAMP_FENCE)?;
@@ -456,6 +457,10 @@ impl Container {
     fn stamp_locked(&self, term: u64, commit: u64) -> io::Result<()> {
         let mut header = Header::read(&*self.backing)?
             .ok_or_else(|| header::invalid("its header has gone".into()))?;
+        if header.container != self.header.container {
+            // Removed, and made anew for somebody else.
+            return Err(header::invalid("its header names another container".into()));
+        }
         if (header.term, header.commit) > (term, commit) {
             return Err(sys::os_error(libc::ESTALE));
         }
