@@ -31,6 +31,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Extents that a job moves at once."""
     clean_batch: int = 64
     """Freed segments zeroed under one durable record (rule 11)."""
+    clean_linger_s: float = 1.0
+    """How long fewer than that are left to lie, while as many clean ones are there."""
     clean_ahead_segments: int = 256
     """Segments of a device that are kept zeroed for first writes; of a file all are, which gives
     their storage back."""

@@ -404,7 +404,9 @@ class Medium:
     def _died(self, process: Process) -> None:
         self._watched_deaths.discard(id(process))
         for serial, request in list(self.under_way.items()):
-            if request.holder.process is process and self.world.rng.random() < 0.3:
+            if request.holder.process is not process or request.stuck_until_ns:
+                continue  # what is stuck is in the device
+            if self.world.rng.random() < 0.3:
                 request.dropped = True
                 del self.under_way[serial]
                 self._end(request)

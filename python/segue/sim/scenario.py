@@ -182,6 +182,7 @@ def draw_settings(rng: random.Random) -> Settings:
         copy_pieces_at_once=rng.choice((1, 4)),
         extents_at_once=rng.choice((1, 3, 8)),
         clean_batch=rng.choice((1, 3)),
+        clean_linger_s=rng.choice((0.0, 0.2)),
         clean_ahead_segments=rng.choice((0, 2, 256)),
         checkpoint_log_bytes=rng.choice((250, 700, 1 << 20)),
         felt_look_s=0.005,

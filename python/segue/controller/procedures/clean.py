@@ -9,19 +9,22 @@ A crash anywhere leaves them named with the old copier's fence; the new term fre
 when that fence has provably ended, and they are cleaned again.  A batch whose zeroing fails is set
 aside, still named, and tried again after a pause, whole: its server may be back by then.
 
-Each container has a cleaner of its own, so one that hangs keeps no other waiting.
+Each container has a cleaner of its own, so one that hangs keeps no other waiting.  It gathers a
+batch for a while before it begins (`Settings.clean_linger_s`), unless clean segments are few.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from segue import failpoints
 from segue.controller.changes import Cleaned, CleaningBegun
 from segue.controller.procedures.flush_failed import copier_flush
 from segue.controller.record import location_of, segment_of
+from segue.controller.settings import SECOND_NS
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
@@ -56,6 +59,7 @@ class Cleaner:
                 pause_s = min(LONGEST_RETRY_S, 2 * pause_s)
             else:
                 await self.work.wait()
+                await self._gather()
                 pause_s = RETRY_S
             self.work.clear()
             if self._number not in c.table.containers:
@@ -65,6 +69,24 @@ class Cleaner:
                 await self._round()
             self.busy = False
             c.background.wake_waiters()
+
+    async def _gather(self) -> None:
+        """Returns when there is a batch, clean segments are few, or after a while.
+
+        What moves is freed one by one: two commits and a flush for each would cost hosts more than
+        the copying does.
+        """
+        c = self._c
+        until_ns = c.clock.now_ns() + round(c.settings.clean_linger_s * SECOND_NS)
+        while (container := c.table.containers.get(self._number)) is not None:
+            space, batch = container.space, c.settings.clean_batch
+            left_s = c.seconds(until_ns - c.clock.now_ns())
+            if left_s <= 0 or space.free_clean < batch or space.unclean_free() >= batch:
+                return
+            self.work.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self.work.wait()
 
     async def _round(self) -> None:
         """Tries again what was set aside, then goes on until nothing is left or one fails."""
