@@ -8,6 +8,10 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections import deque
+from typing import TextIO
+
+KEPT_LINES = 200
 
 
 class OneLine(logging.Formatter):
@@ -29,9 +33,33 @@ class OneLine(logging.Formatter):
         return line.replace("\n", "\\n")
 
 
+class Patient(logging.StreamHandler[TextIO]):
+    """To a stream that may be a file on a full file system: what finds no room there comes later.
+
+    With the next line that finds some, the oldest first; of many the newest are kept.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._kept: deque[str] = deque(maxlen=KEPT_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes it, after what has been kept."""
+        try:
+            self._kept.append(self.format(record) + self.terminator)
+            while self._kept:
+                self.stream.write(self._kept[0])
+                self.flush()
+                self._kept.popleft()
+        except OSError:
+            pass  # there is nowhere to say so
+        except Exception:
+            self.handleError(record)
+
+
 def set_up_logs(process: str, level: str = "info") -> None:
     """Send all logs of this process to stderr; `level` is a name such as "info" or "debug"."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Patient(sys.stderr)
     handler.setFormatter(OneLine(process))
     # Takes a while to load, which verbs that only ask the API need not wait for.
     from segue import _native  # noqa: PLC0415

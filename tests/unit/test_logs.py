@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import sys
 
-from segue.logs import OneLine
+from segue.logs import OneLine, Patient
 
 
 def line_of(message: str, *args: object, failing: bool = False) -> str:
@@ -34,3 +36,20 @@ def test_a_traceback_stays_one_line() -> None:
     line = line_of("event=failed", failing=True)
     assert "\n" not in line
     assert "ValueError: two" in line
+
+
+def test_a_line_that_finds_no_room_comes_before_the_next_one_that_does() -> None:
+    class File(io.StringIO):
+        full = True
+
+        def write(self, text: str) -> int:
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(text)
+
+    file = File()
+    handler = Patient(file)
+    for message in ("first", "second", "third"):
+        handler.emit(logging.LogRecord("segue.x", logging.WARNING, "f", 1, message, (), None))
+        file.full = message == "first"
+    assert file.getvalue() == "first\nsecond\nthird\n"
