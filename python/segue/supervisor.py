@@ -23,6 +23,7 @@ from pathlib import Path
 
 from segue.api.agents import AgentInfo
 from segue.client import ApiError, Client
+from segue.store.place import lacks_room
 
 log = logging.getLogger("segue.up")
 
@@ -34,6 +35,8 @@ SETTLED_S = 30.0
 STOP_S = 30.0
 """One that has not stopped by then is killed."""
 START_S = 60.0
+ROOM_LOOK_S = 3.0
+"""What has not come to serve by then may wait for room: so long as there is none, we wait too."""
 POLL_S = 0.02
 _FLOCK = struct.Struct("hhqqi0q")
 """``struct flock`` of 64-bit Linux: type, whence, start, length, pid."""
@@ -202,6 +205,7 @@ class Up:
         self._passed_on = passed_on
         self._ready = ready
         self._keepers: list[asyncio.Task[None]] = []
+        self._full = False
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT; raises `UpError` if it does not come to serve."""
@@ -256,7 +260,12 @@ class Up:
 
     async def _until(self, process: Supervised, serves: Callable[[], Awaitable[bool]]) -> None:
         deadline = time.monotonic() + START_S
+        look_s = time.monotonic() + ROOM_LOOK_S
         while time.monotonic() < deadline:
+            if time.monotonic() >= look_s:
+                look_s = time.monotonic() + ROOM_LOOK_S
+                if await asyncio.to_thread(self._lacks_room):
+                    deadline = time.monotonic() + START_S
             with contextlib.suppress(ApiError):
                 if await serves():
                     process.served = True
@@ -268,3 +277,12 @@ class Up:
                 raise UpError(f"the {process.name} did not start: {said}")
             await asyncio.sleep(POLL_S)
         raise UpError(f"the {process.name} did not serve within {START_S:g} s: see {process.log}")
+
+    def _lacks_room(self) -> bool:
+        """Whether the folder's file system is full; said when it begins and when it is over."""
+        full = lacks_room(self.data)
+        if full != self._full:
+            what = "store_full" if full else "store_has_room"
+            log.warning("event=%s folder=%s%s", what, self.data, ": waiting for room" * full)
+        self._full = full
+        return full

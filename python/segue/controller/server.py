@@ -14,7 +14,8 @@ import os
 import random
 import signal
 import socket
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from segue import _native
 from segue.controller import tcp_api
@@ -27,8 +28,9 @@ from segue.controller.config import (
 )
 from segue.controller.controller import Controller
 from segue.controller.storage import NativeStorage
+from segue.store.contract import StoreFailed, StoreFull
 from segue.store.mark import make_mark, read_mark
-from segue.store.sqlite import SqliteStore
+from segue.store.sqlite import ROOM_S, SqliteStore
 from segue.wire.link import Address, Link, serve, unix_listener
 from segue.wire.messages import AgentMessage, decode_from_agent
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from segue.controller.http import HttpApi
 
 log = logging.getLogger("segue.controller.server")
+
+_T = TypeVar("_T")
 
 
 class BootClock:
@@ -48,6 +52,10 @@ class BootClock:
 
 class TermFailed(Exception):
     """The term has ended by failure; the process must exit and may be started again."""
+
+
+class _Stopped(Exception):
+    """Told to stop while there was no room for the store."""
 
 
 class Server:
@@ -75,6 +83,9 @@ class Server:
 
         True if nothing is under way any more; else the process is to end without waiting for it.
 
+        Where the store finds no room, to begin with or for the term's first commit, that is waited
+        for like later on.
+
         A controller that cannot serve changes nothing but, at the most, the number of the term:
         what only the table can tell, containers above all, is known when the term is claimed, and
         a term more or less means nothing.
@@ -85,7 +96,19 @@ class Server:
             loop.add_signal_handler(number, stop.set)
         make_data_folder(self._config.data)
         made = read_mark(self._config.data)
-        store = SqliteStore(self._config.store_path, must_exist=bool(made))
+        try:
+            return await self._serve(made, stop)
+        except _Stopped:
+            log.info("event=stopped")
+            return True
+
+    async def _serve(self, made: bytes, stop: asyncio.Event) -> bool:
+        loop = asyncio.get_running_loop()
+        path = self._config.store_path
+        store = await _with_room(lambda: SqliteStore(path, must_exist=bool(made)), stop)
+        stopping = loop.create_task(stop.wait())
+        # Who waits for room has a commit under way, which nothing else ends.
+        stopping.add_done_callback(lambda _: store.stop_waiting())
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(store.close)
             servers = [await self._bind(address, undo) for address in self._addresses]
@@ -98,27 +121,33 @@ class Server:
             )
             try:
                 await controller.start(made)
-            except TermEnded as error:
+            except (TermEnded, StoreFailed) as error:
+                if stop.is_set():
+                    raise _Stopped from error
+                if isinstance(error, StoreFailed):
+                    raise
                 raise TermFailed(f"the term ended before it began: {error}") from error
             if not made:
-                make_mark(self._config.data, controller.table.installation)
+                identity = controller.table.installation
+                await _with_room(lambda: make_mark(self._config.data, identity), stop)
             undo.pop_all()
         # A procedure that fails where nobody awaits it must not leave half a term in service.
         loop.set_exception_handler(lambda _, context: _unexpected(controller, context))
         doors = contextlib.AsyncExitStack()
         await self._open_links(controller, servers, doors)
         opening = loop.create_task(self._open_api(controller, api_socket, door, doors))
-        ends: list[asyncio.Future[Any]] = [loop.create_task(stop.wait()), controller.failed]
+        ends: list[asyncio.Future[Any]] = [stopping, controller.failed]
         await asyncio.wait([opening, *ends], return_when=asyncio.FIRST_COMPLETED)
         if not controller.failed.done():
             await opening
             log.info("event=ready pid=%d term=%d", os.getpid(), controller.term)
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if controller.failed.done():
+        if controller.failed.done() and not stop.is_set():
             raise TermFailed(f"the term has ended: {controller.failed.result()}")
         log.info("event=stopping")
         await doors.aclose()
-        await controller.stop()
+        with contextlib.suppress(TermEnded):  # no room to say what the last flush has met
+            await controller.stop()
         ended = storage.close()
         await store.close()
         log.info("event=stopped ended=%s", ended)
@@ -177,6 +206,29 @@ class Server:
             host, port = tcp.getsockname()[:2]
             log.info("event=api_listening address=%s", Address(host=host, port=port))
         doors.push_async_callback(api.stop)
+
+
+async def _with_room(do: Callable[[], _T], stop: asyncio.Event) -> _T:
+    """Does it again until there is room for it; raises `_Stopped`."""
+    full = False
+    while not stop.is_set():
+        try:
+            done = do()
+        except StoreFull as error:
+            if not full:
+                log.warning(
+                    "event=store_full error=%r: its file system has no room; it is waited for",
+                    str(error),
+                )
+            full = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ROOM_S):
+                    await stop.wait()
+        else:
+            if full:
+                log.warning("event=store_has_room")
+            return done
+    raise _Stopped
 
 
 def _unexpected(controller: Controller, context: dict[str, Any]) -> None:

@@ -4,7 +4,8 @@
 time, *takes effect* at one instant of it (checked against terms and numbers there), and is
 *durable* when it returns.  A process that dies leaves calls behind that may still take effect, or
 not.  Loss of power keeps a prefix of what took effect, at least all that was durable.  A call may
-be made to fail with `StoreFailed`: its effect may have happened, or not.
+be made to fail with `StoreFailed`: its effect may have happened, or not.  While the disk is full
+what writes to it waits for its effect; one whose process dies meanwhile has none.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from segue.sim.loop import MS, SECOND, US, Process, World
-from segue.store.contract import Loaded, LogRecord, StoreCorrupt, StoreFailed, Superseded
+from segue.store.contract import (
+    Loaded,
+    LogRecord,
+    NoRoom,
+    StoreCorrupt,
+    StoreFailed,
+    Superseded,
+)
 
 
 class StoreDisk:
@@ -43,6 +51,8 @@ class StoreDisk:
         self.fail_until_ns = 0
         """Until then calls may fail."""
         self.slow_until_ns = 0
+        self.full_until_ns = 0
+        """Until then nothing can be written."""
         self.in_flight: dict[str, int] = {}
         """Calls under way by kind, of anybody (for crash points)."""
         self.checkpoints = 0
@@ -139,6 +149,9 @@ class SimStore:
         self.process = process
         self._failed = False
         self._last_effect_ns = 0
+        self.held: list[_Call] = []
+        """What waits for room."""
+        self.full_since_ns = 0
 
     async def begin_term(self) -> Loaded:
         """See the contract."""
@@ -166,6 +179,27 @@ class SimStore:
         """See the contract."""
         pages, freed = dict(pages), list(freed)
         await self._call("checkpoint", self.disk.take_checkpoint, term, number, root, pages, freed)
+
+    def no_room(self) -> NoRoom | None:
+        """See the contract."""
+        if not self.held:
+            return None
+        return NoRoom("store", (self.disk.world.now_ns - self.full_since_ns) / SECOND)
+
+    def hold(self, call: _Call) -> None:
+        """It waits for room, behind those that do."""
+        if not self.held:
+            self.full_since_ns = self.disk.world.now_ns
+            self.disk.world.call_in(ROOM_NS, self._try_again)
+        self.held.append(call)
+
+    def _try_again(self) -> None:
+        if self.disk.world.now_ns < self.disk.full_until_ns:
+            self.disk.world.call_in(ROOM_NS, self._try_again)
+            return
+        held, self.held = self.held, []
+        for call in held:
+            call.take_effect()
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -201,13 +235,21 @@ class _Call:
         self.died_before = False
         disk.in_flight[kind] = disk.in_flight.get(kind, 0) + 1
         store.process.on_kill.append(self._killed)
-        world.call_in(effect_ns - world.now_ns, self._take_effect)
+        world.call_in(effect_ns - world.now_ns, self._begin)
 
     def _killed(self) -> None:
         """Its process is dead: what had not taken effect by now may, or not."""
-        self.died_before = self.store.disk.world.rng.random() < 0.5
+        self.died_before = self.store.disk.world.rng.random() < 0.5 or self in self.store.held
 
-    def _take_effect(self) -> None:
+    def _begin(self) -> None:
+        full = self.store.disk.world.now_ns < self.store.disk.full_until_ns
+        if self.kind != "newest_term" and (full or self.store.held):
+            self.store.hold(self)
+        else:
+            self.take_effect()
+
+    def take_effect(self) -> None:
+        """Its instant has come."""
         disk, world = self.store.disk, self.store.disk.world
         if self.epoch != disk.epoch:
             return None
@@ -262,5 +304,7 @@ def _page(pages: dict[int, bytes], page: int) -> bytes:
         raise StoreCorrupt(f"page {page} is missing") from None
 
 
+ROOM_NS = 50 * MS
+"""Between two tries of what waits for room."""
 ANSWER_LIMIT_NS = 2 * SECOND
 """No call takes longer than this (for liveness checks)."""

@@ -9,6 +9,9 @@ Must be atomic, each for itself: claiming a term; one `append`; one `checkpoint`
 returned is durable; what raised `Superseded` has changed nothing; what raised `StoreFailed` may or
 may not have happened, and the only thing left to do is to end the term and begin another.
 
+Where there is no room left for it, a call takes until there is: it stays under way, with nothing
+changed yet, and `no_room` tells of it.  `newest_term` needs no room and never waits for any.
+
 The store never looks into roots, pages or bodies beyond its own checksums; `pages.py` makes pages.
 """
 
@@ -39,6 +42,13 @@ class StoreFailed(StoreError):
     """The outcome is unknown: the caller must end its term (every later call fails alike)."""
 
 
+class StoreFull(StoreError):
+    """There is no room on the store's file system; nothing was changed, and it may be tried again.
+
+    Opening a store raises it; the calls of one wait.
+    """
+
+
 class StoreTooNew(StoreError):
     """A newer Segue wrote this store: it is refused, not guessed at."""
 
@@ -57,6 +67,15 @@ class LogRecord(NamedTuple):
     term: int
     number: int
     body: bytes
+
+
+class NoRoom(NamedTuple):
+    """A store that has no room."""
+
+    path: str
+    """What has no room to grow."""
+    for_s: float
+    """Since when, in seconds."""
 
 
 ReadPages = Callable[[Sequence[int]], Sequence[bytes]]
@@ -130,6 +149,10 @@ class Store(Protocol):
         """
         ...
 
+    def no_room(self) -> NoRoom | None:
+        """For how long calls have found no room; None: none waits for it."""
+        ...
+
     async def close(self) -> None:
-        """Finish what was asked and let go of the store."""
+        """Finish what was asked and let go of the store; what still waits for room fails."""
         ...

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 
-from .contract import StoreCorrupt, StoreError
-from .place import sync_folder
+from .contract import StoreCorrupt, StoreError, StoreFull
+from .place import NO_ROOM, sync_folder
 
 MARK_NAME = "installation"
 IDENTITY_BYTES = 16
@@ -44,8 +44,17 @@ def read_mark(folder: str) -> bytes:
 
 
 def make_mark(folder: str, identity: bytes) -> None:
-    """Durably says whose the folder is; raises `OSError`."""
+    """Durably says whose the folder is; raises `StoreFull`, and then it is not said; `OSError`."""
     path = mark_path(folder)
+    try:
+        _write_mark(path, folder, identity)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise StoreFull(f"{path}: {error.strerror}") from error
+        raise
+
+
+def _write_mark(path: str, folder: str, identity: bytes) -> None:
     fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         os.write(fd, f"{identity.hex()}\n".encode())

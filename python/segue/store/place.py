@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
+import tempfile
 
 from .contract import StoreError, StoreInUse, StoreUnsafe
 
@@ -27,6 +29,9 @@ REFUSED_FILE_SYSTEMS = {
     0x47504653: "GPFS",
     0x65735546: "FUSE",
 }
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_ROOM_BYTES = 256 << 10
+"""The index of SQLite's WAL and a commit go into it."""
 
 
 def file_system_type(path: str) -> int:
@@ -47,6 +52,18 @@ def refuse_network_file_system(folder: str, f_type: int | None = None) -> None:
     name = REFUSED_FILE_SYSTEMS.get(file_system_type(folder) if f_type is None else f_type)
     if name:
         raise StoreUnsafe(f"{folder} is on {name}: the store needs a local file system")
+
+
+def lacks_room(folder: str) -> bool:
+    """Whether a file of `_ROOM_BYTES` finds no room in a folder; it is not left there."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            # Some file systems find out when they write it back, and say so here.
+            written = file.write(b"\1" * _ROOM_BYTES)
+            os.fdatasync(file.fileno())
+            return written < _ROOM_BYTES
+    except OSError as error:
+        return error.errno in NO_ROOM
 
 
 def sync_folder(folder: str) -> None:
@@ -80,9 +97,13 @@ class InstallationLock:
         except BlockingIOError:
             os.close(self._fd)
             raise StoreInUse(f"{path} is locked: another controller runs on this store") from None
-        if os.fstat(self._fd).st_size == 0:
-            # An empty file would pass for a place to put a container.
-            os.write(self._fd, b"held by the controller of this installation\n")
+        try:
+            if os.fstat(self._fd).st_size == 0:
+                # An empty file would pass for a place to put a container.
+                os.write(self._fd, b"held by the controller of this installation\n")
+        except OSError:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Let go; harmless twice."""

@@ -14,10 +14,35 @@ so a checkpoint of any size is atomic and no transaction is long.  Waste goes la
 crash anywhere leaves waste only, which the next term sweeps.
 
 Every transaction that writes reads the head first and is refused if its term is not the newest.
+
+**No room.**  A transaction may be tried again only if the one before has not happened and cannot
+happen any more.  What SQLite (3.40, unix, WAL, synchronous=FULL) does at each step:
+
+- Frames are written to the WAL, pages of the transaction one by one, the last one marked as the
+  commit.  A `write` that finds no room is SQLITE_FULL, here and nowhere after.  Memory still has
+  the old end of the WAL, the transaction is rolled back, and the next one writes over the same
+  place.  Whoever reads the WAL after a crash stops before the commit frame: it is not there, or not
+  whole, and its checksum, which covers all frames before it, does not fit.
+- The WAL is synced.  Any error, ENOSPC too, is SQLITE_IOERR_FSYNC: the commit frame is whole and
+  may be found later.  The outcome is unknown, the term ends.
+- The index (``-shm``) is extended, every 4,000 frames or so.  No room is SQLITE_IOERR_SHMSIZE, with
+  the commit durable already: likewise.  And it is mapped: a page of it that finds no room when it
+  is first written ends the process (SIGBUS; seen with blocks of 1 KiB, of which SQLite itself
+  takes one in four).  So room for 16,000 frames is taken when the store is opened.
+- Copying the WAL into the database writes pages that the WAL keeps until all of them are synced.
+  SQLITE_FULL has changed nothing: the WAL stays as it is and is copied later.
+
+Where a quota ends (EDQUOT) SQLite says SQLITE_IOERR_WRITE of that same `write`: no room, if the
+folder has none; else an I/O error.  Should SQLite be wrong, the head tells: the transaction tried
+again finds the number taken, and is refused.  So no answer is given that a crash could make wrong:
+one who waits for room has not been told anything.
+
+What the rolled back transaction has written is cut off before anything else is: `sqlite_wal.py`.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,11 +53,14 @@ from .contract import (
     StoreCorrupt,
     StoreError,
     StoreFailed,
+    StoreFull,
     StoreTooNew,
     Superseded,
 )
 from .mark import lost
+from .place import lacks_room
 from .records import Checkpoint, Head, chain, doom
+from .sqlite_wal import cut_unfinished
 
 APPLICATION_ID = 0x53656775  # "Segu"
 FORMAT_VERSION = 1
@@ -42,6 +70,7 @@ SWEEP_ROWS = 256
 WAL_FRAMES = 2000
 _FRAME_BYTES = 4096
 BUSY_S = 5.0
+INDEX_BYTES = 128 << 10
 
 _SCHEMA = {
     "head": "id integer primary key check (id = 1), term integer not null,"
@@ -90,9 +119,17 @@ def connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
     return db
 
 
-def store_error(error: Exception, doing: str) -> StoreError:
-    """What one of `SQLITE_ERRORS` means to the controller."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_INTERNAL) & 0xFF
+def store_error(error: Exception, doing: str, folder: str = "") -> StoreError:
+    """What one of `SQLITE_ERRORS` means to the controller.
+
+    With the store's `folder`, for one that is about to be rolled back, a quota is known as well.
+    """
+    extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_INTERNAL)
+    code = extended & 0xFF
+    if code == sqlite3.SQLITE_FULL or (
+        extended == sqlite3.SQLITE_IOERR_WRITE and folder and lacks_room(folder)
+    ):
+        return StoreFull(f"{doing}: {error}")
     if code in _DAMAGE_CODES or isinstance(error, UnicodeDecodeError):
         return StoreCorrupt(f"{doing}: {error}")
     return StoreFailed(f"{doing}: {error}")
@@ -222,21 +259,28 @@ def copy_wal(path: str) -> None:
 class SqliteFile:
     """One connection that writes; blocking; one thread at a time."""
 
-    def __init__(self, path: str, *, must_exist: bool = False) -> None:
-        """Open the database at `path`; an empty one becomes a store unless it `must_exist`."""
+    def __init__(self, path: str, *, must_exist: bool = False, alone: bool = False) -> None:
+        """Open the database at `path`; an empty one becomes a store unless it `must_exist`.
+
+        `alone`: no other process writes to it.
+        """
         self._path = path
+        self._alone = alone
         try:
             self._db = connect(path)
         except SQLITE_ERRORS as error:
             raise store_error(error, path) from error
         self._frames = 0
+        self._index = -1
         try:
             self._configure(must_exist)
+            if alone:
+                self._reserve_index()
         except SQLITE_ERRORS as error:
-            self._db.close()
+            self.close()
             raise store_error(error, path) from error
-        except StoreError:
-            self._db.close()
+        except (StoreError, OSError):
+            self.close()
             raise
 
     def _configure(self, must_exist: bool) -> None:
@@ -268,9 +312,20 @@ class SqliteFile:
             self._db.execute(f"pragma application_id = {APPLICATION_ID}")
             self._db.execute(f"pragma user_version = {FORMAT_VERSION}")
 
+    def _reserve_index(self) -> None:
+        """Take the room of the WAL's index; the descriptor is kept.
+
+        Closing one of them drops all locks that this process has on the file, SQLite's above all.
+        """
+        self._index = os.open(self._path + "-shm", os.O_RDWR | os.O_CLOEXEC)
+        os.posix_fallocate(self._index, 0, INDEX_BYTES)
+
     def close(self) -> None:
-        """Close the connection; the last one of a store empties the WAL."""
+        """Close the connection, the last one of this process; the last of all empties the WAL."""
         self._db.close()
+        if self._index >= 0:
+            os.close(self._index)
+            self._index = -1
 
     @contextmanager
     def _transaction(self, doing: str) -> Iterator[None]:
@@ -282,8 +337,22 @@ class SqliteFile:
             with suppress(*SQLITE_ERRORS):
                 self._db.execute("rollback")
             if isinstance(error, SQLITE_ERRORS):
-                raise store_error(error, doing) from error
+                raise self._rolled_back(error, doing) from error
             raise
+
+    def _rolled_back(self, error: Exception, doing: str) -> StoreError:
+        """What the error of a transaction means; after one that found no room all is as before."""
+        meaning = store_error(error, doing, os.path.dirname(self._path))
+        if not isinstance(meaning, StoreFull):
+            return meaning
+        if self._db.in_transaction:
+            return StoreFailed(f"{doing}: {error}, and it cannot be rolled back")
+        try:
+            if self._alone:
+                cut_unfinished(self._path + "-wal")
+        except OSError as failed:
+            return StoreFailed(f"{doing}: {error}, and the WAL cannot be cut: {failed}")
+        return meaning
 
     def wal_is_full(self) -> bool:
         """Whether it is time to copy the WAL into the database (by an estimate)."""
@@ -324,28 +393,31 @@ class SqliteFile:
             raise store_error(error, "head") from error
 
     def begin_term(self) -> TableState:
-        """Verify all but the pages, claim the next term, and make what was found durable anew."""
+        """Verify all but the pages and claim the next term; `write_afresh` before it is served."""
         with self._transaction("begin_term"):
             head = read_head(self._db)
             checkpoint = read_checkpoint(self._db)
             log = read_log(self._db, head, checkpoint)
             head = head._replace(term=head.term + 1)
             self._write_head(head)
+        return TableState(head, checkpoint, log)
+
+    def write_afresh(self) -> None:
+        """Make what was found durable anew.
+
+        A sync that failed before a restart leaves commits readable in the page cache and not on the
+        disk, for good.  Nothing is served until all of it was written afresh.
+        """
         try:
-            # A sync that failed before a restart leaves commits readable in the page cache and
-            # not on the disk, for good.  Nothing is served until all of it was written afresh.
             busy = self._db.execute("pragma wal_checkpoint(truncate)").fetchone()[0]
         except SQLITE_ERRORS as error:
             raise store_error(error, "begin_term") from error
         if busy:
             raise StoreFailed(f"another process has read the store for {BUSY_S} s")
-        while self.sweep(head.term):
-            pass
-        return TableState(head, checkpoint, log)
 
     def append(self, records: Sequence[LogRecord]) -> int:
         """Commit the records in one transaction, up to the first illegal one: how many."""
-        done = 0
+        done = frames = 0
         with self._transaction("append"):
             head = read_head(self._db)
             for term, number, body in records:
@@ -356,10 +428,11 @@ class SqliteFile:
                     "insert into log (number, term, chain, body) values (?, ?, ?, ?)",
                     (number, term, head.chain, body),
                 )
-                self._frames += 2 + len(body) // _FRAME_BYTES
+                frames += 2 + len(body) // _FRAME_BYTES
                 done += 1
             if done:
                 self._write_head(head)
+        self._frames += frames
         return done
 
     def stage(self, term: int, pages: Mapping[int, bytes]) -> None:

@@ -7,11 +7,16 @@ after the transaction before was synced.  So a bad frame is damage if a frame of
 transaction of the same WAL exists.  Not seen here: damage within the last transaction, which looks
 like its tear; an older table is what that leaves, and the stamps of containers tell.
 
+That holds as long as nothing but the last transaction's frames lies behind the ones committed.
+`cut_unfinished` takes away what a transaction has left that found no room: behind a shorter one
+that is torn later, its frames would pass for damage.
+
 Format: https://www.sqlite.org/fileformat2.html, section 4.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 from array import array
@@ -20,6 +25,7 @@ from typing import NamedTuple
 
 _HEADER = struct.Struct(">8I")
 _FRAME = struct.Struct(">6I")
+_SALTS_AT = 16
 _MAGIC = 0x377F0682  # the lowest bit says that checksums are over big-endian words
 
 
@@ -78,6 +84,52 @@ def _frames(data: bytes, page_bytes: int) -> list[_Frame]:
         page, after, salt_1, salt_2, sum_1, sum_2 = _FRAME.unpack_from(data, at)
         found.append(_Frame(page, after, (salt_1, salt_2), (sum_1, sum_2)))
     return found
+
+
+def cut_unfinished(path: str) -> None:
+    """Cut off what an unfinished transaction has left behind the last commit of the WAL at `path`.
+
+    For the process that has the store to itself, between two transactions: all commits in it are
+    whole then, and SQLite, which keeps their end in memory, goes on there.  Blocking; `OSError`.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        end = _end_of_commits(fd)
+        header = os.pread(fd, _FRAME.size, end)
+        salts = os.pread(fd, 8, _SALTS_AT)
+        # Whatever else lies there is of an earlier round, and known as such by its salts.
+        if end and header[8:16] == salts:
+            os.ftruncate(fd, end)
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _end_of_commits(fd: int) -> int:
+    """Where the last whole commit ends; 0 where there is no header."""
+    header = os.pread(fd, _HEADER.size, 0)
+    if len(header) < _HEADER.size:
+        return 0
+    magic, _, page_bytes, _, *salts, sum_1, sum_2 = _HEADER.unpack(header)
+    step: int = _FRAME.size + page_bytes
+    sums = [(sum_1, sum_2)]
+    commits = []
+    for number in range((os.fstat(fd).st_size - _HEADER.size) // step):
+        at = _HEADER.size + number * step
+        _, after, salt_1, salt_2, *own = _FRAME.unpack(os.pread(fd, _FRAME.size, at))
+        if [salt_1, salt_2] != salts:
+            break
+        if after:
+            commits.append(number)
+        sums.append((own[0], own[1]))
+    # The last one may be what found no room: its header is there, the page is not.
+    for number in reversed(commits):
+        at = _HEADER.size + number * step
+        data = os.pread(fd, step, at)
+        running = _sum(data[:8], bool(magic & 1), sums[number])
+        if _sum(data[_FRAME.size :], bool(magic & 1), running) == sums[number + 1]:
+            return at + step
+    return _HEADER.size
 
 
 def _later_transaction(frames: list[_Frame], bad: int, salts: tuple[int, int]) -> bool:

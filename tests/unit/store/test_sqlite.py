@@ -321,14 +321,14 @@ def test_after_a_failure_of_unknown_outcome_nothing_more_is_done(
         await store.begin_term()
         await store.append(1, 1, b"before")
 
-        def full(*_: object) -> None:
-            error = sqlite3.OperationalError("database or disk is full")
-            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        def failing(*_: object) -> None:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
             raise error
 
         with monkeypatch.context() as patched:
-            patched.setattr(SqliteFile, "_write_head", full)
-            with pytest.raises(StoreFailed, match="full"):
+            patched.setattr(SqliteFile, "_write_head", failing)
+            with pytest.raises(StoreFailed, match="I/O error"):
                 await store.append(1, 2, b"unknown")
         for call in (store.append(1, 2, b""), store.newest_term(), store.begin_term()):
             with pytest.raises(StoreFailed, match="failed before"):

@@ -103,9 +103,22 @@ def _full_pools(c: Controller) -> Iterator[str]:
             yield f"{which} {1 - share:.0%} full"
 
 
+def _store_without_room(c: Controller) -> Iterator[str]:
+    """Commits find no room: since when, and how much waits for them."""
+    full = c.store.no_room()
+    if full is None:
+        return
+    waiting = sum(any(wait.kind == "commit" for wait in work.waits) for work in c.waits.works)
+    yield (
+        f"the file system of the store ({full.path}) has been full for {full.for_s:.0f} s: "
+        f"{waiting} thing{'s' * (waiting != 1)} wait{'s' * (waiting == 1)} for a commit, other "
+        f"I/O goes on; free some space there and what waits goes on by itself"
+    )
+
+
 def _problems(c: Controller) -> list[str]:
     """What an operator should look at, one sentence each."""
-    said = []
+    said = [*_store_without_room(c)]
     for peer in c.peers.values():
         disks = [c.table.disks[d] for d in c.table.disks_of(peer.incarnation)]
         if peer.state.value in ("absent", "lost") and disks:

@@ -84,7 +84,7 @@ def waited_for(c: Controller, wait: Wait) -> str:
         assert isinstance(what, int)
         return f"blocks at {c.table.name_of(what)} that others hold"
     if wait.kind == "commit":
-        return "a commit to the store"
+        return "a commit to the store" + " (no room there)" * (c.store.no_room() is not None)
     return str(what)
 
 
