@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from segue.controller.api.latency import latency_of
+from segue.controller.api.status import _store_without_room
 from segue.controller.api.waits import stuck
 from segue.controller.changes import Detached
 from segue.controller.commits import TermEnded
@@ -273,6 +274,40 @@ def test_clean_io_goes_on_for_the_lease_without_a_controller(stage: Build) -> No
     s.wait(late.done, "the read is not answered")
     assert late.result() == 0
     end(s)
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_full_store_makes_commits_wait_and_nothing_else(stage: Build, crash: bool) -> None:
+    """P6 and P9: the term lives, leases are renewed, first touches are answered; so do starts."""
+    s = stage(settings=settings(lease_s=2.0))
+    host, other = through(s, 0), through(s, 1)
+    assert done(s, host, "write", 0, 8) == 0
+    assert done(s, other, "read", 0, 8) == 0
+    s.store.full_until_ns = s.world.now_ns + 100 * SECOND
+    number = s.store.number
+    waiting = other.do("write", SEGMENT, 8)
+    for _ in range(60):
+        assert done(s, host, "write", 0, 8) == 0
+        s.world.run_for(SECOND // 10)
+    # A first touch; then one who asks where a commit is under way.
+    assert done(s, host, "read", 3 * SEGMENT, 8) == 0
+    late = host.do("read", SEGMENT, 8)
+    if crash:
+        s.office.terms[-1].process.kill()
+        s.world.run_for(10 * SECOND)
+        assert len(s.office.terms) == 2
+        assert s.office.terms[-1].process.alive
+    else:
+        [said] = _store_without_room(s.controller)
+        assert "full for 6 s: 1 thing waits" in said
+        assert len(s.office.terms) == 1
+    assert s.store.number == number
+    assert not waiting.done()
+    s.store.full_until_ns = 0
+    s.wait(lambda: waiting.done() and late.done(), "what waited is not answered")
+    assert waiting.result() == late.result() == 0
+    end(s)
+    assert s.controller.store.no_room() is None
 
 
 def test_power_loss_keeps_what_fua_and_flush_acknowledged(stage: Build) -> None:

@@ -397,6 +397,12 @@ class Faults:
         self._count("failing_store")
         self.store.fail_until_ns = self.world.now_ns + self._some_ns(20 * MS, SECOND)
 
+    def full_store(self) -> None:
+        """Commits find no room for a while, longer than a lease now and then."""
+        self._count("full_store")
+        until_ns = self.world.now_ns + self._some_ns(20 * MS, 2 * self.lease_ns)
+        self.store.full_until_ns = until_ns
+
     def power_loss(self) -> None:
         """Everything at once."""
         self._count("power_loss")
@@ -556,6 +562,7 @@ KINDS: dict[str, Callable[[Faults], None]] = {
     "failing_container": Faults.failing_container,
     "slow_store": Faults.slow_store,
     "failing_store": Faults.failing_store,
+    "full_store": Faults.full_store,
     "power_loss": Faults.power_loss,
     "ambush_controller": Faults.ambush_controller,
     "ambush_failpoint": Faults.ambush_failpoint,

@@ -79,6 +79,7 @@ THEMES = (
             "missing_container",
             "slow_store",
             "failing_store",
+            "full_store",
         ),
         {"trim": 15},
     ),

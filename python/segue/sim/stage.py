@@ -225,6 +225,7 @@ class Stage:
     def mend(self) -> None:
         """Nothing is slow, cut or stopped any more, and what is dead is started."""
         self.network.slow_until_ns = self.store.slow_until_ns = self.store.fail_until_ns = 0
+        self.store.full_until_ns = 0
         self.network.partitioned.clear()
         for medium in self.media.values():
             medium.heal()

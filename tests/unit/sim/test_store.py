@@ -88,3 +88,41 @@ def test_failed_call_is_of_unknown_outcome_and_ends_the_connection() -> None:
         task.result()
         happened.add(disk.number - len(returned))
     assert happened == {0, 1}
+
+
+def test_a_full_store_holds_what_needs_room_in_its_order() -> None:
+    world = World(5)
+    disk = StoreDisk(world)
+    process = world.process("c")
+
+    async def body(store: SimStore) -> int:
+        loaded = await store.begin_term()
+        disk.full_until_ns = world.now_ns + SECOND
+        waiting = [asyncio.ensure_future(store.append(loaded.term, n, b"x")) for n in (1, 2, 3)]
+        while store.no_room() is None:
+            assert await store.newest_term() == loaded.term
+        await asyncio.gather(*waiting)
+        return world.now_ns
+
+    task = process.run(body(disk.open(process)))
+    assert world.run_until(task.done, 2 * SECOND)
+    assert task.result() >= SECOND
+    assert [record.number for record in disk.log] == [1, 2, 3]
+
+
+def test_what_a_dead_process_held_for_lack_of_room_never_happens() -> None:
+    world = World(6)
+    disk = StoreDisk(world)
+    process = world.process("c")
+
+    async def body(store: SimStore) -> None:
+        loaded = await store.begin_term()
+        disk.full_until_ns = world.now_ns + SECOND
+        await store.append(loaded.term, 1, b"x")
+
+    process.run(body(disk.open(process)))
+    world.run_for(SECOND // 2)
+    process.kill()
+    world.run_for(2 * SECOND)
+    assert disk.term == 1
+    assert disk.log == []
