@@ -152,9 +152,17 @@ class Shell:
 
     def try_to(self, command: str) -> str:
         """What it prints to a command, which may fail."""
+        self.begin(command)
+        return self.ended()
+
+    def begin(self, command: str) -> None:
+        """Say a command that may take long; `ended` comes next."""
         assert self._process.stdin is not None
         self._process.stdin.write(command.encode() + b"\n")
         self._process.stdin.flush()
+
+    def ended(self) -> str:
+        """What it has printed when the command is done."""
         return self._answer()
 
     def close(self) -> None:
