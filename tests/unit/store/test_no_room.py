@@ -262,6 +262,24 @@ def test_sqlite_that_cannot_make_its_index_at_the_start(
     asyncio.run(SqliteStore(str(tmp_path / "segue.db")).close())
 
 
+def test_a_store_is_opened_only_where_its_index_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of it that found none when it is first written would end the process."""
+    path = tmp_path / "segue.db"
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite, "lacks_room", lambda _: True)
+        with pytest.raises(StoreFull):
+            SqliteStore(str(path))
+    assert list(tmp_path.iterdir()) == []
+
+    async def scenario(store: SqliteStore) -> None:
+        index = os.stat(store.path + "-shm")
+        assert min(index.st_size, index.st_blocks * 512) >= sqlite_file.INDEX_BYTES
+
+    run(scenario, tmp_path)
+
+
 def test_files_of_ours_that_find_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not lacks_room(str(tmp_path))
 
