@@ -383,13 +383,16 @@ def grown_halfway(stage: Stage, sectors: int) -> Request:
     older.process.run(ask_in_vain())
     stage.wait(lambda: bool(zeroing(stage)), "nothing is zeroed")
     [request] = zeroing(stage)
-    request.stuck_until_ns = stage.world.now_ns + 4 * SECOND
+    request.stuck_until_ns = stage.world.now_ns + 10 * SECOND
     older.process.pause()
-    stage.world.call_in(5 * SECOND, older.process.resume)
+    stage.world.call_in(11 * SECOND, older.process.resume)
     stage.office.start()
     for wire in list(stage.network.wires):
         wire.cut()
     stage.wait(lambda: stage.office.serving is not None, "no newer controller serves")
+    peers = stage.controller.peers
+    present = PeerState.PRESENT
+    stage.wait(lambda: all(p.state is present for p in peers.values()), "an agent is not back")
     return request
 
 
@@ -484,18 +487,18 @@ def test_freed_location_waits_for_the_fence_of_a_dead_agent(stage: Build) -> Non
     one, two = through(s, 0), through(s, 1)
     one.gives_up = 1.0
     assert done(s, one, "write", 0, 8) == 0
-    medium(s).slow_until_ns = 1000 * SECOND
-    while not any(r.holder is s.agent(0).plane.holder for r in medium(s).under_way.values()):
-        lost = one.do("write", 0, 8)
-        s.world.run_for(MS)
+    lost = one.do("write", 0, 8)
+    s.wait(lambda: writing(s, commanded=False), "the write has not started")
+    [request] = medium(s).under_way.values()
+    request.stuck_until_ns = s.world.now_ns + 6 * SECOND
     s.agent(0).process.kill()
     s.wait(lost.done, "the host does not see that its agent died")
     assert lost.result() == LOST
-    medium(s).slow_until_ns = 0
     assert done(s, two, "trim", 0, SEGMENT) == 0
     while (errno := done(s, two, "write", SEGMENT, 8)) == ENOSPC:
         s.world.run_for(20 * MS)
     assert errno == 0
+    assert s.world.now_ns >= request.stuck_until_ns
     s.machines[0].boot_when_over()
     end(s)
 

@@ -404,8 +404,8 @@ class Medium:
     def _died(self, process: Process) -> None:
         self._watched_deaths.discard(id(process))
         for serial, request in list(self.under_way.items()):
-            if request.holder.process is not process or request.stuck_until_ns:
-                continue  # what is stuck is in the device
+            if request.holder.process is not process or self.world.now_ns < request.stuck_until_ns:
+                continue  # what the device holds stays there
             if self.world.rng.random() < 0.3:
                 request.dropped = True
                 del self.under_way[serial]
