@@ -13,7 +13,8 @@ from segue.sim.host import ESHUTDOWN, LOST
 from segue.sim.loop import MS, SECOND
 from segue.sim.oracle import Disk
 from segue.sim.stage import DiskPlan, MediumPlan, Stage, settings
-from tests.sim.test_incidents import done, end, medium, through
+from tests.sim.test_incidents import done, end, medium, through, writing
+from tests.sim.test_movement import resized
 from tests.sim.test_verbs import outcomes
 
 Build = Callable[..., Stage]
@@ -181,4 +182,23 @@ def test_a_disk_whose_agent_died_may_be_deleted_when_that_is_known(stage: Build)
     assert "hosts had it open at agent a1, which is lost" in delete_of(s, s.oracles[1])
     process.kill()
     s.wait(lambda: delete_of(s, s.oracles[1]) == "ok", "the disk is not deleted")
+    end(s)
+
+
+def test_a_disk_shrinks_under_a_write(stage: Build) -> None:
+    """What lay there is free when no agent may reach it and the write has ended; then it grows."""
+    s = stage(disks=[DiskPlan(sectors=2 * SEGMENT)], media=[MediumPlan(segments=2)])
+    one, two = through(s, 0), through(s, 1)
+    assert done(s, one, "write", SEGMENT, SEGMENT) == 0
+    assert done(s, two, "read", SEGMENT, 8) == 0
+    write = one.do("write", SEGMENT, 8)
+    s.wait(lambda: writing(s, commanded=False), "the write has not started")
+    [late] = medium(s).under_way.values()
+    late.stuck_until_ns = s.world.now_ns + SECOND // 2
+    resized(s, SEGMENT)
+    assert s.world.now_ns >= late.stuck_until_ns
+    assert done(s, one, "write", 0, 8) == 0
+    resized(s, 2 * SEGMENT)
+    assert done(s, two, "read", SEGMENT, SEGMENT) == 0
+    assert write.result() == 0
     end(s)

@@ -529,6 +529,24 @@ def test_unclean_locations_never_show_what_was_there(stage: Build, block_sectors
     end(s)
 
 
+def test_two_writes_within_one_write_unit_are_both_kept(stage: Build) -> None:
+    """The first reads the unit to merge it; the second waits until it has written it."""
+    media = [MediumPlan(segments=12, write_unit_bytes=4096)]
+    s = stage(media=media, disks=[DiskPlan(6 * SEGMENT, block_sectors=1)], agents=1)
+    host = through(s, 0)
+    assert done(s, host, "write", 0, 8) == 0
+    one = host.do("write", 1, 1)
+    s.wait(lambda: writing(s, commanded=False), "the unit is not written")
+    [late] = medium(s).under_way.values()
+    late.stuck_until_ns = s.world.now_ns + SECOND // 2
+    two = host.do("write", 5, 2)
+    s.wait(lambda: one.done() and two.done(), "a write is not answered")
+    assert (one.result(), two.result()) == (0, 0)
+    assert s.world.now_ns >= late.stuck_until_ns
+    assert done(s, host, "read", 0, 8) == 0
+    end(s)
+
+
 def test_zeroes_that_nothing_flushed_do_not_count_after_power_loss(stage: Build) -> None:
     """The copier has zeroed, the table is checkpointed, the power goes: old bytes stay hidden."""
     eager = msgspec.structs.replace(settings(), checkpoint_log_bytes=1, copy_piece_bytes=4096)

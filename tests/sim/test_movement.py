@@ -414,6 +414,22 @@ def test_a_write_cut_off_before_its_bit_has_one_place_to_be_read_from(stage: Bui
     end(s)
 
 
+def test_a_write_waits_for_the_piece_that_is_being_copied(stage: Build) -> None:
+    """The copier would write what it has read over it (rule 12)."""
+    s = stage(media=TWO, settings=SLOW)
+    host, under_way = through(s, 0), medium(s, 1).under_way
+    written(s, host, 1)
+    ask(s, move_disk, "vd0", "m1", bandwidth=50_000)
+    s.wait(lambda: moving(s), "nothing moves")
+    assert done(s, host, "write", SEGMENT - 8, 8) == 0, "the source is closed from here on"
+    s.wait(lambda: any(r.tag == ("copy",) for r in under_way.values()), "nothing is copied")
+    [late] = under_way.values()
+    late.stuck_until_ns = s.world.now_ns + 2 * SECOND
+    assert done(s, host, "write", late.sector % SEGMENT, 3) == 0
+    assert s.world.now_ns >= late.stuck_until_ns
+    end(s)
+
+
 def test_a_source_closed_for_a_write_is_no_neighbour_of_a_first_touch(stage: Build) -> None:
     """A read just before it while the write is under way: its agent gets no word of the source."""
     s = stage(media=TWO, settings=SLOW)
