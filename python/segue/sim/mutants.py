@@ -2,9 +2,11 @@
 
 Every `Mutation` of `mutations.py` is a textual patch.  For each, the tree is copied to a temporary
 folder, the patch applied there, the native module built if the patch is in Rust (in a target folder
-of its own, kept between runs), and seeds and the scripted incidents are run until one fails.  A
-mutation that nothing catches is an error, and so is a patch whose text is not found exactly once:
-it must be brought up to date.
+of its own, kept between runs), and the scripted incidents are run until one fails.  A mutation that
+none catches is an error, whatever seeds make of it: those draw other worlds after the next change.
+So is a patch whose text is not found exactly once: it must be brought up to date.
+
+With ``--seeds`` it counts instead how many of so many drawn worlds catch each: how far chance goes.
 """
 
 from __future__ import annotations
@@ -16,18 +18,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from segue.sim.mutations import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parents[3]
 COPIED = ("python", "tests/sim", "crates", "Cargo.toml", "Cargo.lock", "pyproject.toml")
-FIRST_SEEDS = 60
 INCIDENTS = tuple(
-    f"tests/sim/test_{name}.py" for name in ("incidents", "movement", "disks", "verbs")
+    f"tests/sim/test_{name}.py" for name in ("incidents", "fences", "movement", "disks", "verbs")
 )
 NATIVE = Path("python/segue/_native.abi3.so")
+BUILDING = threading.Lock()
+"""All builds use one target folder."""
 
 
 class Stale(Exception):
@@ -38,9 +44,9 @@ def main() -> int:
     """Runs all mutations, or those named."""
     parser = argparse.ArgumentParser(prog="python -m segue.sim.mutants", description=__doc__)
     parser.add_argument("names", nargs="*", help="mutations to run (default: all)")
-    parser.add_argument("--seeds", type=int, default=400, help="most seeds for each (default 400)")
+    parser.add_argument("--seeds", type=int, default=0, help="count how many of so many seeds fail")
     parser.add_argument("--start", type=int, default=0, help="the first seed (default 0)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes for each (default 1)")
+    parser.add_argument("--jobs", type=int, default=1, help="mutations at a time (default 1)")
     parser.add_argument("--list", action="store_true", help="only name them")
     options = parser.parse_args()
     chosen = [m for m in MUTATIONS if not options.names or m.name in options.names]
@@ -49,17 +55,22 @@ def main() -> int:
         parser.error(f"no mutation is called {', '.join(sorted(missing))}")
     if options.list:
         for mutation in chosen:
-            print(f"{mutation.name:32} {mutation.path}")
+            print(f"{mutation.name:44} {mutation.path}")
         return 0
-    bad = [m.name for m in chosen if not _survives_not(m, options)]
+    if found := _incident_that_fails(ROOT):
+        print(f"without any mutation: {found}")
+        return 1
+    with ThreadPoolExecutor(options.jobs) as pool:
+        caught = list(pool.map(partial(_is_caught, options), chosen))
+    bad = [m.name for m, was_caught in zip(chosen, caught, strict=True) if not was_caught]
     print(f"{len(chosen) - len(bad)} of {len(chosen)} mutations caught")
     if bad:
         print(f"NOT CAUGHT: {', '.join(bad)}")
     return 1 if bad else 0
 
 
-def _survives_not(mutation: Mutation, options: argparse.Namespace) -> bool:
-    """Whether the mutation is caught; prints how."""
+def _is_caught(options: argparse.Namespace, mutation: Mutation) -> bool:
+    """Whether the mutation is caught; prints by what."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="segue-mutant-") as folder:
         tree = Path(folder)
@@ -69,33 +80,33 @@ def _survives_not(mutation: Mutation, options: argparse.Namespace) -> bool:
             if mutation.path.startswith("crates/"):
                 _build(tree)
         except (Stale, subprocess.CalledProcessError) as error:
-            print(f"{mutation.name:32} ERROR: {error}", flush=True)
+            print(f"{mutation.name:44} ERROR: {error}", flush=True)
             return False
-        report, caught = _run(tree, options)
-    took = f"{time.monotonic() - began:.0f} s"
-    if not caught:
-        print(f"{mutation.name:32} SURVIVED {options.seeds} seeds, {took}", flush=True)
-        if "Traceback" in report:
-            print(report[-2000:])
-        return False
-    print(f"{mutation.name:32} {took}: {caught[:120]}", flush=True)
-    return True
-
-
-def _run(tree: Path, options: argparse.Namespace) -> tuple[str, str]:
-    """Some seeds, then the scripted incidents, then the other seeds: (output, what caught it)."""
-    some = min(FIRST_SEEDS, options.seeds)
-    report = ""
-    for start, seeds in ((0, some), (0, 0), (some, options.seeds - some)):
-        if seeds:
-            report = _run_seeds(tree, options.start + start, seeds, options.jobs)
-            found = re.search(r"^(seed \d+) FAILED: (.*)$", report, re.MULTILINE)
+        if options.seeds:
+            failed = _seeds_that_fail(tree, options.start, options.seeds)
+            found = f"{failed} of {options.seeds} seeds" if failed else ""
         else:
-            report = _python(tree, ["-m", "pytest", "-q", "-x", *INCIDENTS])
-            found = re.search(r"^(FAILED|ERROR) (.*)$", report, re.MULTILINE)
-        if found is not None:
-            return report, f"{found[1]}: {found[2]}"
-    return report, ""
+            found = _incident_that_fails(tree)
+    took = f"{time.monotonic() - began:.0f} s"
+    print(f"{mutation.name:44} {took}: {found or 'SURVIVED'}", flush=True)
+    return bool(found)
+
+
+def _incident_that_fails(tree: Path) -> str:
+    """The first incident that fails there, and why; empty if none does."""
+    report = _python(tree, ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *INCIDENTS])
+    if found := re.search(r"^(?:FAILED|ERROR) tests/sim/(.*)$", report, re.MULTILINE):
+        return found[1]
+    if re.search(r"^\d+ passed", report, re.MULTILINE):
+        return ""
+    raise RuntimeError(f"the incidents were not run:\n{report}")
+
+
+def _seeds_that_fail(tree: Path, start: int, seeds: int) -> int:
+    report = _python(
+        tree, ["-m", "segue.sim", f"--seeds={seeds}", f"--start={start}", "--keep-going"]
+    )
+    return len(re.findall(r"^seed \d+ FAILED: ", report, re.MULTILINE))
 
 
 def _copy_tree(tree: Path) -> None:
@@ -119,6 +130,11 @@ def _apply(mutation: Mutation, tree: Path) -> None:
 
 def _build(tree: Path) -> None:
     """Builds the copy's native module."""
+    with BUILDING:
+        _build_alone(tree)
+
+
+def _build_alone(tree: Path) -> None:
     target = Path(os.environ.get("SEGUE_MUTANTS_TARGET", ROOT / "target" / "mutants"))
     # Cargo trusts file times, and every copy lies elsewhere: mark the crates as new.
     for source in (tree / "crates").rglob("*.rs"):
@@ -129,14 +145,8 @@ def _build(tree: Path) -> None:
     shutil.copy2(target / "debug" / "lib_native.so", tree / NATIVE)
 
 
-def _run_seeds(tree: Path, start: int, seeds: int, jobs: int) -> str:
-    return _python(
-        tree, ["-m", "segue.sim", f"--seeds={seeds}", f"--start={start}", f"--jobs={jobs}"]
-    )
-
-
 def _python(tree: Path, arguments: list[str]) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(tree / "python")}
+    environment = {**os.environ, "PYTHONPATH": str(tree / "python"), "COLUMNS": "160"}
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=tree,
