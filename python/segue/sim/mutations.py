@@ -88,6 +88,12 @@ MUTATIONS: list[Mutation] = [
         "    if holder in c.table.fences:\n        return Ending.SESSIONS\n",
     ),
     Mutation(
+        "replaced-agents-may-begin-again",
+        CONTROLLER + "fences.py",
+        "see `agents._refusal`.\n            return Ending.FOREVER\n",
+        "see `agents._refusal`.\n            return Ending.SESSIONS\n",
+    ),
+    Mutation(
         "nothing-lingers-after-a-lease",
         CONTROLLER + "fences.py",
         "c.old_leases_until_ns) + linger\n",
