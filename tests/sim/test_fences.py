@@ -1,4 +1,4 @@
-"""Who is gone, or seems so, and may still have I/O under way: what waits for its end (rules 3, 5, 8).
+"""Who is gone, or seems so, and may still have I/O under way: what waits for its end (rules 5, 8).
 
 In most of them a request in a device outlives the lease, or the process, of whoever sent it.
 """
