@@ -36,8 +36,8 @@ BUILDING = threading.Lock()
 """All builds use one target folder."""
 
 
-class Stale(Exception):
-    """The patch no longer applies."""
+class Unusable(Exception):
+    """The patch no longer applies, or what it leaves does not run at all."""
 
 
 def main() -> int:
@@ -79,14 +79,10 @@ def _is_caught(options: argparse.Namespace, mutation: Mutation) -> bool:
             _apply(mutation, tree)
             if mutation.path.startswith("crates/"):
                 _build(tree)
-        except (Stale, subprocess.CalledProcessError) as error:
+            found = _seeds_that_fail(tree, options) if options.seeds else _incident_that_fails(tree)
+        except (Unusable, subprocess.CalledProcessError) as error:
             print(f"{mutation.name:44} ERROR: {error}", flush=True)
             return False
-        if options.seeds:
-            failed = _seeds_that_fail(tree, options.start, options.seeds)
-            found = f"{failed} of {options.seeds} seeds" if failed else ""
-        else:
-            found = _incident_that_fails(tree)
     took = f"{time.monotonic() - began:.0f} s"
     print(f"{mutation.name:44} {took}: {found or 'SURVIVED'}", flush=True)
     return bool(found)
@@ -95,18 +91,19 @@ def _is_caught(options: argparse.Namespace, mutation: Mutation) -> bool:
 def _incident_that_fails(tree: Path) -> str:
     """The first incident that fails there, and why; empty if none does."""
     report = _python(tree, ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *INCIDENTS])
-    if found := re.search(r"^(?:FAILED|ERROR) tests/sim/(.*)$", report, re.MULTILINE):
+    if found := re.search(r"^FAILED tests/sim/(.*)$", report, re.MULTILINE):
         return found[1]
     if re.search(r"^\d+ passed", report, re.MULTILINE):
         return ""
-    raise RuntimeError(f"the incidents were not run:\n{report}")
+    raise Unusable(f"no incident runs:\n{report[-2000:]}")
 
 
-def _seeds_that_fail(tree: Path, start: int, seeds: int) -> int:
-    report = _python(
-        tree, ["-m", "segue.sim", f"--seeds={seeds}", f"--start={start}", "--keep-going"]
-    )
-    return len(re.findall(r"^seed \d+ FAILED: ", report, re.MULTILINE))
+def _seeds_that_fail(tree: Path, options: argparse.Namespace) -> str:
+    """How many of the seeds asked for fail there; empty if none does."""
+    seeds = f"--seeds={options.seeds}", f"--start={options.start}"
+    report = _python(tree, ["-m", "segue.sim", "--keep-going", *seeds])
+    failed = len(re.findall(r"^seed \d+ FAILED: ", report, re.MULTILINE))
+    return f"{failed} of {options.seeds} seeds" if failed else ""
 
 
 def _copy_tree(tree: Path) -> None:
@@ -124,7 +121,7 @@ def _apply(mutation: Mutation, tree: Path) -> None:
     text = path.read_text()
     found = text.count(mutation.old)
     if found != 1:
-        raise Stale(f"its text occurs {found} times in {mutation.path}: bring the patch up to date")
+        raise Unusable(f"its text occurs {found} times in {mutation.path}: bring it up to date")
     path.write_text(text.replace(mutation.old, mutation.new))
 
 
