@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from segue.controller.peer import PeerState
 from segue.controller.procedures.job_verbs import drain_container
 from segue.controller.procedures.verbs import create_disk, delete_disk, rename_disk
 from segue.sim.containers import SECTOR_BYTES
@@ -94,9 +95,18 @@ def test_an_agent_comes_back_while_its_disk_is_being_deleted(stage: Build) -> No
     process = s.agent(0).process
     process.pause()
     s.world.run_for(3 * SECOND)
-    s.store.slow_until_ns = s.world.now_ns + 2 * SECOND
+    lost, store = s.controller.peers[s.agent(0).incarnation], s.controller.store
+    assert lost.state is PeerState.LOST
+    append = store.append
+
+    async def append_when_it_is_back(term: int, number: int, body: bytes) -> None:
+        while lost.state is not PeerState.PRESENT:
+            await lost.changed()
+        await append(term, number, body)
+
+    store.append = append_when_it_is_back  # type: ignore[method-assign]
     s.admin.disks.delete([s.oracles[1]])
-    s.world.run_for(MS)
+    s.world.run_for(10 * MS)
     process.resume()
     flushes = [one.do("flush") for _ in range(3)]
     s.wait(lambda: not s.admin.busy, "the disk is not deleted")

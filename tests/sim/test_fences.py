@@ -122,6 +122,7 @@ def test_who_cannot_be_asked_is_waited_for_until_its_lease_is_over(stage: Build)
     host, two, agent = through(s, 0), through(s, 1), s.agent(0)
     assert done(s, two, "read", 0, 8) == 0
     assert done(s, host, "write", 0, 8) == 0
+    s.world.run_for(SECOND)
     s.network.partitioned[agent.process.name] = s.world.now_ns + 3 * SECOND
     for wire in list(s.network.wires):
         wire.cut()
