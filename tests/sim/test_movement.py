@@ -195,6 +195,25 @@ def test_a_lost_agent_that_still_writes_is_waited_for(stage: Build) -> None:
     end(s)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_movement_waits_for_a_write_of_any_agent(stage: Build, number: int) -> None:
+    """It is begun when nobody writes at what becomes the source (rule 4)."""
+    s = stage(media=TWO)
+    hosts, under_way = [through(s, 0), through(s, 1)], medium(s, 0).under_way
+    for host in hosts:
+        assert done(s, host, "write", 0, SEGMENT) == 0
+    write = hosts[number].do("write", 8, 8)
+    s.wait(lambda: bool(under_way), "the write has not started")
+    [late] = under_way.values()
+    late.stuck_until_ns = s.world.now_ns + SECOND // 2
+    ask(s, move_disk, "vd0", "m1")
+    s.wait(lambda: moving(s), "nothing moves")
+    assert s.world.now_ns >= late.stuck_until_ns
+    s.wait(lambda: no_job(s), "the job does not end")
+    assert write.result() == 0
+    end(s)
+
+
 def test_a_full_destination_is_named_and_waited_for(stage: Build) -> None:
     s = stage(media=[MediumPlan(segments=12), MediumPlan(segments=2)], agents=1)
     host = through(s, 0)

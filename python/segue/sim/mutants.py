@@ -29,7 +29,8 @@ from segue.sim.mutations import MUTATIONS, Mutation
 ROOT = Path(__file__).resolve().parents[3]
 COPIED = ("python", "tests/sim", "crates", "Cargo.toml", "Cargo.lock", "pyproject.toml")
 INCIDENTS = tuple(
-    f"tests/sim/test_{name}.py" for name in ("incidents", "fences", "movement", "disks", "verbs")
+    f"tests/sim/test_{name}.py"
+    for name in ("incidents", "fences", "blocks", "movement", "disks", "verbs")
 )
 NATIVE = Path("python/segue/_native.abi3.so")
 BUILDING = threading.Lock()
