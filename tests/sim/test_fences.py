@@ -48,7 +48,7 @@ def test_a_disk_is_deleted_while_a_lost_agent_still_writes(stage: Build) -> None
     """Nobody gets the place where it lay before that write has ended."""
     s = stage(disks=TWO_DISKS, media=[MediumPlan(segments=1)])
     late = lost_writing(s, disk=1)
-    ask(s, delete_disk(s.controller, "vd1"))
+    ask(s, delete_disk(s.controller, "vd1", force=True))
     assert written_when_free(s) >= late.stuck_until_ns
     s.oracles.pop()
     end(s)
@@ -147,4 +147,30 @@ def test_an_incarnation_that_was_replaced_is_shut_out_for_good(stage: Build) -> 
     assert done(s, through(s, 0, "next"), "write", 0, 8) == 0
     assert old.process.now_ns() < old.lease_until_ns
     assert old.incarnation in remote.shut_out
+    end(s)
+
+
+def test_who_is_replaced_elsewhere_is_waited_for_until_its_lease_is_over(stage: Build) -> None:
+    """Shut out of its server it still answers from entries that are zero, as it may until then."""
+    plan = settings(lease_s=8.0)
+    s = stage(media=[MediumPlan(4, place=FENCED)], settings=plan, agents=1)
+    host, old = through(s, 0), s.agent(0)
+    assert done(s, host, "write", 0, 8) == 0
+    assert done(s, host, "read", 2 * SEGMENT, 8) == 0
+    old.process.pause()
+    for wire in list(s.network.wires):
+        wire.cut()
+    s.machines.append(s._machine("a1"))
+    s.machines[1].boot()
+    write = through(s, 1, "next").do("write", 2 * SEGMENT, 8)
+    s.world.run_for(SECOND)
+    old.process.resume()
+    while old.process.now_ns() < old.lease_until_ns:
+        assert not write.done()
+        host.do("read", 2 * SEGMENT, 8)
+        s.world.run_for(50 * MS)
+    s.wait(write.done, "the disk is not opened where its agent is now")
+    assert write.result() == 0
+    old.process.kill()
+    s.machines.pop(0)
     end(s)

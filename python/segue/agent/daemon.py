@@ -14,7 +14,6 @@ import asyncio
 import logging
 import os
 import random
-import secrets
 import signal
 from typing import Any
 from urllib.parse import quote
@@ -25,12 +24,12 @@ from segue.agent.session import Phase, Session
 from segue.agent.trace import Trace
 from segue.controller.ports import LinkClosed
 from segue.limits import allow_descriptors
+from segue.wire.incarnation import Place
 from segue.wire.link import Address, Link, connect
 from segue.wire.messages import ControllerMessage, decode_from_controller
 
 log = logging.getLogger("segue.agent")
 
-INCARNATION_BITS = 61
 SECOND_NS = 1_000_000_000
 CONNECT_TIMEOUT_S = 5.0
 FIRST_PAUSE_S = 0.02
@@ -52,7 +51,10 @@ class Agent:
     def __init__(self, config: AgentConfig) -> None:
         self._config = config
         allow_descriptors(config.connections + OTHER_DESCRIPTORS)
-        incarnation = secrets.randbits(INCARNATION_BITS) or 1
+        self._place = Place(config.name, config.controller)
+        if not self._place.is_own:
+            log.warning("event=place_taken name=%s: another agent of that name lives", config.name)
+        incarnation = self._place.incarnation()
         timeout_ns = round(config.host_timeout_s * SECOND_NS)
         self._plane = _native.DataPlane(
             incarnation=incarnation,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from segue import failpoints
 from segue.controller.changes import AgentKnown, Detached, Returned
 from segue.controller.commits import TermEnded
+from segue.controller.fences import is_remote
 from segue.controller.peer import Fault, Peer, PeerLost, PeerState, SessionLost
 from segue.controller.ports import Link, LinkClosed
 from segue.controller.procedures.attach import (
@@ -36,6 +37,7 @@ from segue.controller.restrict import (
     resize_table,
     set_containers,
 )
+from segue.wire.incarnation import INCARNATION_BITS, same_place
 from segue.wire.messages import (
     MAX_FAULTS,
     PROTOCOL_VERSION,
@@ -63,7 +65,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("segue.controller.agents")
 
-INCARNATION_BITS = 61
 MAX_GREETING = 64
 """Links whose hello has not come; each may hold one frame of up to 16 MiB."""
 MAX_AGENTS = 4096
@@ -386,6 +387,9 @@ async def _proven_dead(c: Controller, peer: Peer) -> bool:
     Locks that it once had and that are gone prove its death, lease or not.  Where it may never
     have had them (`TableMade`) its lease must end first: an older term's grants can still reach
     it.  One that holds no table has nothing to prove.
+
+    While its lease runs that its I/O has ended is not enough: from entries that are zero it answers
+    without any.  Its process must have ended.
     """
     if peer.attaching:
         return False
@@ -395,8 +399,8 @@ async def _proven_dead(c: Controller, peer: Peer) -> bool:
     disks = [c.table.disks[number] for number in numbers]
     if not peer.gone and not all(disk.containers for disk in disks):
         return False  # a disk that lies nowhere (its container was removed) has no locks to miss
-    containers = {number for disk in disks for number in disk.containers}
-    containers |= c.table.quarantined_at(peer.incarnation)
+    mapped = {number for disk in disks for number in disk.containers}
+    containers = mapped | c.table.quarantined_at(peer.incarnation)
     was_gone, session = peer.gone, peer.session
     for number in sorted(containers - peer.proven):
         ended = await c.fence_ended_everywhere(peer.incarnation, [number])
@@ -406,8 +410,9 @@ async def _proven_dead(c: Controller, peer: Peer) -> bool:
         if peer.gone and peer.session == session:
             _end_apart(c, peer)
         return False
+    if not peer.gone and numbers and not _process_ended(c, peer, mapped):
+        return False
     if peer.hearing is None:
-        mapped = {number for disk in disks for number in disk.containers}
         # By itself: what it waits for may wait for this incarnation's end.
         peer.hearing = c.spawn(_hear(c, peer, mapped))
     if not peer.hearing.done():
@@ -419,6 +424,21 @@ async def _proven_dead(c: Controller, peer: Peer) -> bool:
         return False
     await end_incarnation(c, peer, durably=bool(numbers or containers))
     return True
+
+
+def _process_ended(c: Controller, peer: Peer, mapped: set[int]) -> bool:
+    """Whether an incarnation whose I/O has ended, whatever showed that, has no process any more.
+
+    `mapped` is where the disks lie that it has.
+    """
+    rows = (c.table.containers[number].row for number in mapped if number in c.table.containers)
+    if any(not is_remote(row.uri) for row in rows):
+        return True  # its lock there, which it kept while it had the disk, is gone
+    return any(
+        other.name == peer.name and same_place(other.incarnation, peer.incarnation)
+        for other in c.peers.values()
+        if other is not peer and other.link is not None
+    )
 
 
 def _end_apart(c: Controller, peer: Peer) -> None:

@@ -16,6 +16,7 @@ from segue.sim.containers import Medium
 from segue.sim.loop import MS, SECOND, Handle, Process, World
 from segue.sim.network import End, Network
 from segue.sim.plane import Plane, Watch
+from segue.wire.incarnation import begun_at
 
 
 class Agent:
@@ -135,6 +136,7 @@ class Machine:
         self.park_limit_bytes = park_limit_bytes
         self.host_timeout_ns = host_timeout_ns
         self.offset_ns = world.rng.randrange(1, 10**6) * SECOND
+        self._place = world.rng.getrandbits(29)
         self.drift_ppm = world.rng.randint(-200, 200)
         self.incarnations: list[Agent] = []
         self.on_boot: list[Callable[[Agent], None]] = []
@@ -167,7 +169,7 @@ class Machine:
     def boot(self) -> Agent:
         """Starts the agent anew, at once."""
         assert self.alive is None
-        agent = Agent(self, self.world.rng.getrandbits(61))
+        agent = Agent(self, begun_at(self._place, self.world.rng.getrandbits(32)))
         self.incarnations.append(agent)
         self.world.log("boot", self.name, agent.incarnation)
         for react in self.on_boot:

@@ -247,33 +247,38 @@ class Checks:
         peers = [c.peers.get(change.incarnation) for c in self.controllers]
         if any(peer is not None and change.disk in peer.taking for peer in peers):
             self.count("disk taken from a lost agent")
-        for medium in self.media.values():
-            writes = [
-                request
-                for request in medium.acting()
-                if request.holder.fence == change.incarnation and request.kind == "write"
-            ]
-            for location, (disk, _) in self.replica.owner.items() if writes else ():
-                there, sectors = self.place(location)
-                if disk != change.disk or there is not medium:
-                    continue
-                for request in writes:
-                    if request.overlaps(sectors.start, len(sectors)):
-                        self.blame(
-                            1,
-                            f"disk {disk} is taken from {request.holder.name} with a write under "
-                            f"way at {self._name(location)}",
-                        )
+        for request in self._writes_to(change.disk):
+            if request.holder.fence == change.incarnation:
+                self.blame(
+                    1,
+                    f"disk {change.disk} is taken from {request.holder.name} with a write of it "
+                    f"under way",
+                )
 
     def _writes_of_others(self, disk: int, incarnation: int) -> list[Request]:
-        requests = (r for m in self.media.values() for r in m.under_way.values())
         return [
-            r
-            for r in requests
-            if r.kind == "write"
-            and isinstance(r.tag, Part)
-            and r.tag.io.disk == disk
-            and r.tag.plane.incarnation != incarnation
+            request
+            for request in self._writes_to(disk)
+            if isinstance(request.tag, Part) and request.tag.plane.incarnation != incarnation
+        ]
+
+    def _writes_to(self, disk: int) -> list[Request]:
+        """The writes under way where the disk lies: what it has let go of matters to it no more."""
+        requests = [r for m in self.media.values() for r in m.acting() if r.kind == "write"]
+        if not requests:
+            return []
+        places = [
+            self.place(location)
+            for location, (owner, _) in self.replica.owner.items()
+            if owner == disk
+        ]
+        return [
+            request
+            for request in requests
+            if any(
+                request.medium is medium and request.overlaps(sectors.start, len(sectors))
+                for medium, sectors in places
+            )
         ]
 
     def _check_table_made(self, change: TableMade) -> None:

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[3]
 COPIED = ("python", "tests/sim", "crates", "Cargo.toml", "Cargo.lock", "pyproject.toml")
 INCIDENTS = tuple(
     f"tests/sim/test_{name}.py"
-    for name in ("incidents", "fences", "blocks", "movement", "disks", "verbs")
+    for name in ("incidents", "fences", "blocks", "movement", "disks", "missing", "verbs")
 )
 NATIVE = Path("python/segue/_native.abi3.so")
 BUILDING = threading.Lock()

@@ -382,10 +382,41 @@ MUTATIONS: list[Mutation] = [
         "        while False:\n",
     ),
     Mutation(
+        "replaced-agents-count-as-ended-while-they-live",
+        CONTROLLER + "agents.py",
+        "    if not peer.gone and numbers and not _process_ended(c, peer, mapped):\n"
+        "        return False\n",
+        "",
+    ),
+    Mutation(
+        "disks-are-taken-from-lost-agents-unproven",
+        CONTROLLER + "agents.py",
+        "        if containers <= peer.proven and number not in peer.parting:\n",
+        "        if number not in peer.parting:\n",
+    ),
+    Mutation(
+        "disks-of-missing-containers-are-opened",
+        PROCEDURES + "attach.py",
+        "    for number in filter(c.missing, disk.containers):\n",
+        "    for number in filter(c.missing, ()):\n",
+    ),
+    Mutation(
+        "missing-containers-are-allocated-from",
+        CONTROLLER + "placement.py",
+        "            there = [n for n in numbers if not c.missing(n)]\n",
+        "            there = numbers\n",
+    ),
+    Mutation(
+        "flushes-of-what-was-never-found-have-failed",
+        PROCEDURES + "flush_failed.py",
+        "        if number not in c.open_containers:\n            # Nothing",
+        "        if False:\n            # Nothing",
+    ),
+    Mutation(
         "quarantined-containers-are-removed",
         PROCEDURES + "remove_container.py",
-        "    if space.free != space.segments:\n",
-        "    if space.free > space.segments:\n",
+        "    if held:\n",
+        "    if held < 0:\n",
     ),
     Mutation(
         "containers-are-of-no-term",

@@ -172,10 +172,10 @@ Listens = Annotated[list[NbdAddress], msgspec.Meta(max_length=64)]
 class Hello(Message, frozen=True, tag=1):
     """Opens a session: the first message on every link.
 
-    `incarnation` is random, 61 bits, made at every start of the agent.  `term` and `commit` are
-    the newest the agent has seen (0: none).  `tables` are the disks it holds tables of, `faults`
-    all its unanswered faults.  `lease_lost`: its lease has ended since its last session.
-    `listens`: where hosts reach it, as ``nbd://HOST:PORT`` or ``nbd+unix:///?socket=PATH``.
+    `incarnation` is made at every start of the agent (`segue.wire.incarnation`).  `term` and
+    `commit` are the newest the agent has seen (0: none).  `tables` are the disks it holds tables
+    of, `faults` all its unanswered faults.  `lease_lost`: its lease has ended since its last
+    session.  `listens`: where hosts reach it, as ``nbd://HOST:PORT`` or ``nbd+unix:///?socket=PATH``.
     """
 
     version: Count

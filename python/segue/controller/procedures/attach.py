@@ -187,7 +187,8 @@ async def _new_table(c: Controller, peer: Peer, session: int, disk: Disk) -> int
         return await _new_table(c, peer, session, disk)
     log.warning("event=table_refused agent=%s disk=%s errno=%d", peer.name, disk.name, answer.errno)
     await c.commit(Detached(disk.disk, peer.incarnation))
-    return answer.errno or EIO
+    # Of a container's file, or device: a host would take it for the disk.
+    return ENODEV if answer.errno == ENOENT else answer.errno or EIO
 
 
 async def close_export(c: Controller, peer: Peer, request: CloseExport) -> None:
