@@ -15,10 +15,11 @@ from segue.controller.procedures.job_verbs import (
     fill_container,
     move_disk,
 )
+from segue.controller.procedures.remove_container import remove_container
 from segue.controller.procedures.resize import resize_disk
 from segue.controller.procedures.verbs import Refusal, delete_disk
 from segue.controller.record import Record
-from segue.sim.containers import SECTOR_BYTES, Medium
+from segue.sim.containers import SECTOR_BYTES, Medium, Request
 from segue.sim.host import EIO, Host
 from segue.sim.loop import MS, SECOND
 from segue.sim.plane import Part
@@ -487,3 +488,26 @@ def test_a_drained_container_takes_nothing_new(stage: Build) -> None:
 
 def test_plan_is_checked() -> None:
     assert {"media", "disks", "agents", "settings"} <= set(Plan.__dataclass_fields__)
+
+
+def test_a_container_is_removed_while_a_dead_agents_pages_are_heard_of(stage: Build) -> None:
+    """The disk's flush set still had it when the agent died, and nothing lay there."""
+    s = stage(media=TWO)
+    host = through(s, 0)
+    written(s, host, 2)
+    ask(s, move_disk, "vd0", "m1", first=1, count=1)
+    s.wait(lambda: no_job(s), "it is not moved")
+    assert done(s, host, "trim", SEGMENT, SEGMENT) == 0
+    s.world.run_for(2 * SECOND)
+    assert s.controller.table.disks[1].containers == [1, 2]
+    peer = s.controller.peers[s.agent(0).incarnation]
+    s.agent(0).process.kill()
+
+    def flushes() -> list[Request]:
+        return [r for r in medium(s, 0).under_way.values() if r.kind == "flush"]
+
+    s.wait(lambda: peer.hearing is not None and bool(flushes()), "nothing is heard of")
+    flushes()[0].stuck_until_ns = s.world.now_ns + 6 * SECOND
+    ask(s, remove_container, "m1")
+    assert peer.hearing is not None and not peer.hearing.done()
+    end(s)

@@ -137,7 +137,8 @@ async def hear_of_lost_pages(c: Controller, containers: Iterable[int]) -> None:
     A failure is durable when this returns.
     """
     for number in sorted(c.open_containers.intersection(containers)):
-        if not is_remote(c.table.containers[number].row.uri):
+        container = c.table.containers.get(number)  # it may have been removed meanwhile
+        if container is not None and not is_remote(container.row.uri):
             with suppress(OSError):
                 await c.flushes.flush(number)
 
