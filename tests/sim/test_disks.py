@@ -59,6 +59,16 @@ def test_a_disk_is_deleted_under_its_hosts_and_another_is_called_so(stage: Build
     end(s)
 
 
+def test_two_agents_open_a_fine_disk_at_once(stage: Build) -> None:
+    """Its blocks are smaller than the write unit: agents that merge would undo each other's."""
+    s = stage(disks=[DiskPlan(SEGMENT, 1)], media=[MediumPlan(4, write_unit_bytes=4096)])
+    s.world.run_for(SECOND)
+    reads = [through(s, number).do("read", 0, 8) for number in range(2)]
+    s.wait(lambda: any(read.done() for read in reads), "nobody opens it")
+    s.world.run_for(SECOND)
+    assert len(s.controller.table.attached[1]) == 1
+
+
 def test_an_older_term_opens_no_disk_under_a_name_that_is_anothers_by_now(stage: Build) -> None:
     """Renaming and making ask no agent, so one that is served by an older term hears nothing."""
     s = stage(disks=TWO_DISKS)

@@ -109,12 +109,12 @@ async def _attach(c: Controller, peer: Peer, session: int, disk: Disk) -> int:
             c.table.containers[number].row.name,
         )
         return ENODEV
-    holders = c.table.attached.get(disk.disk, {})
     for other in c.peers_of(disk.disk):
         _must_be_over(other, peer)
     peer.attaching.add(disk.disk)
     try:
         async with c.locks.hold(("containers", disk.disk), exclusive=True):
+            holders = c.table.attached.get(disk.disk, {})
             others = [holder for holder in holders if holder != peer.incarnation]
             if others and not all(may_share(c, disk, number) for number in disk.containers):
                 return EBUSY
