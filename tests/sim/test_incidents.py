@@ -16,6 +16,7 @@ from segue.controller.changes import Detached
 from segue.controller.commits import TermEnded
 from segue.controller.peer import PeerState
 from segue.controller.procedures.declare_dead import declare_dead, set_linger
+from segue.controller.procedures.job_verbs import move_disk
 from segue.controller.procedures.resize import resize_disk
 from segue.controller.procedures.verbs import Refusal, add_container, clear_error
 from segue.sim.containers import SECTOR_BYTES, Medium, Request
@@ -105,6 +106,64 @@ def test_a_lost_agents_disks_go_on_elsewhere_one_by_one(stage: Build) -> None:
     process.resume()
     s.wait(waits.done, "vd1 is not opened elsewhere")
     s.wait(lambda: all(each.done() for each in again), "a1 does not go on")
+    end(s)
+
+
+def test_a_lost_agent_was_back_for_a_moment_with_a_do_write(stage: Build) -> None:
+    """It listed it as running, and died.  When vd0 is taken from it, its blocks go on elsewhere."""
+    media = [MediumPlan(12, clean=False, place=FENCED), MediumPlan(12, place=UNSAID)]
+    s = stage(media=media, disks=[DiskPlan(6 * SEGMENT), DiskPlan(6 * SEGMENT)])
+    assert done(s, through(s, 0, "b", disk=1), "write", 0, 8) == 0
+    through(s, 0, "a").do("write", 3, 2)
+
+    def do_writes() -> list[Request]:
+        requests = s.media[FENCED.format(0)].under_way.values()
+        parts = [r for r in requests if r.kind == "write" and isinstance(r.tag, Part)]
+        return [r for r in parts if r.tag.commanded]
+
+    s.wait(lambda: bool(do_writes()), "no do_write has started")
+    do_writes()[0].stuck_until_ns = s.world.now_ns + 8 * SECOND
+    process = s.agent(0).process
+    process.pause()
+    s.world.run_for(3 * SECOND)
+    process.resume()
+    s.wait(lambda: "listed running" in s.checks.counts, "it is not back")
+    s.world.run_for(100 * MS)
+    process.kill()
+    again = through(s, 1, "c").do("write", 3, 2)
+    s.wait(lambda: not do_writes(), "the old write does not end")
+    s.wait(again.done, "its blocks are kept", limit_ns=5 * SECOND)
+    s.wait(lambda: s.is_over(s.agent(0).incarnation), "something of it is under way")
+    [lost] = [p for p in s.controller.peers.values() if p.state is PeerState.LOST]
+    ended = s.office.terms[-1].process.run(declare_dead(s.controller, f"{lost.incarnation:x}"))
+    s.wait(ended.done, "it is not declared dead")
+    end(s)
+
+
+def test_a_trimmed_segments_old_write_does_not_keep_a_disk(stage: Build) -> None:
+    """a1 is lost with a write where vd0 lies no more: it lands in quarantine (seed 7000102)."""
+    media = [MediumPlan(12, place=FENCED), MediumPlan(12, place=UNSAID)]
+    s = stage(media=media, disks=[DiskPlan(6 * SEGMENT)])
+    one, two = through(s, 0), through(s, 1)
+    assert done(s, one, "write", 0, 8) == 0
+    assert done(s, two, "read", 0, 8) == 0
+    job = s.office.terms[-1].process.run(move_disk(s.controller, "vd0", "m1", first=0, count=1))
+    s.wait(lambda: job.done() and not s.controller.jobs.running, "nothing is moved")
+    there = s.media[UNSAID.format(1)]
+    one.do("write", 0, 8)
+    s.wait(lambda: any(r.kind == "write" for r in there.under_way.values()), "no write")
+    [old] = [r for r in there.under_way.values() if r.kind == "write"]
+    old.stuck_until_ns = s.world.now_ns + 20 * SECOND
+    s.agent(0).process.pause()
+    s.world.run_for(2 * SECOND)
+    assert done(s, two, "trim", 0, SEGMENT) == 0
+    job = s.office.terms[-1].process.run(move_disk(s.controller, "vd0", "m0"))
+    s.wait(lambda: s.controller.table.disks[1].containers == [1], "it keeps its flush set")
+    s.agent(1).process.kill()
+    s.machines[1].boot_when_over()
+    assert done(s, through(s, 1, "again"), "write", 0, 8) == 0
+    assert s.world.now_ns < old.stuck_until_ns
+    s.agent(0).process.resume()
     end(s)
 
 

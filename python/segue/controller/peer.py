@@ -290,6 +290,9 @@ class Peer:
         if self.state in (PeerState.PRESENT, PeerState.RETURNING):
             self.state = PeerState.ABSENT
         self.deferred.clear()
+        if self.gone:
+            # One that was back, and not yet present: what it listed as running may never be told.
+            self._fail(self._dos, PeerLost())
         self._fail(self._commands, SessionLost())
         self._fail(self._questions, SessionLost())
         self.wake()
