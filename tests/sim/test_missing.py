@@ -9,13 +9,14 @@ import pytest
 from segue.controller.ports import Stamp
 from segue.controller.procedures.job_verbs import drain_container, move_disk
 from segue.controller.procedures.remove_container import remove_container
-from segue.controller.procedures.verbs import Refusal
-from segue.sim.containers import Holder
-from segue.sim.host import EIO, ENOSPC, Host
+from segue.controller.procedures.resize import resize_disk
+from segue.controller.procedures.verbs import Refusal, delete_disk
+from segue.sim.containers import SECTOR_BYTES, Holder
+from segue.sim.host import EIO, ENOSPC, ESHUTDOWN, LOST, Host
 from segue.sim.loop import SECOND
 from segue.sim.stage import DiskPlan, MediumPlan, Stage
 from tests.sim.test_incidents import SEGMENT, done, end, through
-from tests.sim.test_movement import ask, lies, medium, no_job
+from tests.sim.test_movement import ask, lies, medium, moving, no_job, written
 
 Build = Callable[..., Stage]
 
@@ -149,4 +150,37 @@ def test_a_dead_agents_other_disks_do_not_wait_for_the_missing_one(stage: Build)
     assert not again.done()
     found(s)
     s.wait(again.done, "vd1 is not opened")
+    end(s)
+
+
+@pytest.mark.parametrize("agents", [True, False])
+def test_a_disk_left_incomplete_there_is_deleted(stage: Build, agents: bool) -> None:
+    """Nobody will ever know whether older copiers have ended there, nor will hosts that wait."""
+    s, host = two_disks(stage)
+    written(s, host)
+    ask(s, move_disk, "vd1", "m0", bandwidth=100_000)
+    s.wait(lambda: moving(s), "nothing is moved")
+    restart(s, agents=agents)
+    ios = [] if agents else [host.do(op, 0, SEGMENT) for op in ("write", "trim")]
+    s.world.run_for(5 * SECOND)
+    assert s.controller.inherited and not any(io.done() for io in ios)
+    with pytest.raises(Refusal, match="on storage that is away"):
+        ask(s, resize_disk, "vd1", 7 * SEGMENT * SECTOR_BYTES)
+    if not agents:
+        with pytest.raises(Refusal, match="is in use"):
+            ask(s, delete_disk, "vd1")
+    s.admin.disks.delete([s.oracles[1]])
+    s.wait(lambda: not s.admin.busy, "vd1 is not deleted")
+    s.wait(lambda: all(io.done() for io in ios), "a host waits for good")
+    assert {io.result() for io in ios} <= {ESHUTDOWN, LOST}
+    assert not s.controller.inherited
+    # What is freed elsewhere waits for those copiers, over another term's start.
+    quarantine = s.controller.table.quarantine
+    assert quarantine and all(s.controller.table.fences.keys() & h for h in quarantine.values())
+    s.office.terms[-1].process.kill()
+    s.wait(lambda: s.office.serving is not None, "no controller serves")
+    s.world.run_for(2 * SECOND)
+    assert s.controller.table.quarantine
+    ask(s, remove_container, "m1", lost=True)
+    assert list(s.controller.table.containers) == [1]
     end(s)

@@ -182,7 +182,8 @@ class Controller:
                 )
                 self.adopt_peer(peer)
         waited_for = {holder for row in self.table.quarantine.values() for holder in row}
-        for holder in sorted(waited_for - self.peers.keys()):
+        # Those of older copiers end with these, everywhere at once: see `Background._end_old`.
+        for holder in sorted(waited_for - self.peers.keys() - self.table.fences.keys()):
             self.spawn(self.background.end_orphan(holder), f"the end of {holder:x}")
 
     def adopt_peer(self, peer: Peer) -> None:

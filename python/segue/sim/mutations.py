@@ -378,8 +378,8 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "growing-beside-an-older-copier",
         PROCEDURES + "resize.py",
-        "        while any(c.table.records[extent].disk == number for extent in c.inherited):\n",
-        "        while False:\n",
+        "        if not await c.background.taken_over(number):\n",
+        "        if False:\n",
     ),
     Mutation(
         "replaced-agents-count-as-ended-while-they-live",

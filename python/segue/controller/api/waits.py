@@ -88,6 +88,10 @@ def waited_for(c: Controller, wait: Wait) -> str:
     return str(what)
 
 
+def _state_of(c: Controller, holder: int) -> str:
+    return "older controller" if holder in c.table.fences else "unknown"
+
+
 def _quarantines(c: Controller) -> list[QuarantineInfo]:
     counts = Counter(
         (container_of(location), holder)
@@ -102,7 +106,7 @@ def _quarantines(c: Controller) -> list[QuarantineInfo]:
                 container=c.table.containers[number].row.name,
                 agent=peer.name if peer else "",
                 incarnation=f"{holder:x}",
-                state=peer.state.value if peer else "unknown",
+                state=peer.state.value if peer else _state_of(c, holder),
                 segments=segments,
             )
         )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("segue.controller.background")
 
+LOOK_AGAIN_S = 1.0
+"""How long after it went away storage is seen to be away."""
+
 
 class Background:
     """The background work of one term."""
@@ -40,6 +44,8 @@ class Background:
         """Container -> fences of older terms' copiers that have not provably ended there."""
         self._fence_ends = asyncio.Event()
         self._inherited = asyncio.Event()
+        self.deleting: Counter[int] = Counter()
+        """Disks that are about to be deleted under their hosts."""
         self._cleaned = asyncio.Event()
         self._cleaners: dict[int, Cleaner] = {}
         self._incomplete: dict[int, asyncio.Task[None]] = {}
@@ -71,6 +77,56 @@ class Background:
         """Returns when more of what older terms left incomplete may be touched."""
         with self._c.waits.on("takeover", "older terms' I/O to have ended"):
             await self._inherited.wait()
+
+    def look_again(self) -> None:
+        """Whoever waits in `inherited_changed` has something to look at."""
+        self._inherited.set()
+        self._inherited.clear()
+
+    async def taken_over(self, disk: int) -> bool:
+        """Returns when all that older terms left incomplete of the disk may be touched, True; or
+        when some of it lies on storage that is away, for as long as that is, or for ever: False.
+        """
+        while extents := self.inherited_of(disk):
+            if self.is_away(extents):
+                return False
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AGAIN_S):
+                    await self.inherited_changed()
+        return True
+
+    def is_away(self, extents: list[int]) -> bool:
+        """Whether storage is away on which these incomplete extents or their sources lie."""
+        return any(map(self._c.storage.is_away, self.places_of(extents)))
+
+    def in_vain(self, disk: int, extents: list[int]) -> bool:
+        """Whether a fault waits in vain for these: its disk is deleted, and they are away."""
+        return bool(self.deleting[disk]) and self.is_away(extents)
+
+    def inherited_of(self, disk: int) -> list[int]:
+        """What older terms left incomplete of the disk and nobody may touch yet."""
+        records = self._c.table.records
+        return sorted(extent for extent in self._c.inherited if records[extent].disk == disk)
+
+    def places_of(self, extents: list[int]) -> set[int]:
+        """The containers where these incomplete extents and their sources lie."""
+        table, places = self._c.table, set[int]()
+        for extent in extents:
+            record = table.records.get(extent)
+            if record is not None:
+                places.add(container_of(table.extents.get(extent)))
+                places |= {container_of(record.source)} if is_location(record.source) else set()
+        return places
+
+    def let_go(self, extents: list[int]) -> list[int]:
+        """These are about to be nobody's, taken over or not; which older copiers may write there.
+
+        To be called with no await before the commit that names them: none has ended everywhere.
+        """
+        older = {f for number in self.places_of(extents) for f in self._old_fences.get(number, ())}
+        self._c.inherited.difference_update(extents)
+        self.look_again()
+        return sorted(older)
 
     def complete_later(self, extent: int) -> asyncio.Task[None]:
         """The extent is incomplete: its rest is to be zeroed or copied; the task that does it."""
@@ -134,19 +190,13 @@ class Background:
 
     async def _inherit(self, disk: int, extents: list[int], peers: list[Peer]) -> None:
         """Takes over a disk's incomplete extents: a lost agent's `do_*` may still land there."""
-        c, needed = self._c, set[int]()
-        for extent in extents:
-            record = c.table.records.get(extent)
-            if record is not None:
-                needed.add(container_of(c.table.extents.get(extent)))
-                needed |= {container_of(record.source)} if is_location(record.source) else set()
-        await self.fences_past(needed)
+        c = self._c
+        await self.fences_past(self.places_of(extents))
         for peer in peers:
             while not (peer.listed or peer.state is PeerState.ENDED or disk in peer.apart):
                 await peer.changed()
         c.inherited.difference_update(extents)
-        self._inherited.set()
-        self._inherited.clear()
+        self.look_again()
         for extent in extents:
             if extent in c.table.records:
                 self.complete_later(extent)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from errno import ESHUTDOWN
 from typing import TYPE_CHECKING
 
 from segue import failpoints
@@ -23,7 +24,7 @@ from segue.controller.peer import Fault
 from segue.controller.procedures.first_touch import entry_runs
 from segue.controller.restrict import invalidate
 from segue.controller.table import Disk
-from segue.wire.messages import Retry
+from segue.wire.messages import Failure, Retry
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
@@ -37,7 +38,10 @@ async def discard(c: Controller, fault: Fault, disk: Disk) -> None:
     first = fault.message.segment
     count = min(RUN_SEGMENTS, fault.message.segments)
     keys = [(disk.disk, segment) for segment in range(first, first + count)]
-    while any(extent in c.inherited for extent in disk.map.slice(first, count)):
+    while older := [extent for extent in disk.map.slice(first, count) if extent in c.inherited]:
+        if c.background.in_vain(disk.disk, older):
+            fault.answer(Failure(fault.message.request, ESHUTDOWN))
+            return
         await c.background.inherited_changed()
     async with c.locks.hold(*keys, exclusive=True), incomplete_held(c, disk, first, count):
         if not fault.current:

@@ -137,6 +137,9 @@ async def _decide(c: Controller, fault: Fault, disk: Disk) -> None:
     while fault.current:
         extent = disk.map.get(message.segment)
         if _untouchable(c, extent, message.operation):
+            if c.background.in_vain(message.disk, [extent]):
+                fault.answer(Failure(message.request, ESHUTDOWN))
+                return
             await c.background.inherited_changed()
             continue
         if extent == 0 and message.operation == Operation.WRITE:

@@ -59,10 +59,12 @@ async def resize_disk(c: Controller, name: str, size_bytes: int, force: bool = F
     """Gives a disk another size; shrinking over data is refused unless `force`."""
     check_disk_size(size_bytes)
     number = disk_called(c, name).disk
+    if c.background.is_away(c.background.inherited_of(number)):
+        raise _away(name)  # with the disk taken by I/O that waits for it, perhaps
     async with c.locks.hold(("disk", number), exclusive=True):
         disk = disk_still(c, name, number)
-        while any(c.table.records[extent].disk == number for extent in c.inherited):
-            await c.background.inherited_changed()
+        if not await c.background.taken_over(number):
+            raise _away(name)
         if size_bytes < disk.size_bytes:
             await _shrink(c, disk, size_bytes, force)
         elif size_bytes > disk.size_bytes:
@@ -74,6 +76,13 @@ async def resize_disk(c: Controller, name: str, size_bytes: int, force: bool = F
         c.background.complete_later(extent)
     c.background.work_appeared()
     return disk
+
+
+def _away(name: str) -> Refusal:
+    return Refusal(
+        f"disk {name} has segments that an older controller left unfinished on storage that is "
+        f"away (segue status): try again when it is back"
+    )
 
 
 async def _shrink(c: Controller, disk: Disk, size_bytes: int, force: bool) -> None:

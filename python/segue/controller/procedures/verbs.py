@@ -274,24 +274,44 @@ async def delete_disk(c: Controller, name: str, force: bool = False) -> None:
 
     A crash before the commit leaves the disk whole: agents ask for its table again.  An agent that
     is lost is not waited for: it has a table without entries, until it is back.
+
+    Nor are older terms' copiers, where storage is away on which they left the disk incomplete: if
+    it is gone for good, nobody will ever know.  What is freed waits for them in quarantine.
     """
     number = disk_called(c, name).disk
     if not force:
         await _let_go(c, number)
-    async with c.locks.hold(("disk", number), exclusive=True):
-        disk = disk_still(c, name, number)
-        if not force:
-            _must_be_unused(c, disk)
-        while any(c.table.records[extent].disk == number for extent in c.inherited):
-            await c.background.inherited_changed()
-        async with incomplete_held(c, disk, 0, disk.segments):
-            holders = c.still_holders(await delete_tables(c, number))
-            await c.commit(DiskDeleted(number, holders))
+        # Now as well: the lock may be had by I/O that waits for what is away.
+        _must_be_unused(c, disk_still(c, name, number))
+        await _delete(c, name, number, force)
+    else:
+        c.background.deleting[number] += 1
+        c.background.look_again()
+        try:
+            await _delete(c, name, number, force)
+        finally:
+            c.background.deleting[number] -= 1
     for peer in c.peers.values():
         if number in peer.tables:
             c.spawn(delete_table_when_back(c, peer, number))
     log.info("event=disk_deleted disk=%s", name)
     c.background.work_appeared()
+
+
+async def _delete(c: Controller, name: str, number: int, force: bool) -> None:
+    async with c.locks.hold(("disk", number), exclusive=True):
+        disk = disk_still(c, name, number)
+        if not force:
+            _must_be_unused(c, disk)
+        if not await c.background.taken_over(number):
+            for peer in c.peers_of(number):
+                while not (peer.listed or peer.gone):
+                    await peer.changed()
+        async with incomplete_held(c, disk, 0, disk.segments):
+            holders = c.still_holders(await delete_tables(c, number))
+            # Ids of extents are used again: nobody must wait for one on account of this disk.
+            holders += c.background.let_go(c.background.inherited_of(number))
+            await c.commit(DiskDeleted(number, holders))
 
 
 async def _let_go(c: Controller, disk: int) -> None:
