@@ -10,7 +10,7 @@ from segue.controller.ports import Stamp
 from segue.controller.procedures.job_verbs import drain_container, move_disk
 from segue.controller.procedures.remove_container import remove_container
 from segue.controller.procedures.resize import resize_disk
-from segue.controller.procedures.verbs import Refusal, delete_disk
+from segue.controller.procedures.verbs import Refusal, create_disk, delete_disk
 from segue.sim.containers import SECTOR_BYTES, Holder
 from segue.sim.host import EIO, ENOSPC, ESHUTDOWN, LOST, Host
 from segue.sim.loop import SECOND
@@ -75,6 +75,20 @@ def test_an_agent_that_has_it_open_goes_on(stage: Build) -> None:
     restart(s, agents=False)
     assert done(s, host, "write", 0, 8) == 0
     assert done(s, host, "flush") == 0
+    found(s)
+    end(s)
+
+
+def test_a_new_disk_begins_elsewhere(stage: Build) -> None:
+    """It could not be opened there."""
+    s, _ = two_disks(stage)
+    restart(s)
+    ask(s, create_disk, "new", 2 * SEGMENT * SECTOR_BYTES)
+    assert s.controller.table.disks[3].containers == [1], "m1 has more room"
+    ask(s, delete_disk, "new")
+    ask(s, drain_container, "m0")
+    with pytest.raises(Refusal, match="container m1 is missing"):
+        ask(s, create_disk, "new", 2 * SEGMENT * SECTOR_BYTES)
     found(s)
     end(s)
 

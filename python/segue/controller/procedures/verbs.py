@@ -207,7 +207,13 @@ async def create_disk(
         if name in c.table.disk_names:
             raise Refusal(f"a disk called {name} exists already")
         pool = _pool(c, segment_bytes)
-        first = max(pool, key=lambda container: _room(c, container))
+        found = [container for container in pool if not c.missing(container.row.container)]
+        if not found:
+            names = ", ".join(container.row.name for container in pool)
+            raise Refusal(f"nobody could open the disk: container {names} is missing")
+        first = max(
+            found, key=lambda each: (not c.storage.is_away(each.row.container), _room(c, each))
+        )
         number = c.table.last_disk + 1
         await c.commit(
             DiskMade(
