@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from segue.controller.changes import (
     Allocated,
     AnyChange,
+    Cleaned,
+    CleaningBegun,
     Completed,
     ContainerDraining,
     ContainerGone,
@@ -33,6 +35,7 @@ from segue.controller.changes import (
     MovementEnded,
     Written,
 )
+from segue.controller.record import container_of
 from segue.controller.table import Table
 
 _NAMES: dict[type, tuple[str, str]] = {
@@ -75,6 +78,8 @@ def check(table: Table, changes: Iterable[AnyChange]) -> None:
         kind = type(change)
         names = _NAMES.get(kind)
         if names is None:
+            if isinstance(change, Cleaned | CleaningBegun):
+                _check_cleaning(table, change, gone)
             continue
         rows, field = names
         number: int = getattr(change, field)
@@ -82,3 +87,15 @@ def check(table: Table, changes: Iterable[AnyChange]) -> None:
             raise Contradiction(f"{change!r}: there is no such row among the {rows}")
         if kind in _ENDS:
             gone.add((rows, number))
+
+
+def _check_cleaning(
+    table: Table, change: Cleaned | CleaningBegun, gone: set[tuple[str, int]]
+) -> None:
+    """A container that is given up takes along what is being zeroed there."""
+    for location in change.locations:
+        number = container_of(location)
+        if number not in table.containers or ("containers", number) in gone:
+            raise Contradiction(f"{change!r}: there is no such row among the containers")
+        if isinstance(change, Cleaned) and location not in table.cleaning:
+            raise Contradiction(f"{change!r}: there is no such row among what is being zeroed")

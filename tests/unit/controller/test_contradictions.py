@@ -10,6 +10,8 @@ import pytest
 
 from segue.controller.changes import (
     AnyChange,
+    Cleaned,
+    CleaningBegun,
     Completed,
     ContainerAdded,
     ContainerDraining,
@@ -26,6 +28,7 @@ from segue.controller.changes import (
 )
 from segue.controller.commits import Commits, TermEnded
 from segue.controller.contradictions import Contradiction, check
+from segue.controller.record import location_of
 from segue.controller.table import ENDED_JOBS, Table
 from segue.controller.waits import Waits
 
@@ -50,6 +53,10 @@ def a_table() -> Table:
         [JobChanged(1, 0, True)],
         [Written(7, 0, 1)],
         [Completed(7)],
+        [CleaningBegun([location_of(2, 0)], 1)],
+        [ContainerGone(1), CleaningBegun([location_of(1, 0)], 1)],
+        [Cleaned([location_of(1, 0)])],
+        [ContainerGone(1), Cleaned([location_of(1, 0)])],
     ],
 )
 def test_rows_that_are_not_there(changes: list[AnyChange]) -> None:
