@@ -105,6 +105,21 @@ def test_draining_it_is_no_failed_flush(stage: Build) -> None:
     end(s)
 
 
+def test_an_agent_alone_does_not_find_it(stage: Build) -> None:
+    """The controller has it open; nobody is told that there is no such disk (seed 7400141)."""
+    s, _ = two_disks(stage)
+    medium(s, 1).missing_until_ns = 1 << 60
+    s.agent(1).process.kill()
+    s.machines[1].boot_when_over()
+    read = through(s, 1, "other", disk=1).do("read", 0, 8)
+    s.world.run_for(3 * SECOND)
+    assert not read.done()
+    found(s)
+    s.wait(read.done, "vd1 is not opened")
+    assert read.result() == 0
+    end(s)
+
+
 def test_a_note_in_it_is_heard_of_before_its_disk_is_opened(stage: Build) -> None:
     """Promise P5: whoever was told that a flush failed there has died."""
     s, _ = two_disks(stage, errors_allowed=True)

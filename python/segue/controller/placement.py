@@ -79,7 +79,7 @@ def take_destination(c: Controller, disk: Disk, targets: Sequence[int]) -> tuple
     Never where the server is away: hosts that write to the extent would wait for it.
     """
     for number in targets:
-        if not may_hold(c, disk, number) or c.storage.is_away(number):
+        if not may_hold(c, disk, number) or c.storage.is_away(number) or c.missing(number):
             continue
         space = c.table.containers[number].space
         for clean in (False, True):

@@ -309,7 +309,7 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "takeover-copies-at-once",
         PROCEDURES + "background.py",
-        "        await self.fences_past(needed)\n",
+        "        await self.fences_past(self.places_of(extents))\n",
         "",
     ),
     # Controller: disks and containers that come and go -------------------------------------------

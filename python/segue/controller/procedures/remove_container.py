@@ -100,7 +100,7 @@ async def _leave(c: Controller, container: Container) -> None:
 async def _give_up(c: Controller, container: Container) -> None:
     """Steps 1 and 3, where the storage is lost."""
     row = container.row
-    if not c.storage.is_away(row.container):
+    if not (c.storage.is_away(row.container) or c.missing(row.container)):
         raise Refusal(f"the storage of container {row.name} is there: it is not lost")
     async with _sets_of(c, container):
         _must_be_unused(c, container)
