@@ -1,0 +1,12 @@
+"""A deliberate mistake whose place is gone proves nothing, and is only found when all are run."""
+
+from pathlib import Path
+
+from segue.sim.mutations import MUTATIONS
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_mutation_has_its_place() -> None:
+    stale = [m.name for m in MUTATIONS if m.old not in (ROOT / m.path).read_text()]
+    assert not stale
