@@ -419,6 +419,18 @@ MUTATIONS: list[Mutation] = [
         "    if held < 0:\n",
     ),
     Mutation(
+        "freed-beside-an-older-copier",
+        PROCEDURES + "verbs.py",
+        "            holders += c.background.let_go(c.background.inherited_of(number))\n",
+        "            c.background.let_go(c.background.inherited_of(number))\n",
+    ),
+    Mutation(
+        "disks-are-taken-at-their-first-fence",
+        CONTROLLER + "agents.py",
+        "        if containers <= peer.proven and number not in peer.parting:\n",
+        "        if containers & peer.proven and number not in peer.parting:\n",
+    ),
+    Mutation(
         "containers-are-of-no-term",
         PROCEDURES + "verbs.py",
         "c.table.installation, c.term, cache\n",
