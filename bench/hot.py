@@ -61,11 +61,13 @@ CASES = [
 
 @contextmanager
 def slow_storage(folder: Path, size_bytes: int) -> Iterator[str]:
-    """The URI of an NBD server of that size that is slow."""
-    socket, storage = folder / "slow.sock", folder / "slow.storage"
-    with open(storage, "wb") as made:
-        made.truncate(size_bytes)
-    words = ["nbdkit", "-f", "-U", str(socket), "--filter=rate", "file", str(storage)]
+    """The URI of an NBD server of that size that is slow.
+
+    In memory: a file of its own would share the store's file system, and commits wait for what it
+    has to write back.
+    """
+    socket = folder / "slow.sock"
+    words = ["nbdkit", "-f", "-U", str(socket), "--filter=rate", "memory", str(size_bytes)]
     with subprocess.Popen([*words, f"rate={8 * SLOW_RATE}"]) as running:
         wait_until("nbdkit", socket.exists)
         try:
