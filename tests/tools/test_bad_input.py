@@ -25,7 +25,7 @@ from click.testing import CliRunner
 from segue import _native
 from segue.cli.main import main
 from segue.client import ApiError
-from segue.installation import Installation, wait_until
+from segue.installation import Installation
 from segue.store.sqlite import SqliteStore
 from tests.tools.conftest import MIB, containers
 
@@ -527,38 +527,6 @@ def fill(path: Path) -> None:
                 file.write(bytes(4096))
         except OSError:
             return
-
-
-def test_a_full_disk_under_the_store_loses_nothing(tight: Path, place: Path) -> None:
-    """The controller ends in one line; hosts go on; with room again everything is as it was."""
-    with Installation(tight / "data") as made:
-        made.start_controller()
-        made.start_agent("one")
-        made.client.add_container("big", f"file://{place}/big", BIG_BYTES)
-        made.client.create_disk("disk", 8 * MIB)
-        host = _native.NbdClient(made.socket("one"), "disk")
-        host.pwrite(b"1" * MIB, 0)
-        host.flush()
-        fill(tight / "filled")
-        with pytest.raises(ApiError, match="whether this was done is unknown"):
-            made.client.create_disk("unknown", 8 * MIB)
-        wait_until("the controller to end", lambda: not made.controller.running)
-        assert "database or disk is full" in made.controller.log.read_text()
-        done = start(made.data, "controller", "--log-level", "error")
-        assert done.returncode == 1
-        assert "database or disk is full" in one_line(done.stderr.splitlines()[-1])
-        # Clean I/O needs no controller.
-        host.pwrite(b"2" * 4096, 4096)
-        assert host.pread(MIB, 0) == b"1" * 4096 + b"2" * 4096 + b"1" * (MIB - 8192)
-        (tight / "filled").unlink()
-        made.start_controller()
-        made.wait_for_agent("one")
-        assert {disk.name for disk in made.client.disks()} <= {"disk", "unknown"}
-        host.pwrite(b"3" * 4096, 4 * MIB)
-        assert host.pread(8192, 0) == b"1" * 4096 + b"2" * 4096
-        host.close()
-        made.stop()
-    assert start(made.data, "check").returncode == 0
 
 
 def test_a_full_disk_under_a_container_fails_that_write_alone(
