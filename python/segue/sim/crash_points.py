@@ -29,6 +29,20 @@ COPIER_TAGS = {"zeroing": "zero", "copying": "copy"}
 FAILPOINTS = tuple(
     name for name in failpoints.POINTS if not name.startswith(("agent.", "remove.", "resize."))
 )
+SELDOM_COME_TO = (
+    "checkpoint.before",
+    "checkpoint.durable",
+    "complete.committed",
+    "complete.hints_flushed",
+    "complete.restricted",
+    "detach.deleted",
+    "do_write.closed",
+    "flush_set.shrunk",
+    "movement.begun",
+    "split_read.done",
+)
+AMBUSHED = FAILPOINTS + 2 * SELDOM_COME_TO + 4 * ("do_write.closed", "split_read.done")
+"""Of a campaign of 1,000 seeds some must have died at each."""
 LINK_POINTS = ("do_write", "split_read", "blocking")
 AGENT_POINTS = ("host write", "do_write", "read-merge-write", "parked", "flush", "opening")
 

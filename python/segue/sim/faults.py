@@ -15,8 +15,8 @@ from segue.sim.checks import PROBE
 from segue.sim.containers import Request
 from segue.sim.crash_points import (
     AGENT_POINTS,
+    AMBUSHED,
     CONTROLLER_POINTS,
-    FAILPOINTS,
     LINK_POINTS,
     CrashPoints,
 )
@@ -430,8 +430,8 @@ class Faults:
 
         Most of a seed's ambushes are at one and the same: some places are seldom come to.
         """
-        favourite = FAILPOINTS[self.world.seed % len(FAILPOINTS)]
-        self._failpoint = favourite if self.rng.random() < 0.7 else self.rng.choice(FAILPOINTS)
+        favourite = AMBUSHED[self.world.seed % len(AMBUSHED)]
+        self._failpoint = favourite if self.rng.random() < 0.7 else self.rng.choice(AMBUSHED)
 
     def ambush_agent(self) -> None:
         """Kills an agent at a crash point."""
