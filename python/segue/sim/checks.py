@@ -1,14 +1,10 @@
 """The safety rules 3 to 12, checked after every event they can break in (design, section 6).
 
     rule  where it is looked at
-    1     a table that an agent gets: no other agent's write from before its attachment is under way
     3     entries of every live engine whose lease runs, against the replica of the durable table:
           after every call that may change entries, and after every commit
     4     the replica, after every commit (`Replica`); entries against it by rule 3
-    5     a commit that gives a location to an extent: no request of anyone is under way there, and
-          (rule 3) no live entry names it; a commit that deletes a disk: none but its holders' is
-          where it lay; a commit that somebody's I/O has ended: none is under way, and none begins
-    6     a commit of written bits, of a completion, of a clean mark: the medium has it durably
+    5     who counts as ended begins no write
     7     answers on the links: one for each fault; and now and then every parked fault has an owner
     8     effects of an engine after the end of the lease it was granted, by its own clock; agents
           that the controller counts lost while their lease may still run
@@ -17,8 +13,9 @@
     11    every write that starts at a medium: the replica names its location and purpose
     12    every request that starts at a medium, against those under way there
 
-The rest of rule 1 is the oracle's.  A check never changes the world: what it asks an engine, it
-asks when the engine has just been called at the same moment.
+What a commit must have found at the media is in `commit_checks.py`, of movement in
+`movement_checks.py`; rule 1 is the oracle's.  A check never changes the world: what it asks an
+engine, it asks when the engine has just been called at the same moment.
 """
 
 from __future__ import annotations
@@ -27,25 +24,12 @@ from itertools import zip_longest
 from typing import Any
 
 from segue import _native
-from segue.controller.changes import (
-    Allocated,
-    AnyChange,
-    Attached,
-    Cleaned,
-    Completed,
-    Detached,
-    DiskDeleted,
-    DiskMade,
-    DiskRenamed,
-    DiskResized,
-    FenceEnded,
-    TableMade,
-    Written,
-)
+from segue.controller.changes import AnyChange
 from segue.controller.controller import Controller
 from segue.controller.peer import PeerState
 from segue.controller.record import container_of, location_of, segment_of
 from segue.sim.agent import Agent
+from segue.sim.commit_checks import CommitChecks
 from segue.sim.containers import SECTOR_BYTES, Medium, Request
 from segue.sim.host_io import NO_HOLE, HostIo
 from segue.sim.loop import World
@@ -91,15 +75,12 @@ class Checks:
         """Of live processes."""
         self.counts: dict[str, int] = {}
         self.movements = MovementChecks(self)
+        self.commits = CommitChecks(self)
         self._words: dict[int, dict[int, list[int]]] = {}
         """Incarnation -> disk -> entries."""
         self._raised: dict[int, set[int]] = {}
         self._answered: dict[int, set[int]] = {}
         self._quiesced: set[int] = set()
-        self._before: dict[tuple[int, int], list[Request]] = {}
-        """(disk, incarnation) -> writes of others under way when it was attached."""
-        self._sizes: dict[int, int] = {}
-        """Disk -> its size at the last commit that changed it."""
         self._lease_ended = False
         """In the present call of an engine."""
         self._clean_io: HostIo | None = None
@@ -107,7 +88,6 @@ class Checks:
         for medium in media.values():
             medium.watch_start = self._request_starts
             medium.watch_fence = lambda how: self.count(f"fence: {how}")
-        network.watch_sent = self._sent
         network.watch_received = self._received
 
     def count(self, what: str) -> None:
@@ -192,174 +172,13 @@ class Checks:
         writes = (r for r in medium.acting() if r.kind == "write")
         return not any(r.overlaps(sectors.start, len(sectors)) for r in writes)
 
-    # Commits: rules 3, 4, 5, 6 -------------------------------------------------------------------
+    # Commits -----------------------------------------------------------------------------------
 
     def _committed(self, changes: list[AnyChange]) -> None:
         for incarnation in self.agents:
             self._check_entries(incarnation)
         self.movements.committed(changes)
-        for change in changes:
-            if isinstance(change, Allocated):
-                self._check_allocated(change)
-            elif isinstance(change, DiskMade):
-                self._sizes[change.disk] = change.size_bytes
-            elif isinstance(change, Written):
-                self._check_written(change)
-            elif isinstance(change, Completed):
-                self._check_completed(changes, change)
-            elif isinstance(change, Cleaned):
-                for location in change.locations:
-                    self._check_zeroed(location, "marked clean")
-            elif isinstance(change, DiskResized):
-                self._check_resized(change)
-            elif isinstance(change, DiskDeleted):
-                self._check_deleted(change)
-            elif isinstance(change, DiskRenamed):
-                self.count("disk renamed")
-            elif isinstance(change, Attached):
-                key = change.disk, change.incarnation
-                self._before[key] = self._writes_of_others(*key)
-            elif isinstance(change, Detached):
-                self._check_detached(change)
-            elif isinstance(change, TableMade):
-                self._check_table_made(change)
-            elif isinstance(change, FenceEnded):
-                self._check_fence_ended(change.holder)
-
-    def _check_fence_ended(self, holder: int) -> None:
-        """Rule 5: whose I/O counts as ended has none under way (`_request_starts`: nor later)."""
-        agent = self.agents.get(holder)
-        if agent is not None and agent.process.now_ns() < agent.lease_until_ns:
-            self.blame(5, f"{agent.process.name} counts as ended while its lease runs")
-        for medium in self.media.values():
-            for request in medium.acting():
-                if request.holder.fence == holder and request.kind == "write":
-                    self.blame(
-                        5,
-                        f"{request.holder.name} counts as ended with a write under way at "
-                        f"{medium.uri}",
-                    )
-            if medium.linger_ns and holder in medium.locks:
-                self.count("fence: none, ended all the same")
-
-    def _check_detached(self, change: Detached) -> None:
-        """Rule 1: who has a disk no more has no write under way where the disk lies."""
-        peers = [c.peers.get(change.incarnation) for c in self.controllers]
-        if any(peer is not None and change.disk in peer.taking for peer in peers):
-            self.count("disk taken from a lost agent")
-        for request in self._writes_to(change.disk):
-            if request.holder.fence == change.incarnation:
-                self.blame(
-                    1,
-                    f"disk {change.disk} is taken from {request.holder.name} with a write of it "
-                    f"under way",
-                )
-
-    def _writes_of_others(self, disk: int, incarnation: int) -> list[Request]:
-        return [
-            request
-            for request in self._writes_to(disk)
-            if isinstance(request.tag, Part) and request.tag.plane.incarnation != incarnation
-        ]
-
-    def _writes_to(self, disk: int) -> list[Request]:
-        """The writes under way where the disk lies: what it has let go of matters to it no more."""
-        requests = [r for m in self.media.values() for r in m.acting() if r.kind == "write"]
-        if not requests:
-            return []
-        places = [
-            self.place(location)
-            for location, (owner, _) in self.replica.owner.items()
-            if owner == disk
-        ]
-        return [
-            request
-            for request in requests
-            if any(
-                request.medium is medium and request.overlaps(sectors.start, len(sectors))
-                for medium, sectors in places
-            )
-        ]
-
-    def _check_table_made(self, change: TableMade) -> None:
-        """Rule 1: a host that comes to another agent is not overtaken by its own old writes."""
-        before = self._before.pop((change.disk, change.incarnation), [])
-        still = self._writes_of_others(change.disk, change.incarnation)
-        for request in before:
-            if any(request is other for other in still):
-                self.blame(
-                    1,
-                    f"disk {change.disk} is served by another agent with an old write of "
-                    f"{request.holder.name} under way",
-                )
-        if before:
-            self.count("attached beside a write")
-
-    def _check_allocated(self, change: Allocated) -> None:
-        self.count("allocated incomplete" if change.incomplete else "allocated clean")
-        medium, sectors = self.place(change.location)
-        for request in medium.acting():
-            if request.kind != "flush" and request.overlaps(sectors.start, len(sectors)):
-                self.blame(
-                    5,
-                    f"{self._name(change.location)} given to disk {change.disk} segment "
-                    f"{change.segment} with a {request.kind} of {request.holder.name} under way",
-                )
-        if not change.incomplete:
-            self._check_zeroed(change.location, "allocated as clean")
-
-    def _check_zeroed(self, location: int, why: str) -> None:
-        medium, sectors = self.place(location)
-        span = slice(sectors.start, sectors.stop)
-        if any(medium.seen[span]) or any(medium.durable[span]) or medium.is_dirty(sectors):
-            self.blame(11, f"{self._name(location)} {why}, and is not durably zero")
-
-    def _check_resized(self, change: DiskResized) -> None:
-        """What a disk gains of a short segment must be durably zero."""
-        disk = self.replica.table.disks[change.disk]
-        old_bytes, self._sizes[change.disk] = self._sizes.get(change.disk, 0), disk.size_bytes
-        segment, used_bytes = divmod(old_bytes, disk.segment_bytes)
-        extent = disk.map.get(segment) if used_bytes and disk.size_bytes > old_bytes else 0
-        if not extent:
-            return
-        location = self.replica.table.extents.get(extent)
-        medium, sectors = self.place(location)
-        gained = sectors[used_bytes // SECTOR_BYTES :]
-        self.movements.grown(location, range(used_bytes // SECTOR_BYTES, len(sectors)))
-        if any(medium.durable[s] for s in gained) or medium.is_dirty(gained):
-            self.blame(11, f"{self._name(location)}: grown into what is not durably zero")
-        self.count("grown within a segment")
-
-    def _check_deleted(self, change: DiskDeleted) -> None:
-        """Rule 5: nobody but the holders has a request under way where it lay."""
-        self.count("disk deleted")
-        if change.holders:
-            self.count("disk deleted under a lost agent")
-        for location, (disk, _) in self.replica.owner_before.items():
-            if disk == change.disk:
-                self.movements.check_free(location, change.holders)
-        self.movements.deleted(change)
-
-    def _check_written(self, change: Written) -> None:
-        """Rule 6: data durable, then commit."""
-        location = self.replica.table.extents.get(change.extent)
-        disk = self.replica.table.disks[self.replica.owner[location][0]]
-        medium, sectors = self.place(location)
-        unit = disk.block_bytes // SECTOR_BYTES
-        first = sectors.start + change.first_block * unit
-        last = min(first + change.count_blocks * unit, sectors.stop)
-        if medium.is_dirty(range(first, last)):
-            self.blame(6, f"{self._name(location)}: written bits committed before their data")
-        self.count("do_write committed")
-
-    def _check_completed(self, changes: list[AnyChange], change: Completed) -> None:
-        location = self.replica.table.extents.get(change.extent)
-        if location == 0:
-            return
-        medium, sectors = self.place(location)
-        if medium.is_dirty(sectors):
-            self.blame(6, f"{self._name(location)}: record ended before its data was durable")
-        self.count("completed")
+        self.commits.committed(changes)
 
     def place(self, location: int) -> tuple[Medium, range]:
         """Where a location lies: medium and sectors."""
@@ -367,9 +186,6 @@ class Checks:
         medium = self.media[row.uri]
         start = segment_of(location) * medium.segment_sectors
         return medium, range(start, start + medium.segment_sectors)
-
-    def _name(self, location: int) -> str:
-        return self.replica.table.name_of(location)
 
     # Media: rules 11, 12 -------------------------------------------------------------------------
 
@@ -390,10 +206,12 @@ class Checks:
                 self.blame(
                     11 if request.kind == "write" else 3,
                     f"{request.holder.name} starts a {request.kind} for disk {tag.io.disk} segment "
-                    f"{tag.segment} at {self._name(location)}, which belongs to {owner}",
+                    f"{tag.segment} at {self.replica.name(location)}, which belongs to {owner}",
                 )
         elif request.kind == "write" and not self._copier_may(location, request):
-            self.blame(11, f"{request.holder.name} zeroes {self._name(location)}, not in a record")
+            self.blame(
+                11, f"{request.holder.name} zeroes {self.replica.name(location)}, not in a record"
+            )
         for other in medium.acting():
             if other is not request and other.kind != "flush":
                 self._check_overlap(request, other)
@@ -494,9 +312,6 @@ class Checks:
             self.count("container_failed")
 
     # Links: rules 7, 8 ---------------------------------------------------------------------------
-
-    def _sent(self, end: End, message: Message) -> None:
-        pass
 
     def _received(self, end: End, message: Message) -> None:
         agent = self._agent_of(end)

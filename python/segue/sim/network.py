@@ -48,7 +48,6 @@ class End:
         """Queues a message; lost if the link has ended, known or not."""
         if self.closed or not self.process.alive:
             return
-        self.wire.network.sent(self, message)
         self.wire.carry(self, encode(message))
 
     async def receive(self) -> Any:
@@ -171,14 +170,13 @@ class Network:
     """All wires, and how fast they are.
 
     `listener` takes a new `End` in the controller's process, or is None while nobody listens;
-    `watch_sent` and `watch_received` are the checkers' eyes.
+    `watch_received` is the checkers' eyes.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.wires: list[Wire] = []
         self.listener: tuple[Process, Callable[[End], None]] | None = None
-        self.watch_sent: Watcher | None = None
         self.watch_received: Watcher | None = None
         self.slow_until_ns = 0
         self.partitioned: dict[str, int] = {}
@@ -209,11 +207,6 @@ class Network:
         """A wire has ended."""
         if wire in self.wires:
             self.wires.remove(wire)
-
-    def sent(self, end: End, message: Message) -> None:
-        """Every message passes here on its way out."""
-        if self.watch_sent is not None:
-            self.watch_sent(end, message)
 
     def received(self, end: End, message: Message) -> None:
         """Every message passes here when its receiver takes it."""
