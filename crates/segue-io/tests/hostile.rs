@@ -5,9 +5,8 @@ mod rig;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
+use rig::raw::{is_closed, option, request};
 use rig::{Policy, Rig};
-
-const IHAVEOPT: &[u8] = b"IHAVEOPT";
 
 /// Through the handshake by OPT_EXPORT_NAME, without trailing zeroes.
 fn entered(rig: &Rig) -> UnixStream {
@@ -15,31 +14,10 @@ fn entered(rig: &Rig) -> UnixStream {
     let mut greeting = [0; 18];
     stream.read_exact(&mut greeting).unwrap();
     stream.write_all(&3u32.to_be_bytes()).unwrap();
-    stream.write_all(IHAVEOPT).unwrap();
-    stream.write_all(&1u32.to_be_bytes()).unwrap();
-    stream.write_all(&4u32.to_be_bytes()).unwrap();
-    stream.write_all(b"disk").unwrap();
+    stream.write_all(&option(1, b"disk")).unwrap();
     let mut export = [0; 10];
     stream.read_exact(&mut export).unwrap();
     stream
-}
-
-fn request(command: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
-    let mut out = 0x2560_9513u32.to_be_bytes().to_vec();
-    out.extend([0, 0]);
-    out.extend(command.to_be_bytes());
-    out.extend(cookie.to_be_bytes());
-    out.extend(offset.to_be_bytes());
-    out.extend(length.to_be_bytes());
-    out
-}
-
-fn is_closed(mut stream: UnixStream) -> bool {
-    let mut rest = Vec::new();
-    match stream.read_to_end(&mut rest) {
-        Ok(_) => true,
-        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
-    }
 }
 
 #[test]
@@ -64,7 +42,7 @@ fn garbage_costs_its_own_connection_only() {
         // It may hang up in the middle of this.
         let _ = stream.write_all(&bytes);
         let _ = stream.shutdown(std::net::Shutdown::Write);
-        assert!(is_closed(stream), "round {round}");
+        assert!(is_closed(&stream), "round {round}");
         let mut back = [0; 4096];
         good.read(0, &mut back).unwrap();
         assert_eq!(back, [3; 4096]);
@@ -81,7 +59,7 @@ fn a_write_cut_off_in_its_payload_writes_nothing() {
     stream.write_all(&request(1, 1, 0, 8192)).unwrap();
     stream.write_all(&[9; 8191]).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
-    assert!(is_closed(stream));
+    assert!(is_closed(&stream));
     let mut back = [0; 8192];
     good.read(0, &mut back).unwrap();
     assert_eq!(back, [3; 8192]);

@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
+use rig::raw::{is_closed, option, option_reply, request};
 use rig::{Policy, Rig};
 use segue_io::client::Client;
 use segue_io::plane::{HostLimits, PlaneEvent};
@@ -14,17 +15,6 @@ use segue_io::plane::{HostLimits, PlaneEvent};
 const OPT_LIST: u32 = 3;
 const OPT_INFO: u32 = 6;
 const MS_NS: u64 = 1_000_000;
-
-fn option(option: u32, data: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(data.len()).unwrap();
-    [
-        b"IHAVEOPT",
-        &option.to_be_bytes()[..],
-        &length.to_be_bytes()[..],
-        data,
-    ]
-    .concat()
-}
 
 /// The data of OPT_INFO for the only disk.
 const INFO: &[u8] = b"\0\0\0\x04disk\0\0";
@@ -35,23 +25,6 @@ fn greeted(rig: &Rig) -> UnixStream {
     stream.read_exact(&mut [0; 18]).unwrap();
     stream.write_all(&3u32.to_be_bytes()).unwrap();
     stream
-}
-
-/// The kind of the next reply to an option, and its data.
-fn option_reply(stream: &mut UnixStream) -> (u32, Vec<u8>) {
-    let mut head = [0; 20];
-    stream.read_exact(&mut head).unwrap();
-    let word = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().unwrap());
-    let mut data = vec![0; word(16) as usize];
-    stream.read_exact(&mut data).unwrap();
-    (word(12), data)
-}
-
-fn is_closed(mut stream: &UnixStream) -> bool {
-    match stream.read_to_end(&mut Vec::new()) {
-        Ok(_) => true,
-        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
-    }
 }
 
 fn limited(policy: Policy, limits: HostLimits) -> Rig {
@@ -155,15 +128,6 @@ fn an_option_is_answered_before_the_next_is_looked_at() {
     assert!(is_closed(&eager), "one too many");
 }
 
-fn read_request(cookie: u64) -> Vec<u8> {
-    let mut out = 0x2560_9513u32.to_be_bytes().to_vec();
-    out.extend([0; 4]);
-    out.extend(cookie.to_be_bytes());
-    out.extend(0u64.to_be_bytes());
-    out.extend((1u32 << 20).to_be_bytes());
-    out
-}
-
 /// The errno of the next reply to a read of 1 MiB.
 fn read_reply(stream: &mut UnixStream) -> u32 {
     let mut head = [0; 16];
@@ -207,7 +171,7 @@ fn what_timed_out_and_is_still_under_way_counts() {
     std::fs::rename(&made, &rules).unwrap();
     let before = rig.count("requests");
     for cookie in 0..68 {
-        host.write_all(&read_request(cookie)).unwrap();
+        host.write_all(&request(0, cookie, 0, 1 << 20)).unwrap();
     }
     // A connection holds 64 MiB.
     for _ in 0..64 {

@@ -1,11 +1,15 @@
 //! What clients may take of `segue serve`: time for a handshake, connections, memory (promise P9).
 //! Those that take no replies are in nobody's way, least of all a revocation's.
 
+#[path = "rig/raw.rs"]
+mod raw;
+
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use raw::{option, option_reply, request};
 use segue_io::client::Client;
 use segue_io::container::Cache;
 use segue_io::serve::{Limits, Server};
@@ -77,8 +81,8 @@ impl Serving {
         let mut stream = self.greeted();
         let data = [&holder.to_be_bytes()[..], &[0; 4]].concat();
         stream.write_all(&option(HOLD, &data)).unwrap();
-        assert_eq!(option_reply(&mut stream), HOLD);
-        assert_eq!(option_reply(&mut stream), REP_ACK);
+        assert_eq!(option_reply(&mut stream).0, HOLD);
+        assert_eq!(option_reply(&mut stream).0, REP_ACK);
         stream.write_all(&option(OPT_EXPORT_NAME, b"")).unwrap();
         stream.read_exact(&mut [0; 10]).unwrap();
         stream
@@ -94,38 +98,8 @@ impl Serving {
         let mut stream = asked.unwrap();
         let data = [&holder.to_be_bytes()[..], &[0; 4]].concat();
         stream.write_all(&option(REVOKE, &data)).unwrap();
-        assert_eq!(option_reply(&mut stream), REP_ACK);
+        assert_eq!(option_reply(&mut stream).0, REP_ACK);
     }
-}
-
-fn option(option: u32, data: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(data.len()).unwrap();
-    [
-        b"IHAVEOPT",
-        &option.to_be_bytes()[..],
-        &length.to_be_bytes()[..],
-        data,
-    ]
-    .concat()
-}
-
-/// The kind of the next reply to an option.
-fn option_reply(stream: &mut UnixStream) -> u32 {
-    let mut head = [0; 20];
-    stream.read_exact(&mut head).unwrap();
-    let word = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().unwrap());
-    stream.read_exact(&mut vec![0; word(16) as usize]).unwrap();
-    word(12)
-}
-
-fn request(command: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
-    let mut out = 0x2560_9513u32.to_be_bytes().to_vec();
-    out.extend([0, 0]);
-    out.extend(command.to_be_bytes());
-    out.extend(cookie.to_be_bytes());
-    out.extend(offset.to_be_bytes());
-    out.extend(length.to_be_bytes());
-    out
 }
 
 /// More clients than the server has threads for I/O, each of which has asked for more than its

@@ -1,6 +1,8 @@
 //! A plane with one container and a small controller that answers its faults.
 #![allow(dead_code)]
 
+pub mod raw;
+
 use std::collections::HashSet;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
