@@ -8,16 +8,7 @@ import msgspec
 
 from segue.sim.loop import SECOND
 from segue.sim.stage import Stage, settings
-from tests.sim.test_incidents import (
-    SEGMENT,
-    UNCLEAN,
-    done,
-    end,
-    medium,
-    through,
-    writing,
-    zeroing,
-)
+from tests.sim.stories import SEGMENT, UNCLEAN, done, end, medium, through, writing, zeroing
 
 Build = Callable[..., Stage]
 

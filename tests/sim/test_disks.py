@@ -14,7 +14,7 @@ from segue.sim.host import ESHUTDOWN, LOST
 from segue.sim.loop import MS, SECOND
 from segue.sim.oracle import Disk
 from segue.sim.stage import DiskPlan, MediumPlan, Stage, settings
-from tests.sim.test_incidents import done, end, medium, through, writing
+from tests.sim.stories import done, end, medium, through, writing
 from tests.sim.test_movement import resized
 from tests.sim.test_verbs import outcomes
 

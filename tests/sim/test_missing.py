@@ -15,7 +15,7 @@ from segue.sim.containers import SECTOR_BYTES, Holder
 from segue.sim.host import EIO, ENOSPC, ESHUTDOWN, LOST, Host
 from segue.sim.loop import SECOND
 from segue.sim.stage import DiskPlan, MediumPlan, Stage
-from tests.sim.test_incidents import SEGMENT, done, end, through
+from tests.sim.stories import SEGMENT, done, end, through
 from tests.sim.test_movement import ask, lies, medium, moving, no_job, written
 
 Build = Callable[..., Stage]

@@ -24,7 +24,7 @@ from segue.sim.host import EIO, Host
 from segue.sim.loop import MS, SECOND
 from segue.sim.plane import Part
 from segue.sim.stage import DiskPlan, MediumPlan, Plan, Stage, settings
-from tests.sim.test_incidents import SEGMENT, done, end, through
+from tests.sim.stories import SEGMENT, done, end, through
 
 Build = Callable[..., Stage]
 TWO = [MediumPlan(segments=12), MediumPlan(segments=12)]

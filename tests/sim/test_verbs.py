@@ -26,7 +26,7 @@ from segue.controller.procedures.verbs import (
 from segue.sim.host import EIO
 from segue.sim.loop import SECOND, US
 from segue.sim.stage import DiskPlan, MediumPlan, Stage, settings
-from tests.sim.test_incidents import done, end, medium, through
+from tests.sim.stories import done, end, medium, through
 
 Build = Callable[..., Stage]
 TWO = [MediumPlan(segments=12), MediumPlan(segments=12)]

@@ -30,7 +30,16 @@ ROOT = Path(__file__).resolve().parents[3]
 COPIED = ("python", "tests/sim", "crates", "Cargo.toml", "Cargo.lock", "pyproject.toml")
 INCIDENTS = tuple(
     f"tests/sim/test_{name}.py"
-    for name in ("incidents", "fences", "blocks", "movement", "disks", "missing", "verbs")
+    for name in (
+        "incidents",
+        "flushes",
+        "fences",
+        "blocks",
+        "movement",
+        "disks",
+        "missing",
+        "verbs",
+    )
 )
 NATIVE = Path("python/segue/_native.abi3.so")
 BUILDING = threading.Lock()

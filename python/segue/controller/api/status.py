@@ -103,7 +103,7 @@ def _full_pools(c: Controller) -> Iterator[str]:
             yield f"{which} {1 - share:.0%} full"
 
 
-def _store_without_room(c: Controller) -> Iterator[str]:
+def store_without_room(c: Controller) -> Iterator[str]:
     """Commits find no room: since when, and how much waits for them."""
     full = c.store.no_room()
     if full is None:
@@ -118,7 +118,7 @@ def _store_without_room(c: Controller) -> Iterator[str]:
 
 def _problems(c: Controller) -> list[str]:
     """What an operator should look at, one sentence each."""
-    said = [*_store_without_room(c)]
+    said = [*store_without_room(c)]
     for peer in c.peers.values():
         disks = [c.table.disks[d] for d in c.table.disks_of(peer.incarnation)]
         if peer.state.value in ("absent", "lost") and disks:

@@ -53,7 +53,7 @@ class Begun(Enum):
     INCOMPLETE = "its extent is incomplete"
     FULL = "no location is free"
     LOST_WRITER = "an agent that is lost may still write there"
-    AWAY = "the server of its destination is away"
+    AWAY = "its destination is away"
     REFUSED = "new segments of the disk may not be put there"
 
 
