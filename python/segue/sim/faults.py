@@ -15,8 +15,8 @@ from segue.sim.checks import PROBE
 from segue.sim.containers import Request
 from segue.sim.crash_points import (
     AGENT_POINTS,
-    AMBUSHED,
     CONTROLLER_POINTS,
+    FAILPOINTS,
     LINK_POINTS,
     CrashPoints,
 )
@@ -40,7 +40,7 @@ from segue.wire.messages import (
 class Faults:
     """The world's bad luck."""
 
-    def __init__(self, stage: Stage, lose_power: Callable[[], None]) -> None:
+    def __init__(self, stage: Stage, lose_power: Callable[[], None], aim: str = "") -> None:
         self.world = stage.world
         self.rng = stage.world.rng
         self.office = stage.office
@@ -54,13 +54,15 @@ class Faults:
         self.errors_allowed = stage.plan.errors_allowed
         self.lease_ns = stage.plan.settings.lease_ns
         self.lose_all_power = lose_power
+        self.aim = aim
+        """The failpoint of all ambushes at failpoints, if the seed is an aimed one."""
         self.on = False
         self.mean_ns = SECOND
         self.kinds: list[str] = []
         self.operator = Operator(stage)
         self._points = CrashPoints(stage)
         self._failpoint = ""
-        """The place at which the controller that comes there next is to die."""
+        """The place at which the process that comes there next is to die."""
         self._ambush: tuple[str, Callable[[], bool], Callable[[], None]] | None = None
         self._probes = PROBE + (1 << 60)
 
@@ -84,7 +86,11 @@ class Faults:
             self._failpoint = ""
             self.checks.count(f"crash point failpoint {failpoint}")
             # What it does before its next await is done by a process that is being killed.
-            process.kill()
+            machine = next((m for m in self.machines if m.alive is process), None)
+            if machine is None:
+                process.kill()
+            else:
+                self._kill(machine)
 
     def look(self) -> None:
         """After every event: springs the ambush that is set."""
@@ -426,12 +432,14 @@ class Faults:
         self._set(f"controller: {point}", there, strike)
 
     def ambush_failpoint(self) -> None:
-        """Kills the controller at a failpoint, the next time it comes there.
+        """Kills the controller, or an agent, at a failpoint, the next time one comes there.
 
-        Most of a seed's ambushes are at one and the same: some places are seldom come to.
+        Most of a seed's ambushes are at one and the same, those of an aimed one all: some places
+        are seldom come to.
         """
-        favourite = AMBUSHED[self.world.seed % len(AMBUSHED)]
-        self._failpoint = favourite if self.rng.random() < 0.7 else self.rng.choice(AMBUSHED)
+        favourite = FAILPOINTS[self.world.seed % len(FAILPOINTS)]
+        drawn = favourite if self.rng.random() < 0.7 else self.rng.choice(FAILPOINTS)
+        self._failpoint = self.aim or drawn
 
     def ambush_agent(self) -> None:
         """Kills an agent at a crash point."""

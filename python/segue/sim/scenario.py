@@ -120,6 +120,7 @@ class Outcome:
     """What came of a seed; `failure` is empty if all was well."""
 
     seed: int
+    aim: str = ""
     failure: str = ""
     digest: str = ""
     counts: dict[str, int] = field(default_factory=dict)
@@ -197,12 +198,12 @@ def draw_settings(rng: random.Random) -> Settings:
 class Scenario(Stage):
     """The world of one seed."""
 
-    def __init__(self, seed: int, echo: Callable[[str], None] | None = None) -> None:
+    def __init__(self, seed: int, echo: Callable[[str], None] | None = None, aim: str = "") -> None:
         world = World(seed)
         world.echo = echo
         super().__init__(world, draw_plan(world.rng))
         self.rng = world.rng
-        self.faults = Faults(self, self._lose_power)
+        self.faults = Faults(self, self._lose_power, aim)
         self._power_losses = 0
         self._drawn = 0
         self._think_ns = MS
@@ -258,6 +259,8 @@ class Scenario(Stage):
                 host.weights.update(theme.weights)
         if rng.random() < 0.7:
             kinds += list(MOVEMENT) * rng.choice((1, 3))
+        if self.faults.aim:
+            kinds += [*MOVEMENT, *["ambush_failpoint"] * 8]
         if kinds and rng.random() < 0.95:
             self.faults.start(kinds, rng.choice((80, 200, 600)) * MS)
         limit_ns = rng.randint(4, 20) * SECOND
@@ -285,14 +288,18 @@ class Scenario(Stage):
         super().after_step()
 
 
-def run_seed(seed: int, echo: Callable[[str], None] | None = None) -> Outcome:
-    """Runs one seed from nothing, with nothing left behind."""
-    outcome = Outcome(seed)
+def run_seed(seed: int, echo: Callable[[str], None] | None = None, aim: str = "") -> Outcome:
+    """Runs one seed from nothing, with nothing left behind.
+
+    With `aim`, a name of `FAILPOINTS`, what goes wrong leads there, and all ambushes at failpoints
+    are at that one.
+    """
+    outcome = Outcome(seed, aim)
     hook, sys.unraisablehook = sys.unraisablehook, _ignore_closing
     gc.disable()
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
-        scenario = Scenario(seed, echo)
+        scenario = Scenario(seed, echo, aim)
         try:
             with failpoints.watched(scenario.faults.passed):
                 scenario.run()
