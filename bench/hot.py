@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from latency import IO_BYTES, Trace, boottime_ns, while_doing
 from moving import ALIGN, Copier, Mover, agent_of, aligned, by_cause, disk_on_two, room_bytes
-from servers import MIB, build_load, write_file
+from servers import MIB, build_load, nbdkit, write_file
 
 from segue import _native
-from segue.installation import Installation, wait_until
+from segue.installation import Installation
 
 HOT_SEGMENTS = 4
 UNIT_FILE_BYTES = 64 * MIB
@@ -66,14 +66,9 @@ def slow_storage(folder: Path, size_bytes: int) -> Iterator[str]:
     In memory: a file of its own would share the store's file system, and commits wait for what it
     has to write back.
     """
-    socket = folder / "slow.sock"
-    words = ["nbdkit", "-f", "-U", str(socket), "--filter=rate", "memory", str(size_bytes)]
-    with subprocess.Popen([*words, f"rate={8 * SLOW_RATE}"]) as running:
-        wait_until("nbdkit", socket.exists)
-        try:
-            yield f"nbd+unix:///?socket={socket}"
-        finally:
-            running.terminate()
+    words = ["--filter=rate", "memory", str(size_bytes), f"rate={8 * SLOW_RATE}"]
+    with nbdkit(folder / "slow.sock", *words) as uri:
+        yield uri
 
 
 @contextmanager

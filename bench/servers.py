@@ -34,6 +34,17 @@ class Server:
     pid: int
 
 
+@contextmanager
+def nbdkit(socket: Path, *words: str) -> Iterator[str]:
+    """The URI of what nbdkit serves there."""
+    with subprocess.Popen(["nbdkit", "-f", "-U", str(socket), *words]) as running:
+        wait_until("nbdkit", socket.exists)
+        try:
+            yield f"nbd+unix:///?socket={socket}"
+        finally:
+            running.terminate()
+
+
 def build_load() -> Path:
     """The folder of the release binaries `load` and `null`."""
     folder = BENCH / "load"

@@ -1,10 +1,15 @@
-"""What an agent costs that nobody uses: CPU, memory, and the table of an untouched large disk."""
+"""What an agent costs that nobody uses: CPU, memory, and the table of an untouched large disk.
+
+It has two containers open: a file, and an export of nbdkit, where a disk was written to once.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from pathlib import Path
+
+from servers import nbdkit
 
 from segue import _native
 from segue.installation import Installation, Process
@@ -26,13 +31,18 @@ def resident_mib(process: Process) -> float:
 
 
 def measure(seconds: float) -> dict[str, float]:
-    """An idle agent and controller; one disk of 64 TiB, attached to a host that says nothing."""
+    """An idle agent and controller; disks of 64 TiB, attached to hosts that say nothing."""
     with (
         tempfile.TemporaryDirectory(dir="/var/tmp", prefix="segue-bench-") as folder,
+        nbdkit(Path(folder) / "nbdkit", "memory", "1G") as uri,
         Installation(Path(folder) / "data") as made,
     ):
         made.start_controller()
         made.start_agent("bench")
+        made.client.add_container("remote", uri, 0)
+        made.client.create_disk("far", DISK_BYTES)
+        far = _native.NbdClient(made.socket("bench"), "far")
+        far.pwrite(bytes(4096), 0)
         made.client.add_container("c", f"file://{folder}/c", 1 << 30)
         made.client.create_disk("disk", DISK_BYTES)
         disk = _native.NbdClient(made.socket("bench"), "disk")
@@ -48,4 +58,5 @@ def measure(seconds: float) -> dict[str, float]:
             "controller_mib": resident_mib(made.controller),
         }
         disk.close()
+        far.close()
     return {name: round(value, 4) for name, value in figures.items()}

@@ -7,7 +7,6 @@ themselves is taken off.
 from __future__ import annotations
 
 import re
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +16,7 @@ from typing import Any
 
 from latency import IO_BYTES, while_doing
 from moving import Mover, agent_of, disk_on_two, room_bytes
-from servers import MIB, build_load
-
-from segue.installation import wait_until
+from servers import MIB, build_load, nbdkit
 
 SIZE_BYTES = 128 * MIB
 HEADER_BYTES = MIB
@@ -36,13 +33,9 @@ def logged(folder: Path, name: str, size_bytes: int) -> Iterator[tuple[str, Path
     socket, storage, log = (folder / f"{name}.{kind}" for kind in ("sock", "storage", "requests"))
     with open(storage, "wb") as made:
         made.truncate(size_bytes)
-    words = ["nbdkit", "-f", "-U", str(socket), "--filter=log", "file", str(storage)]
-    with subprocess.Popen([*words, f"logfile={log}"]) as running:
-        wait_until("nbdkit", socket.exists)
-        try:
-            yield f"nbd+unix:///?socket={socket}", log
-        finally:
-            running.terminate()
+    words = ["--filter=log", "file", str(storage), f"logfile={log}"]
+    with nbdkit(socket, *words) as uri:
+        yield uri, log
 
 
 def arrived(log: Path, begin: int) -> Figures:

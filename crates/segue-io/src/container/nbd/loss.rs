@@ -46,9 +46,11 @@ pub(super) struct Losses {
     /// Sessions that the connection being made has named.
     named: Vec<Session>,
     dials: usize,
+    /// The next connection may be tried then.
     next_dial_ns: u64,
     backoff_ns: u64,
-    wants_dial: bool,
+    /// One is wanted, and waits for that.
+    waits_to_dial: bool,
     revoked: bool,
 }
 
@@ -62,7 +64,7 @@ impl Losses {
             dials: 0,
             next_dial_ns: 0,
             backoff_ns: BACKOFF_FIRST_NS,
-            wants_dial: false,
+            waits_to_dial: false,
             revoked: false,
         }
     }
@@ -131,24 +133,25 @@ impl Losses {
 
     /// When something here is due.
     pub(super) fn deadline(&self, policy: &Policy) -> Option<u64> {
-        let dial = self.wants_dial.then_some(self.next_dial_ns);
+        let dial = self.waits_to_dial.then_some(self.next_dial_ns);
         let linger = policy
             .linger_ns
             .and_then(|linger_ns| Some(self.doubts.iter().map(|d| d.lost_ns).min()? + linger_ns));
         dial.into_iter().chain(linger).min()
     }
 
-    /// Whether a connection may be tried now.
-    pub(super) fn may_dial(&mut self, now: u64) -> bool {
-        self.wants_dial = now < self.next_dial_ns;
-        !self.wants_dial
+    /// Whether to try a connection now, if one is wanted; one that is too early is waited for.
+    pub(super) fn may_dial(&mut self, wanted: bool, now: u64) -> bool {
+        self.waits_to_dial = wanted && now < self.next_dial_ns;
+        wanted && !self.waits_to_dial
     }
 
     /// Begins a connection, and says when the next may be tried.
     pub(super) fn dial(&mut self, address: &Address, holder: u64) -> io::Result<Link> {
         self.next_dial_ns = boottime_ns() + self.backoff_ns;
         self.backoff_ns = (2 * self.backoff_ns).min(BACKOFF_LAST_NS);
-        self.wants_dial = true;
+        // If this one fails at once.
+        self.waits_to_dial = true;
         let sessions = self.doubts.iter().filter_map(|doubt| doubt.session);
         self.named = sessions.take(ENDED_MAX).collect();
         let hold = (holder != 0).then(|| Hold {

@@ -241,26 +241,29 @@ impl Driver {
     }
 
     fn run(mut self) {
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS_MAX];
         self.pump();
         while !self.stopping {
-            let timeout_ms = self.timeout_ms();
-            let found = self
-                .epoll
-                .wait(&mut events, timeout_ms)
-                .expect("epoll_wait works")
-                .to_vec();
-            for event in found {
-                match event.u64 {
-                    KEY_INBOX => self.take_messages(),
-                    index => self.link_ready(index as usize, event.events),
-                }
-            }
-            self.pump();
+            self.turn();
         }
         for link in self.links.iter_mut().flatten() {
             link.disconnect();
         }
+    }
+
+    /// Waits until something is due or has come, and does all that can be done then.
+    fn turn(&mut self) {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS_MAX];
+        let found = self
+            .epoll
+            .wait(&mut events, self.timeout_ms())
+            .expect("epoll_wait works");
+        for event in found.iter().copied() {
+            match event.u64 {
+                KEY_INBOX => self.take_messages(),
+                index => self.link_ready(index as usize, event.events),
+            }
+        }
+        self.pump();
     }
 
     fn take_messages(&mut self) {
@@ -554,23 +557,18 @@ impl Driver {
 
     /// Makes another connection, if there is none or those there are have enough to do.
     fn connect(&mut self, now: u64) {
-        let is_joining = |link: &Link| link.stage != Stage::Ready;
-        if self.stopping || self.links.iter().flatten().any(is_joining) {
-            return;
-        }
-        let enough = self.has_ready() && !self.jobs.has_queued();
         let fua = lock(&self.shared.limits).is_some_and(|limits| limits.fua);
         // Without FUA, a flush is to be by the server that has answered the writes: of two
         // connections one may be silent, its server dead, and the other have found the server that
         // was started after it.
         let most = if fua { self.links.len() } else { 1 };
         let free = self.links[..most].iter().position(Option::is_none);
-        let (false, Some(index)) = (enough, free) else {
+        let is_joining = self.links.iter().flatten().any(|l| l.stage != Stage::Ready);
+        let has_enough = self.has_ready() && !self.jobs.has_queued();
+        let wanted = free.filter(|_| !self.stopping && !is_joining && !has_enough);
+        let (Some(index), true) = (wanted, self.losses.may_dial(wanted.is_some(), now)) else {
             return;
         };
-        if !self.losses.may_dial(now) {
-            return;
-        }
         match self.losses.dial(&self.address, self.holder) {
             Ok(link) => self.links[index] = Some(link),
             Err(error) => {
@@ -582,3 +580,7 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "port_tests.rs"]
+mod tests;
