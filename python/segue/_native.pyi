@@ -374,10 +374,13 @@ def create_container(
     installation: bytes,
     term: int,
     cache: str,
+    *,
+    erase: bool = False,
 ) -> NewContainer:
     """Makes a container of a file, or of a device (`size_bytes` 0: all of it).
 
-    Refuses what holds anything; may be repeated after a crash, by no older `term`.
+    Refuses what holds anything, with `erase` no device; may be repeated after a crash, by no older
+    `term`.
     """
 
 def remove_container(uri: str, identity: bytes, cache: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from segue.installation import Installation, wait_until
-from tests.tools.conftest import MIB, Shell, segue
+from tests.tools.conftest import MIB, Shell, Tool, segue
 
 
 @pytest.fixture
@@ -85,6 +85,58 @@ def test_a_device_in_use_is_refused(
     assert done.returncode == 1
     assert "first MiB holds something" in done.stderr
     assert [c.name for c in installation.client.containers()] == ["left"]
+
+
+def test_what_lies_behind_a_devices_head_is_spared_until_erase_is_said(
+    installation: Installation, device: Callable[[int], str]
+) -> None:
+    path = device(400 * MIB)
+    with open(path, "r+b") as raw:
+        raw.seek(40 * MIB)
+        raw.write(b"precious")
+    add = ("container", "add", "dev", f"block://{path}")
+    refused = segue(installation.data, *add)
+    assert refused.returncode == 1
+    assert f"it holds something, at byte {40 * MIB}: --erase gives up" in refused.stderr
+    with open(path, "rb") as raw:
+        raw.seek(40 * MIB)
+        assert raw.read(8) == b"precious"
+    taken = segue(installation.data, *add, "--erase")
+    assert (taken.returncode, taken.stdout) == (0, "container dev: 399 segments, 399M\n")
+    again = segue(installation.data, "container", "add", "two", f"block://{path}", "--erase")
+    assert again.returncode == 1
+    assert "is a container already" in again.stderr
+
+
+def test_an_exports_data_is_spared_until_erase_is_said(
+    installation: Installation, folder: Path, nbdkit: Tool
+) -> None:
+    with open(folder / "image", "wb") as image:
+        image.truncate(8 * MIB)
+        image.seek(7 * MIB)
+        image.write(b"precious")
+    socket = folder / "nbdkit"
+    args = ("-f", "-U", socket, "file", folder / "image")
+    with nbdkit.start(*args, log=folder / "log") as server:
+        wait_until("nbdkit", socket.exists)
+        add = ("container", "add", "far", f"nbd+unix:///?socket={socket}")
+        refused = segue(installation.data, *add)
+        assert refused.returncode == 1
+        assert f"it holds something, at byte {7 * MIB}" in refused.stderr
+        taken = segue(installation.data, *add, "--erase")
+        assert (taken.returncode, taken.stdout) == (0, "container far: 7 segments, 7M\n")
+        server.terminate()
+
+
+def test_a_larger_file_is_not_cut(installation: Installation, folder: Path) -> None:
+    with open(folder / "large", "wb") as large:
+        large.truncate(64 * MIB)
+    uri = f"file://{folder}/large"
+    refused = segue(installation.data, "container", "add", "c", uri, "--size", "32M")
+    assert refused.returncode == 1
+    assert f"it has {64 * MIB} bytes, more than {32 * MIB}" in refused.stderr
+    assert (folder / "large").stat().st_size == 64 * MIB
+    assert segue(installation.data, "container", "add", "c", uri, "--size", "64M").returncode == 0
 
 
 def test_containers_come_and_go_under_a_host(

@@ -7,7 +7,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use segue_io::container::{
-    Cache, Container, DATA_AT_BYTES, Ending, ZeroHow, create, inspect, remove,
+    Cache, Container, DATA_AT_BYTES, Ending, ZeroHow, clear_head, create, inspect, refuse_contents,
+    remove,
 };
 
 const MIB: u64 = 1 << 20;
@@ -208,4 +209,31 @@ fn making_spares_what_is_there_and_giving_back_leaves_a_device_for_others() {
     );
     let other = create("block:///etc/passwd", 0, MIB, ME, HOUSE, 1, Cache::Direct);
     assert!(other.unwrap_err().what.contains("no block device"));
+}
+
+#[test]
+fn what_lies_behind_the_first_mib_is_found_and_given_up_only_when_asked() {
+    let device = Device::new(4 * MIB, 512);
+    let raw = File::options().write(true).open(&device.path).unwrap();
+    raw.write_all_at(b"precious", 2 * MIB + 100).unwrap();
+    raw.write_all_at(b"a head", 70_000).unwrap();
+    raw.sync_all().unwrap();
+    let uri = device.uri();
+    let head = refuse_contents(&uri, 0).unwrap_err();
+    assert_eq!(head.errno, libc::EEXIST);
+    assert!(head.what.contains("first MiB holds something") && head.what.contains("byte 70000"));
+    raw.write_all_at(&[0; 512], 70_000).unwrap();
+    raw.sync_all().unwrap();
+    let behind = refuse_contents(&uri, 0).unwrap_err();
+    assert!(behind.what.contains("byte 2097252"), "{}", behind.what);
+    refuse_contents(&uri, 2 * MIB).expect("what is not used may hold anything");
+    raw.write_all_at(b"a head", 70_000).unwrap();
+    drop(raw);
+    assert_eq!(device.make(ME, HOUSE), Err(libc::EEXIST));
+    clear_head(&uri).unwrap();
+    assert_eq!(device.make(ME, HOUSE), Ok(3));
+    assert_eq!(clear_head(&uri).unwrap_err().errno, libc::EEXIST);
+    refuse_contents(&uri, 0).expect("of a container, making judges");
+    let file = uri.replace("block://", "file://");
+    assert_eq!(clear_head(&file).unwrap_err().errno, libc::EINVAL);
 }

@@ -60,10 +60,12 @@ fn header_dict<'py>(py: Python<'py>, header: &Header) -> PyResult<Bound<'py, PyD
 /// Make a container: a new file (or an empty one), or a block device, and its header, durably.
 ///
 /// `size_bytes` includes the header's 1 MiB; 0: all of the device.  An attempt that was cut off may
-/// be repeated, by no older `term`.
+/// be repeated, by no older `term`.  With `erase`, a device or export is taken whatever it holds.
 #[allow(clippy::too_many_arguments)]
 #[pyfunction]
-#[pyo3(signature = (uri, size_bytes, segment_bytes, identity, installation, term, cache))]
+#[pyo3(signature = (
+    uri, size_bytes, segment_bytes, identity, installation, term, cache, *, erase = false
+))]
 fn create_container<'py>(
     py: Python<'py>,
     uri: &str,
@@ -73,11 +75,17 @@ fn create_container<'py>(
     installation: &[u8],
     term: u64,
     cache: &str,
+    erase: bool,
 ) -> PyResult<Bound<'py, PyDict>> {
     let (me, house) = (self::identity(identity)?, self::identity(installation)?);
     let cache = self::cache(cache)?;
-    let made =
-        py.detach(|| container::create(uri, size_bytes, segment_bytes, me, house, term, cache));
+    let made = py.detach(|| {
+        match erase {
+            true => container::clear_head(uri)?,
+            false => container::refuse_contents(uri, size_bytes)?,
+        }
+        container::create(uri, size_bytes, segment_bytes, me, house, term, cache)
+    });
     header_dict(py, &made.map_err(container_error)?)
 }
 

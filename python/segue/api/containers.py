@@ -18,6 +18,8 @@ class AddContainer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     segment_bytes: int | None = None
     """A power of two, 64 KiB to 64 MiB; none: what the controller was set to.  Containers of one
     segment size form a pool."""
+    erase: bool = False
+    """Take a device or export though something lies there; it is lost."""
 
 
 class SetLinger(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -114,6 +114,7 @@ def container() -> None:
     help="page: every agent is on this machine; direct: past the page cache.  "
     "[default: page for a file, else direct]",
 )
+@click.option("--erase", is_flag=True, help="Give up what a device or export holds.")
 @where_option
 @json_option
 def container_add(
@@ -122,16 +123,20 @@ def container_add(
     size: int | None,
     segment_size: int | None,
     cache: str | None,
+    erase: bool,
     as_json: bool,
 ) -> None:
     """Make storage at URI into a container called NAME.
 
-    URI is file:///PATH (made, or empty), block:///dev/DEVICE (whose first MiB is all zero),
-    nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH.
+    URI is file:///PATH (made, or empty), block:///dev/DEVICE, nbd://HOST[:PORT]/EXPORT or
+    nbd+unix:///EXPORT?socket=PATH.
+
+    All that lies there is overwritten sooner or later, so nothing may: a device or export is
+    looked at (a large one in 1,100 places), and refused without --erase if it holds something.
     """
     if size is None and "file://" in uri:
         raise click.UsageError("how large? a file needs --size")
-    info = client().add_container(name, uri, size or 0, cache, segment_size)
+    info = client().add_container(name, uri, size or 0, cache, segment_size, erase=erase)
     if as_json:
         print_json(info)
         return

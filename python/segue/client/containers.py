@@ -26,9 +26,11 @@ class Containers(Connection):
         size_bytes: int = 0,
         cache: str | None = None,
         segment_bytes: int | None = None,
+        *,
+        erase: bool = False,
     ) -> ContainerInfo:
         """Make storage at `uri` into a container; see `AddContainer` for the defaults."""
-        body = AddContainer(name, uri, size_bytes, cache, segment_bytes)
+        body = AddContainer(name, uri, size_bytes, cache, segment_bytes, erase)
         return self.call("POST", "containers", ContainerInfo, body)
 
     def set_linger(self, name: str, linger_s: float) -> ContainerInfo:

@@ -113,8 +113,11 @@ class Storage(Protocol):
         installation: bytes,
         term: int,
         cache: str,
+        erase: bool,
     ) -> CreatedContainer:
         """Makes a new container and its header; refuses storage that holds or is in use.
+
+        With `erase`, a device or export is taken whatever it holds.
 
         `size_bytes` 0: all of a device.  May be repeated after a crash, by the same term or a newer
         one: what a newer term than `term` has made is left alone, the store may name it.

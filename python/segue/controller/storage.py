@@ -49,6 +49,7 @@ class NativeStorage:
         installation: bytes,
         term: int,
         cache: str,
+        erase: bool,
     ) -> CreatedContainer:
         """See `Storage.create`."""
         made = await self._run(
@@ -62,6 +63,7 @@ class NativeStorage:
                 installation,
                 term,
                 cache,
+                erase=erase,
             ),
         )
         return CreatedContainer(

@@ -37,6 +37,7 @@ class SimStorage:
         installation: bytes,
         term: int,
         cache: str,
+        erase: bool,
     ) -> CreatedContainer:
         """See the port."""
         await self._pause()

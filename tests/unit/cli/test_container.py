@@ -14,13 +14,15 @@ def test_container_add(api: Api) -> None:
         "size_bytes": 100 << 20,
         "cache": "direct",
         "segment_bytes": None,
+        "erase": False,
     }
 
 
 def test_container_add_of_a_device_needs_no_size_and_a_file_does(api: Api) -> None:
-    args = ("container", "add", "c", "block:///dev/sdx", "--segment-size", "4M")
+    args = ("container", "add", "c", "block:///dev/sdx", "--segment-size", "4M", "--erase")
     assert api.run(*args).exit_code == 0
     assert (api.seen[0][2]["size_bytes"], api.seen[0][2]["segment_bytes"]) == (0, 4 << 20)
+    assert api.seen[0][2]["erase"]
     result = api.run("container", "add", "c", "file:///srv/c")
     assert result.exit_code == 2
     assert "a file needs --size" in result.stderr

@@ -1,7 +1,8 @@
 //! Making containers of files and devices, looking at them, and giving them back.
 //!
-//! Nothing that holds anything is taken: a file must be absent, empty or all holes, a device must
-//! read as zeroes where the header goes. Making may be repeated after a crash anywhere: what an
+//! Nothing that holds anything is taken: a file must be absent, empty or all holes, and no larger
+//! than what is made of it; a device must read as zeroes where the header goes (what lies behind
+//! that is looked at before: `contents.rs`). Making may be repeated after a crash anywhere: what an
 //! earlier attempt left behind (a file with a length and no header; a header of this installation
 //! that no term has stamped and nobody has open) holds nothing, and is taken over.
 //!
@@ -33,6 +34,7 @@ use std::io;
 
 use super::backing::Backing;
 use super::block;
+use super::contents::holds_something;
 use super::file::{Cache, FileBacking};
 use super::header::{self, DATA_AT_BYTES, Header, Identity, is_segment_size};
 use super::uri::{ContainerUri, Scheme};
@@ -82,7 +84,7 @@ pub fn create(
     let made = match (parsed.scheme(), cache) {
         (Scheme::File, _) => wanted
             .carve(size_bytes)
-            .and_then(|()| make_file(&parsed, cache, &wanted)),
+            .and_then(|()| make_file(&parsed, size_bytes, cache, &wanted)),
         (Scheme::Block, Cache::Direct) => make_block(&parsed, size_bytes, &mut wanted),
         (Scheme::Nbd, _) => make_remote(&parsed, size_bytes, &mut wanted),
         (Scheme::Block, Cache::Page) => Err(io::Error::new(
@@ -198,7 +200,12 @@ fn open_locked(uri: &ContainerUri, cache: Cache) -> io::Result<(FileBacking, boo
     }
 }
 
-fn make_file(uri: &ContainerUri, cache: Cache, wanted: &Wanted) -> io::Result<Header> {
+fn make_file(
+    uri: &ContainerUri,
+    size_bytes: u64,
+    cache: Cache,
+    wanted: &Wanted,
+) -> io::Result<Header> {
     let (file, is_new) = open_locked(uri, cache)?;
     let mut created = is_new;
     if let Some(found) = Header::read(&file)? {
@@ -209,6 +216,12 @@ fn make_file(uri: &ContainerUri, cache: Cache, wanted: &Wanted) -> io::Result<He
     } else if !created && !file.is_hollow()? {
         let what = format!("{} exists and holds something", uri.path().display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+    } else if file.size_bytes()? > size_bytes {
+        let what = format!(
+            "it has {} bytes, more than {size_bytes}",
+            file.size_bytes()?
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
     // Keeps the lock until what failed is deleted: then nobody else can have begun there.
     let _making = file.description()?;
@@ -241,9 +254,7 @@ fn make_block(uri: &ContainerUri, size_bytes: u64, wanted: &mut Wanted) -> io::R
         Some(found) if !wanted.may_take_over(&found, &device)? => {
             return Err(taken(&found, wanted));
         }
-        None if !starts_with_zeroes(&device)? => {
-            return Err(holds_something());
-        }
+        None => starts_with_zeroes(&device)?,
         _ => {}
     }
     let backing = uri.wrap(device)?;
@@ -257,25 +268,20 @@ fn make_remote(uri: &ContainerUri, size_bytes: u64, wanted: &mut Wanted) -> io::
     wanted.carve_of(size_bytes, export.size_bytes()?)?;
     match Header::read(&*export)? {
         Some(found) if found.container != wanted.container => Err(taken(&found, wanted)),
-        None if !starts_with_zeroes(&*export)? => Err(holds_something()),
-        _ => wanted.write_unlocked(&*export),
+        None => starts_with_zeroes(&*export).and_then(|()| wanted.write_unlocked(&*export)),
+        Some(_) => wanted.write_unlocked(&*export),
     }
 }
 
-fn holds_something() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::AlreadyExists,
-        "its first MiB holds something (a file system, a partition table?): if nobody needs it, \
-         zero that first",
-    )
-}
-
-fn starts_with_zeroes(device: &dyn Backing) -> io::Result<bool> {
+fn starts_with_zeroes(device: &dyn Backing) -> io::Result<()> {
     let buffer = Buffer::new(DATA_AT_BYTES as usize);
     // SAFETY: `buffer` is this function's own.
     let bytes = unsafe { buffer.part_mut(0, DATA_AT_BYTES as usize) };
     device.read(0, bytes)?;
-    Ok(bytes.iter().all(|&byte| byte == 0))
+    match bytes.iter().position(|&byte| byte != 0) {
+        None => Ok(()),
+        Some(at) => Err(holds_something(at as u64)),
+    }
 }
 
 /// A name is durable only with its directory.

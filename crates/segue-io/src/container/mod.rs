@@ -5,6 +5,7 @@
 
 mod backing;
 mod block;
+mod contents;
 mod faulty;
 mod file;
 mod forgetful;
@@ -22,6 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 pub use backing::{Backing, Ending, Gate, ZeroHow};
+pub use contents::{clear_head, refuse_contents};
 pub use faulty::Faulty;
 pub use file::{Cache, FileBacking};
 pub use forgetful::{Forgetful, Forgotten, power_loss};

@@ -43,7 +43,13 @@ def container_routes(c: Controller) -> list[Any]:
     async def add_container(data: JSONBody[AddContainer]) -> ContainerInfo:
         """Make storage at a URI into a container."""
         row = await verbs.add_container(
-            c, data.name, data.uri, data.size_bytes, data.cache, data.segment_bytes
+            c,
+            data.name,
+            data.uri,
+            data.size_bytes,
+            data.cache,
+            data.segment_bytes,
+            erase=data.erase,
         )
         return await shown(c, c.table.containers[row.container])
 

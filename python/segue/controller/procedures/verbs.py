@@ -108,9 +108,12 @@ async def add_container(
     size_bytes: int = 0,
     cache: str | None = None,
     segment_bytes: int | None = None,
+    *,
+    erase: bool = False,
 ) -> ContainerAdded:
     """Makes storage at `uri` into a container of the pool of that segment size.
 
+    Refused where something lies; with `erase`, a device or export is taken all the same.
     `size_bytes` 0: all of a device.  `cache` None: files go through the page cache, whatever else
     past it.  `segment_bytes` None: what the controller was set to.
     """
@@ -130,7 +133,7 @@ async def add_container(
         await c.copier_may_write()
         try:
             made = await c.storage.create(
-                uri, size_bytes, segment_bytes, identity, c.table.installation, c.term, cache
+                uri, size_bytes, segment_bytes, identity, c.table.installation, c.term, cache, erase
             )
         except OSError as error:
             raise Refusal(f"cannot make {_why(error)}") from error
