@@ -7,7 +7,9 @@ structs and derives the OpenAPI document from them, served at ``/v1/schema/opena
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from litestar import Litestar, Router
 from litestar.openapi import OpenAPIConfig
@@ -23,13 +25,16 @@ from segue.controller.api.jobs import job_routes
 from segue.controller.api.latency import latency_routes
 from segue.controller.api.status import status_routes
 from segue.controller.controller import Controller
+from segue.controller.procedures.verbs import ASKER, Asker
 
 ROUTES = (status_routes, container_routes, disk_routes, agent_routes, job_routes, latency_routes)
 """A resource's function: the controller in, its route handlers out."""
 
 
-def _in_work(c: Controller) -> Callable[[ASGIApp], ASGIApp]:
-    """Lets `segue status` show what a request that changes something waits for."""
+def _asked(c: Controller) -> Callable[[ASGIApp], ASGIApp]:
+    """For requests that change something: `segue status` shows what they wait for, and verbs learn
+    whether their asker still does (`verbs.still_asked`).
+    """
 
     def around(app: ASGIApp) -> ASGIApp:
         async def call(scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,12 +42,27 @@ def _in_work(c: Controller) -> Callable[[ASGIApp], ASGIApp]:
             if method == "GET":
                 await app(scope, receive, send)
                 return
-            with c.waits.work(f"request {method} {scope['path']}"):
-                await app(scope, receive, send)
+            asker = Asker()
+            ASKER.set(asker)
+            heard: asyncio.Queue[Any] = asyncio.Queue(1)
+            hearing = asyncio.ensure_future(_hear(receive, heard, asker))
+            try:
+                with c.waits.work(f"request {method} {scope['path']}"):
+                    await app(scope, heard.get, send)
+            finally:
+                hearing.cancel()
 
         return call
 
     return around
+
+
+async def _hear(receive: Receive, heard: asyncio.Queue[Any], asker: Asker) -> None:
+    """Passes on what the client sends, one message ahead, and notes that it has gone."""
+    while not asker.gone:
+        message = await receive()
+        asker.gone = message["type"] == "http.disconnect"
+        await heard.put(message)
 
 
 def make_api(c: Controller) -> Litestar:
@@ -53,7 +73,7 @@ def make_api(c: Controller) -> Litestar:
     app = Litestar(
         route_handlers=[Router("/v1", route_handlers=handlers)],
         exception_handlers=EXCEPTION_HANDLERS,
-        middleware=[_in_work(c)],
+        middleware=[_asked(c)],
         openapi_config=OpenAPIConfig(
             title="Segue",
             version=segue.__version__,

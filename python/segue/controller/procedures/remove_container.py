@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from segue import failpoints
 from segue.controller.changes import ContainerGone, ContainerLeaving
 from segue.controller.procedures.flush_failed import copier_flush
-from segue.controller.procedures.verbs import Refusal, container_called
+from segue.controller.procedures.verbs import Refusal, container_called, still_asked
 from segue.controller.record import container_of
 from segue.controller.restrict import extend_containers
 from segue.controller.table import Container, container_spec
@@ -45,6 +45,7 @@ async def remove_container(c: Controller, name: str, *, lost: bool = False) -> N
     `lost`: its storage is away, and gone for good.
     """
     async with c.locks.hold(("containers",), exclusive=True):
+        still_asked()
         container = container_called(c, name)
         number = container.row.container
         if not container.leaving:

@@ -43,7 +43,13 @@ from segue import failpoints
 from segue.controller.changes import AnyChange, Completed, DiskResized, GrowthBegun, Written
 from segue.controller.procedures.discard import incomplete_held
 from segue.controller.procedures.flush_failed import copier_flush
-from segue.controller.procedures.verbs import Refusal, check_disk_size, disk_called, disk_still
+from segue.controller.procedures.verbs import (
+    Refusal,
+    check_disk_size,
+    disk_called,
+    disk_still,
+    still_asked,
+)
 from segue.controller.record import Record, container_of, is_location, run_bits, segment_of
 from segue.controller.restrict import invalidate, resize_tables
 from segue.controller.table import Disk
@@ -65,6 +71,7 @@ async def resize_disk(c: Controller, name: str, size_bytes: int, force: bool = F
         disk = disk_still(c, name, number)
         if not await c.background.taken_over(number):
             raise _away(name)
+        still_asked()
         if size_bytes < disk.size_bytes:
             await _shrink(c, disk, size_bytes, force)
         elif size_bytes > disk.size_bytes:

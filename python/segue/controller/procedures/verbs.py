@@ -10,6 +10,7 @@ import asyncio
 import logging
 import re
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from segue.controller.changes import (
@@ -70,6 +71,27 @@ class Refusal(Exception):
         self.missing = missing
 
 
+class Asker:
+    """Whoever asked for a verb over the API: `gone`, when he no longer waits for the answer."""
+
+    def __init__(self) -> None:
+        self.gone = False
+
+
+ASKER: ContextVar[Asker | None] = ContextVar("segue_asker", default=None)
+"""Of the request that is being answered."""
+
+
+def still_asked() -> None:
+    """A `Refusal` if the asker has gone; what nobody on the API's other side asked for goes on.
+
+    Asked by verbs that have waited and begun nothing: he may have asked for the opposite since.
+    """
+    asker = ASKER.get()
+    if asker is not None and asker.gone:
+        raise Refusal("whoever asked for this has gone; nothing was begun")
+
+
 def _check_name(kind: str, name: str) -> None:
     if not NAME.fullmatch(name):
         raise Refusal(
@@ -87,7 +109,8 @@ def disk_called(c: Controller, name: str) -> Disk:
 
 
 def disk_still(c: Controller, name: str, number: int) -> Disk:
-    """That disk, whose lock is held by now, if it is still called so; or a `Refusal`."""
+    """That disk, whose lock is held by now, if its name is the same and somebody still asks."""
+    still_asked()
     if c.table.disk_names.get(name) != number:
         raise Refusal(f"no disk is called {name} any more", missing=True)
     return c.table.disks[number]
@@ -119,6 +142,7 @@ async def add_container(
     """
     _check_name("container", name)
     async with c.locks.hold(("containers",), exclusive=True):
+        still_asked()
         if name in c.table.container_names:
             raise Refusal(f"a container called {name} exists already")
         if any(other.row.uri == uri for other in c.table.containers.values()):
@@ -207,6 +231,7 @@ async def create_disk(
         raise Refusal(f"a block has 512 or 4096 bytes, not {block_bytes}")
     check_disk_size(size_bytes)
     async with c.locks.hold(("disks",), exclusive=True):
+        still_asked()
         if name in c.table.disk_names:
             raise Refusal(f"a disk called {name} exists already")
         pool = _pool(c, segment_bytes)
@@ -316,6 +341,7 @@ async def _delete(c: Controller, name: str, number: int, force: bool) -> None:
             for peer in c.peers_of(number):
                 while not (peer.listed or peer.gone):
                     await peer.changed()
+        still_asked()
         async with incomplete_held(c, disk, 0, disk.segments):
             holders = c.still_holders(await delete_tables(c, number))
             # Ids of extents are used again: nobody must wait for one on account of this disk.
