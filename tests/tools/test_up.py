@@ -118,6 +118,8 @@ def test_what_dies_is_started_again(up: Callable[..., Foreground], qemu_io: Tool
         before = {info.incarnation for info in one.client.agents()}
         pid = one.pid(victim)
         os.kill(pid, signal.SIGKILL)
+        shown = segue(one.data, "disk", "list")
+        assert shown.returncode == 0, f"{victim}: {shown.stderr}"
         wait_until(f"another {victim}", partial(_replaced, one, victim, pid, before))
         qemu_io("-f", "raw", "-c", "read -P 7 0 1M", uri)
 

@@ -180,8 +180,19 @@ def client(ctx: click.Context | None = None) -> Client:
     if folder is not None and url is not None and folder[1] == url[1]:
         raise click.UsageError("a folder and an API are named: which installation?")
     if folder is not None and (url is None or folder[1]):
-        return Client(_usable(*folder))
+        data = _usable(*folder)
+        return Client(data, restarts=lambda: _is_kept_running(data))
     if url is None:
         raise click.UsageError("which installation? give --data DIR or set SEGUE_DATA")
     token, ca = os.environ.get(TOKEN_VARIABLE, ""), os.environ.get(CA_VARIABLE)
     return Client(url[0], token=token.strip(), ca=ca or None)
+
+
+def _is_kept_running(data: str) -> bool:
+    """Whether a `segue up` runs in that folder, so that a controller comes again."""
+    from segue.supervisor import Folder, UpError  # noqa: PLC0415
+
+    try:
+        return Folder(data).holder() != 0
+    except UpError:
+        return False

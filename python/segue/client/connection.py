@@ -9,6 +9,8 @@ import http.client
 import os
 import socket
 import ssl
+import time
+from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -19,6 +21,9 @@ from segue.api.errors import ErrorBody
 T = TypeVar("T")
 SOCKET_NAME = "api.sock"
 TIMEOUT_S = 60.0
+RESTART_S = 5.0
+"""A controller that is being started again is tried for so long; mostly it takes one or two."""
+_RETRY_S = 0.05
 _NOBODY = (FileNotFoundError, ConnectionRefusedError)
 
 
@@ -34,14 +39,25 @@ class ApiError(Exception):
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout_s: float) -> None:
+    def __init__(self, path: str, timeout_s: float, restarts: Callable[[], bool]) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self._path = path
+        self._restarts = restarts
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+        deadline = time.monotonic() + RESTART_S
+        while True:
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(self.timeout)
+            try:
+                self.sock.connect(self._path)
+            except _NOBODY:
+                self.sock.close()
+                if time.monotonic() > deadline or not self._restarts():
+                    raise
+                time.sleep(_RETRY_S)
+            else:
+                return
 
 
 class Connection:
@@ -49,7 +65,8 @@ class Connection:
 
     `token`: what the installation's ``api.token`` holds; needed with a URL.  `ca`: a file (PEM) of
     certificates to trust besides the system's.  `timeout_s`: how long an answer is waited for
-    [`TIMEOUT_S`].  Raises `ApiError` for what is no URL.
+    [`TIMEOUT_S`].  `restarts`: asked where no controller of a folder is there, whether to wait for
+    one (`RESTART_S`).  Raises `ApiError` for what is no URL.
     """
 
     def __init__(
@@ -59,11 +76,13 @@ class Connection:
         token: str = "",
         ca: str | None = None,
         timeout_s: float | None = None,
+        restarts: Callable[[], bool] = lambda: False,
     ) -> None:
         self.where = where
         self.is_url = "://" in where
         """Whether it may be another machine's."""
         self._timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
+        self._restarts = restarts
         self._token = token
         self._ca = ca
         self._socket = os.path.join(where, SOCKET_NAME)
@@ -87,7 +106,7 @@ class Connection:
 
     def _connection(self) -> http.client.HTTPConnection:
         if not self.is_url:
-            return _UnixConnection(self._socket, self._timeout_s)
+            return _UnixConnection(self._socket, self._timeout_s, self._restarts)
         if not self._tls:
             return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
         try:

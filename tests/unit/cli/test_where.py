@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
+from segue.cli import options
 from segue.cli.main import main
 
 
@@ -38,3 +40,13 @@ def test_who_names_what_is_no_folder(tmp_path: Path) -> None:
         assert [result.exit_code for result in results] == [2, 2]
         assert results[0].stderr.startswith(f"segue: SEGUE_DATA: {file} is no directory (")
         assert results[1].stderr.startswith(f"segue: --data: {file} is no directory (")
+
+
+def test_a_controller_that_is_kept_running_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = iter([True, True, False])
+    monkeypatch.setattr(options, "_is_kept_running", lambda _: next(asked))
+    result = CliRunner().invoke(main, ["--data", str(tmp_path), "status"])
+    assert f"cannot reach the controller at {tmp_path}/api.sock" in result.stderr
+    assert next(asked, None) is None, "it was asked until nobody kept it running"
