@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use segue_io::buffer::Buffer;
 use segue_io::container::nbd::{Address, How, Job, Op, Port, Waiter};
-use segue_nbd::server::{Command, Event, Request, ServerConn, Wants};
+use segue_nbd::server::{Command, Event, Refusal, RefusalKind, Request, ServerConn, Wants};
 use segue_nbd::{BlockSizes, Errno, ExportInfo, Features};
 
 const SIZE_BYTES: u64 = 1 << 20;
@@ -44,12 +44,22 @@ enum Reply {
     Done,
     Failed,
     Nothing,
+    /// Closes the connection.
+    HangsUp,
 }
 
 type Answers = Arc<dyn Fn(&Request) -> Reply + Send + Sync>;
 
 /// Serves one connection until its client goes.
-fn serve(mut stream: UnixStream, answers: &Answers) -> Option<()> {
+fn serve(stream: UnixStream, answers: &Answers) -> Option<()> {
+    serve_or_refuse(stream, Ok(export()), answers)
+}
+
+fn serve_or_refuse(
+    mut stream: UnixStream,
+    export: Result<ExportInfo, Refusal>,
+    answers: &Answers,
+) -> Option<()> {
     let mut conn = ServerConn::new();
     let mut received = Vec::new();
     loop {
@@ -62,7 +72,7 @@ fn serve(mut stream: UnixStream, answers: &Answers) -> Option<()> {
             .expect("a client that keeps the protocol");
         received.drain(..step.consumed);
         match step.event {
-            Some(Event::WantExport { .. }) => conn.export_answer(Ok(export())).unwrap(),
+            Some(Event::WantExport { .. }) => conn.export_answer(export.clone()).unwrap(),
             Some(Event::Request(request)) => {
                 while let Wants::Payload(left) = conn.wants() {
                     if received.is_empty() {
@@ -75,6 +85,7 @@ fn serve(mut stream: UnixStream, answers: &Answers) -> Option<()> {
                 let mut head = [0; 64];
                 let (length, data) = match (answers(&request), request.command) {
                     (Reply::Nothing, _) => continue,
+                    (Reply::HangsUp, _) => return None,
                     (Reply::Failed, _) => {
                         let length = conn.error_reply(&request, Errno::Eio, "", &mut head);
                         (length, 0)
@@ -236,4 +247,35 @@ fn a_flush_that_fails_after_a_write_fails_the_write() {
         assert_eq!(ended, Ok(How::Done(expected)), "{op:?}");
     }
     assert_eq!(*flushes.lock().unwrap(), 3);
+}
+
+/// A server has no room for the connection that takes the place of a lost one, as `segue serve` says
+/// when it serves as many as it may: that is no revocation. It has room again a moment later.
+#[test]
+fn a_server_that_refuses_a_connection_for_now_is_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let granted = match number {
+                1 => Err(Refusal {
+                    kind: RefusalKind::Policy,
+                    message: "224 connections are served already, as many as may be".into(),
+                }),
+                _ => Ok(export()),
+            };
+            let answers: Answers = Arc::new(move |_| match number {
+                0 => Reply::HangsUp,
+                _ => Reply::Done,
+            });
+            std::thread::spawn(move || serve_or_refuse(stream.unwrap(), granted, &answers));
+        }
+    });
+    let uri = format!("nbd+unix:///?socket={}", path.display());
+    let port = Port::open(Address::parse(&uri).unwrap(), 7).unwrap();
+    for _ in 0..2 {
+        let read = submit(&port, Op::Read, 0);
+        assert_eq!(read.recv_timeout(PATIENCE), Ok(How::Done(0)));
+    }
 }

@@ -299,6 +299,7 @@ impl Handshake {
             return Step::new(
                 0,
                 Event::Refused(OptionRefused {
+                    option,
                     reply: kind,
                     message,
                 }),

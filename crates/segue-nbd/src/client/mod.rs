@@ -182,6 +182,8 @@ pub enum Event {
 /// The server's answer to an option that could not be done without.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OptionRefused {
+    /// The option ([`c::OPT_GO`] and so on).
+    pub option: u32,
     /// The reply's type ([`c::REP_ERR_UNKNOWN`] and so on).
     pub reply: u32,
     /// The server's sentence; may be empty.

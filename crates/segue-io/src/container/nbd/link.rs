@@ -31,8 +31,12 @@ const PIECES_MAX: usize = 32;
 pub(super) enum LinkEvent {
     /// In transmission.
     Connected,
-    /// The server refuses the export, or this holder.
-    Refused { policy: bool, message: String },
+    /// The server refuses the export (by `policy`, perhaps), or has revoked this holder for ever.
+    Refused {
+        policy: bool,
+        revoked: bool,
+        message: String,
+    },
     /// A request has been answered.
     Done(Part, i32),
 }
@@ -315,6 +319,9 @@ impl Link {
             }
             Event::Refused(refused) => events.push(LinkEvent::Refused {
                 policy: refused.reply == c::REP_ERR_POLICY,
+                // The export itself is refused while the server has no room for it, say.
+                revoked: refused.reply == c::REP_ERR_POLICY
+                    && refused.option == c::OPT_SEGUE_HOLD,
                 message: refused.message,
             }),
             Event::Data { cookie, at, length } => {

@@ -327,12 +327,19 @@ impl Driver {
     fn link_event(&mut self, index: usize, event: LinkEvent) {
         match event {
             LinkEvent::Connected => self.joined(index),
-            LinkEvent::Refused { policy, message } => {
+            LinkEvent::Refused {
+                policy,
+                revoked,
+                message,
+            } => {
                 let what = format!("the server refuses: {message}");
                 let kind = match policy {
                     true => io::ErrorKind::PermissionDenied,
                     false => io::ErrorKind::NotFound,
                 };
+                if revoked {
+                    self.losses.revoked();
+                }
                 self.lose(index, &io::Error::new(kind, what));
             }
             LinkEvent::Done(part, errno) if part.job.is_none() => {
@@ -451,9 +458,6 @@ impl Driver {
         }
         if was_ready || error.kind() == io::ErrorKind::InvalidData {
             crate::log(format_args!("{}: connection lost: {error}", self.name()));
-        }
-        if error.kind() == io::ErrorKind::PermissionDenied {
-            self.losses.revoked();
         }
         for part in self.losses.lost(index, was_ready, parts) {
             self.jobs.again(part);
