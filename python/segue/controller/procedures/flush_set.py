@@ -33,8 +33,8 @@ async def extend_set(c: Controller, disk: Disk, container: int) -> None:
     async with c.locks.hold(("containers", disk.disk), exclusive=True):
         if container in disk.containers:
             return
-        row = c.table.containers.get(container)
-        if row is None or row.leaving:
+        if c.is_leaving(container):
+            # Or is about to: whoever takes it out of use has looked at `extending` already.
             raise NoPlace
         if not may_share(c, disk, container) and len(c.peers_of(disk.disk)) > 1:
             raise NoPlace
