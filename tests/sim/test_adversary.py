@@ -42,3 +42,46 @@ def test_a_disk_does_not_join_a_container_that_is_leaving(stage: Build) -> None:
     s.wait(lambda: no_job(s), "the job does not end")
     assert 2 not in c.table.disks[1].containers
     end(s)
+
+
+def test_a_hint_that_is_being_committed_is_doubted_as_well(stage: Build) -> None:
+    """A write over a block goes wrong while the block's copied bit is on its way to the store."""
+    for seed in range(8):
+        hints = msgspec.structs.replace(SLOW, copy_hint_bytes=4096)
+        s = stage(seed=seed, media=TWO, errors_allowed=True, settings=hints)
+        host, other = through(s, 0), through(s, 1)
+        written(s, host, 1)
+        assert done(s, other, "read", 0, 8) == 0
+        ask(s, move_disk, "vd0", "m1", bandwidth=50_000)
+        s.wait(lambda s=s: bool(s.controller.table.records), "nothing moves")
+        [record] = s.controller.table.records.values()
+
+        def fail(*kinds: str, s: Stage = s) -> None:
+            medium(s, 1).failing = frozenset(kinds)
+            medium(s, 1).failure_odds = 1.0
+            medium(s, 1).fail_until_ns = s.world.now_ns + 100 * SECOND
+
+        fail("write")
+        assert done(s, host, "write", SEGMENT - 8, 8) == EIO, "it closes the source"
+        medium(s, 1).heal()
+        tried: list[Any] = []
+
+        def passed(point: str, s: Stage = s, tried: list[Any] = tried, host=host) -> None:
+            if point == "complete.hints_flushed" and not tried:
+                s.store.slow_until_ns = s.world.now_ns + SECOND
+                fail("write", s=s)
+                [record] = s.controller.table.records.values()
+                block = (record.fresh & -record.fresh).bit_length() - 1
+                tried.extend((block, host.do("write", 8 * block, 8)))
+
+        with failpoints.watched(passed):
+            s.wait(lambda tried=tried: bool(tried) and tried[1].done(), "no write")
+        block = tried[0]
+        s.store.slow_until_ns = 0
+        s.wait(lambda r=record, b=block: bool(r.copied >> b & 1), "no hint")
+        assert done(s, other, "read", 8 * block, 8) == 0
+        ask(s, cancel_job, 1)
+        s.wait(lambda s=s: no_job(s) or s.world.now_ns > 60 * SECOND, "the job does not end")
+        assert done(s, other, "read", 8 * block, 8) == 0
+        medium(s, 1).heal()
+        end(s)

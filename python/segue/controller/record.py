@@ -66,6 +66,8 @@ class Record:
     job: int = 0
     fresh: int = 0
     """Copied or zeroed by this term's copier and not yet flushed: decides reads, stored nowhere."""
+    hinted: int = 0
+    """Fresh ones whose copied bits are being committed: a crash may find them durable."""
     doubted: int = 0
     """Copied blocks that a `do_write` may have gone over without its bit: in this term, or, for all
     that anybody knows, in an older one.  They are read at the extent's own location from then on,

@@ -200,7 +200,9 @@ class _Run:
                     Copied(self.extent, first, count)
                     for first, count in runs_of(covered, record.blocks)
                 ]
+                record.hinted = covered
                 await c.commit(*hints)
+                record.hinted = 0
 
     async def end(self) -> None:
         """Steps 5 and 6."""

@@ -78,7 +78,7 @@ async def do_write(c: Controller, fault: Fault, disk: Disk, extent: int) -> None
         await held.enter_async_context(c.locks.hold(("extent", extent), exclusive=False))
         await held.enter_async_context(c.blocks.hold(location, bits, exclusive=True))
         record.fresh &= ~bits
-        record.doubted |= bits & record.copied
+        record.doubted |= bits & (record.copied | record.hinted)
         elsewhere = bits & ~record.here
         await held.enter_async_context(c.blocks.hold(record.source, elsewhere, exclusive=False))
         if not fault.current:
