@@ -85,3 +85,43 @@ def test_a_hint_that_is_being_committed_is_doubted_as_well(stage: Build) -> None
         assert done(s, other, "read", 8 * block, 8) == 0
         medium(s, 1).heal()
         end(s)
+
+
+def test_a_block_copied_before_a_failed_flush_is_not_kept_by_growing(stage: Build) -> None:
+    """Its copy may be lost, and growing writes down for good that it is there (rule 6)."""
+    for seed in range(6):
+        s = stage(
+            seed=seed,
+            media=TWO,
+            disks=[DiskPlan(sectors=64)],
+            errors_allowed=True,
+            settings=SLOW,
+        )
+        host = through(s, 0)
+        assert done(s, host, "write", 0, 64) == 0
+        assert done(s, host, "flush") == 0
+        medium(s, 0).failing = frozenset({"read"})
+        medium(s, 0).failure_odds = 1.0
+        medium(s, 0).fail_until_ns = s.world.now_ns + 100 * SECOND
+        reads = medium(s, 0).under_way
+        ask(s, move_disk, "vd0", "m1")
+        s.wait(
+            lambda reads=reads: any(r.tag == ("copy",) for r in reads.values()), "nothing is copied"
+        )
+        medium(s, 0).heal()
+        c = s.controller
+        s.wait(lambda c=c: bool(c.background.trouble), "the first block was copied all the same")
+        [record] = c.table.records.values()
+        assert record.fresh == 0xFE, "all others were"
+        medium(s, 1).failing = frozenset({"flush"})
+        medium(s, 1).failure_odds = 1.0
+        medium(s, 1).fail_until_ns = s.world.now_ns + 100 * SECOND
+        flushed = run(s, c.flushes.flush(2))
+        s.wait(flushed.done, "another extent's flush, or the cleaner's, does not end")
+        assert flushed.exception() is not None
+        medium(s, 1).heal()
+        s.world.run_for(SECOND // 20)
+        resized(s, SEGMENT)
+        s.wait(lambda s=s: no_job(s), "the job does not end")
+        s.lose_power()
+        end(s)

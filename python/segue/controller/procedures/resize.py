@@ -170,7 +170,7 @@ async def _zero_rest(c: Controller, disk: Disk, extent: int, used_bytes: int) ->
 
 
 async def _copy_cut_block(c: Controller, disk: Disk, extent: int, record: Record) -> Written:
-    """Copies the write unit that the disk's end lies in, if it is not here.
+    """Copies the write unit that the disk's end lies in, if it is not durably here.
 
     It counts as written, like the blocks behind it: the source reads otherwise from now on.
     """
@@ -178,7 +178,8 @@ async def _copy_cut_block(c: Controller, disk: Disk, extent: int, record: Record
     unit = disk.unit_blocks(c.table.containers[container_of(location)].row.write_unit_bytes)
     first = (record.blocks - 1) // unit * unit
     count = record.blocks - first
-    if not record.here & run_bits(first, count):
+    # A fresh copy may be lost already, by a flush whose failure its run has not heard of.
+    if not (record.written | record.copied) & run_bits(first, count):
         source = container_of(record.source)
         await copier_flush(c, source, c.copier_failures.get(source, 0))
         await c.copier.piece(location, record, disk, first, count)
