@@ -13,7 +13,7 @@ from segue.controller.procedures.job_verbs import cancel_job, move_disk
 from segue.controller.procedures.remove_container import remove_container
 from segue.sim.host import EIO
 from segue.sim.loop import SECOND
-from segue.sim.stage import DiskPlan, MediumPlan, Stage, settings
+from segue.sim.stage import DiskPlan, Stage
 from tests.sim.stories import SEGMENT, Build, done, end, through
 from tests.sim.test_movement import SLOW, TWO, ask, medium, no_job, resized, written
 

@@ -279,3 +279,60 @@ fn a_server_that_refuses_a_connection_for_now_is_tried_again() {
         assert_eq!(read.recv_timeout(PATIENCE), Ok(How::Done(0)));
     }
 }
+
+/// A server whose first connection does that, and which is gone for good with it.
+fn serve_one(path: &Path, answers: Answers) {
+    let listener = UnixListener::bind(path).unwrap();
+    let path = path.to_owned();
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        drop(listener);
+        std::fs::remove_file(path).unwrap();
+        serve(stream, &answers)
+    });
+}
+
+/// Its host has heard of an error, so it is not sent again: it need not wait for a connection.
+#[test]
+fn a_write_that_was_given_up_is_over_when_it_cannot_linger_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    serve_one(&path, Arc::new(|_| Reply::HangsUp));
+    let uri = format!(
+        "nbd+unix:///?socket={}&on-loss=fail&loss-ms=100&linger-ms=600",
+        path.display()
+    );
+    let port = Port::open(Address::parse(&uri).unwrap(), 0).unwrap();
+    let write = submit(&port, Op::Write, 0);
+    let ended = write.recv_timeout(Duration::from_secs(5));
+    assert_eq!(ended, Ok(How::Done(libc::EIO)));
+}
+
+/// A blocking command came while the server was silent: what it waits for is not to wait for the
+/// server to be back, now that it is known to be away.
+#[test]
+fn what_was_to_be_given_back_is_given_back_when_its_connection_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let (asked, seen) = mpsc::channel();
+    let (sender, hangs_up) = mpsc::channel::<()>();
+    let (asked, hangs_up) = (Mutex::new(asked), Mutex::new(hangs_up));
+    serve_one(
+        &path,
+        Arc::new(move |_| {
+            let _ = asked.lock().unwrap().send(());
+            let _ = hangs_up.lock().unwrap().recv();
+            Reply::HangsUp
+        }),
+    );
+    let uri = format!("nbd+unix:///?socket={}", path.display());
+    let port = Port::open(Address::parse(&uri).unwrap(), 0).unwrap();
+    let read = submit(&port, Op::Read, 0);
+    seen.recv_timeout(PATIENCE).unwrap();
+    port.give_back();
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(read.try_recv().is_err(), "it is under way");
+    sender.send(()).unwrap();
+    let ended = read.recv_timeout(Duration::from_secs(5));
+    assert_eq!(ended, Ok(How::NotBegun));
+}

@@ -84,12 +84,13 @@ impl Executor {
     }
 
     /// Has storage across the network that is away give back what it has not begun: what waits for
-    /// I/O under way is not to wait for that.
+    /// I/O under way is not to wait for that. Whose server is silent may be away already.
     pub(super) fn give_back(&self) {
         let ports = self.containers.iter().flatten();
         for port in ports.filter_map(|opened| opened.container.port()) {
-            if port.away_ns().is_some() {
-                port.give_back();
+            match port.away_ns() {
+                Some(_) => port.give_back(),
+                None => port.recall(),
             }
         }
     }

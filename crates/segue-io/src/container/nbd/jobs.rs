@@ -38,6 +38,9 @@ struct State {
     refused: bool,
     /// Its waiter was told that it takes too long.
     told: bool,
+    /// It was to be given back while something of it was outside: it is, when nothing is any more
+    /// and it has not ended by that.
+    recalled: bool,
     arrived_ns: u64,
     /// All its writes, where a flush has to follow them.
     writes: Vec<Part>,
@@ -93,6 +96,7 @@ impl Jobs {
             sent: false,
             refused: false,
             told: false,
+            recalled: false,
             arrived_ns: boottime_ns(),
             writes: if flushes { parts.clone() } else { Vec::new() },
             flushing: false,
@@ -139,11 +143,18 @@ impl Jobs {
         self.settle(index, losses);
     }
 
-    /// A request outside has ended without an answer: it is queued again.
+    /// A request outside has ended without an answer: it is queued again, unless nobody waits for
+    /// its job any more, or the job was to be given back. That must not wait for a connection.
     pub(super) fn again(&mut self, part: Part) {
         let Some(index) = part.job else { return };
         let state = self.table[index].as_mut().expect("a job with requests");
         state.outside -= 1;
+        if state.told || state.recalled {
+            state.refused |= !state.told;
+            self.drop_queued(index);
+            self.settle(index, 0);
+            return;
+        }
         state.queued += 1;
         self.queue.push_front(part);
     }
@@ -191,8 +202,16 @@ impl Jobs {
         self.table.iter().enumerate().filter_map(taken).collect()
     }
 
+    /// What is outside is to be decided again if its connection is lost.
+    pub(super) fn recall(&mut self) {
+        for state in self.table.iter_mut().flatten() {
+            state.recalled |= state.outside > 0 && state.waiter.returns();
+        }
+    }
+
     /// Ends what nothing is outside of: it is to be decided again.
     pub(super) fn give_back(&mut self) {
+        self.recall();
         for index in self.indices() {
             let Some(state) = self.table[index].as_mut() else {
                 continue;

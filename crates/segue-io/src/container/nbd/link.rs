@@ -320,8 +320,7 @@ impl Link {
             Event::Refused(refused) => events.push(LinkEvent::Refused {
                 policy: refused.reply == c::REP_ERR_POLICY,
                 // The export itself is refused while the server has no room for it, say.
-                revoked: refused.reply == c::REP_ERR_POLICY
-                    && refused.option == c::OPT_SEGUE_HOLD,
+                revoked: refused.reply == c::REP_ERR_POLICY && refused.option == c::OPT_SEGUE_HOLD,
                 message: refused.message,
             }),
             Event::Data { cookie, at, length } => {

@@ -41,6 +41,7 @@ pub(super) type Expected = (Identity, Option<Identity>);
 enum Message {
     Job(Box<Job>),
     GiveBack,
+    Recall,
     Expect(Expected),
     Policy(Policy),
     Stop,
@@ -138,9 +139,15 @@ impl Port {
     }
 
     /// Ends with `NotBegun` what nothing is under way of: the table it was decided by may be older
-    /// than what is to come.
+    /// than what is to come. The rest like [`Port::recall`].
     pub fn give_back(&self) {
         self.shared.push(Message::GiveBack);
+    }
+
+    /// Ends with `NotBegun` what is under way now and loses its connection before it has ended, when
+    /// that has provably no effect any more.
+    pub fn recall(&self) {
+        self.shared.push(Message::Recall);
     }
 
     /// From now on a connection is used only if that container's header is found there.
@@ -279,6 +286,7 @@ impl Driver {
                     }
                 }
                 Message::GiveBack => self.jobs.give_back(),
+                Message::Recall => self.jobs.recall(),
                 Message::Expect(expected) => self.expected = Some(expected),
                 Message::Policy(policy) => self.address.policy = policy,
                 Message::Stop => self.stopping = true,
