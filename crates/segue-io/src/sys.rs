@@ -393,6 +393,24 @@ pub fn keep_alive(socket: &impl AsRawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether what a TCP socket has not sent yet is thrown away when it is closed, by its process's end
+/// too; else the kernel goes on sending it for minutes.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn abort_on_close(fd: RawFd, aborts: bool) -> io::Result<()> {
+    let value = libc::linger {
+        l_onoff: libc::c_int::from(aborts),
+        l_linger: 0,
+    };
+    let size = size_of_val(&value) as libc::socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_LINGER);
+    // SAFETY: `value` is of the size named, and only read.
+    let done =
+        unsafe { libc::setsockopt(fd, level, name, std::ptr::from_ref(&value).cast(), size) };
+    checked(done as isize).map(drop)
+}
+
 /// Begins a TCP connection: a non-blocking, close-on-exec socket, writable when it is decided.
 ///
 /// # Errors

@@ -1,6 +1,8 @@
 //! A container's server that lacks something, or behaves as none of the real ones does on demand.
 
 use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
@@ -141,12 +143,16 @@ impl Waiter for Teller {
 }
 
 fn submit(port: &Port, op: Op, offset: u64) -> mpsc::Receiver<How> {
+    submit_bytes(port, op, offset, BLOCK)
+}
+
+fn submit_bytes(port: &Port, op: Op, offset: u64, bytes: usize) -> mpsc::Receiver<How> {
     let (sender, receiver) = mpsc::channel();
     port.submit(Job {
         op,
         offset,
-        length: BLOCK as u64,
-        buffer: Some((Arc::new(Buffer::new(BLOCK)), 0)),
+        length: bytes as u64,
+        buffer: Some((Arc::new(Buffer::new(bytes)), 0)),
         waiter: Box::new(Teller(sender)),
     });
     receiver
@@ -335,4 +341,82 @@ fn what_was_to_be_given_back_is_given_back_when_its_connection_is_lost() {
     sender.send(()).unwrap();
     let ended = read.recv_timeout(Duration::from_secs(5));
     assert_eq!(ended, Ok(How::NotBegun));
+}
+
+/// What the kernel had queued for a server that took nothing must not reach it after the connection
+/// is lost: a linger time counts from then, and what was queued may be written anew by then.
+#[test]
+fn what_a_lost_connection_has_not_sent_is_never_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (size, length) = (4096, size_of::<i32>() as libc::socklen_t);
+    // SAFETY: `size` is of the size named, and only read.
+    let done = unsafe {
+        let value = std::ptr::from_ref::<i32>(&size).cast();
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUF,
+            value,
+            length,
+        )
+    };
+    assert_eq!(done, 0, "it takes little at a time");
+    let at = listener.local_addr().unwrap();
+    let (lost, is_lost) = mpsc::channel::<()>();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        drop(listener);
+        let mut conn = ServerConn::new();
+        let mut received = Vec::new();
+        // Until the first request, which is not taken.
+        while !matches!(
+            step(&mut stream, &mut conn, &mut received),
+            Some(Event::Request(_))
+        ) {}
+        is_lost.recv().unwrap();
+        let mut buffer = [0; 65536];
+        let mut late = 0;
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            late += count;
+        }
+        late
+    });
+    let uri = format!(
+        "nbd://127.0.0.1:{}/?timeout-ms=500&connections=1",
+        at.port()
+    );
+    let port = Port::open(Address::parse(&uri).unwrap(), 0).unwrap();
+    let writes: Vec<_> = (0..64)
+        .map(|_| submit_bytes(&port, Op::Write, 0, 128 << 10))
+        .collect();
+    while port.away_ns().is_none() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    lost.send(()).unwrap();
+    let late = server.join().unwrap();
+    assert!(
+        late < 64 << 10,
+        "{late} bytes came after the connection was lost"
+    );
+    drop(port);
+    drop(writes);
+}
+
+fn step(stream: &mut TcpStream, conn: &mut ServerConn, received: &mut Vec<u8>) -> Option<Event> {
+    let mut output = Vec::new();
+    if conn.take_output(&mut output) {
+        stream.write_all(&output).unwrap();
+    }
+    let step = conn.feed(received).unwrap();
+    received.drain(..step.consumed);
+    match &step.event {
+        Some(Event::WantExport { .. }) => conn.export_answer(Ok(export())).unwrap(),
+        Some(_) => {}
+        None => {
+            let mut piece = [0; 4096];
+            let count = stream.read(&mut piece).unwrap();
+            received.extend_from_slice(&piece[..count]);
+        }
+    }
+    step.event
 }

@@ -111,7 +111,12 @@ impl Link {
                 stream.set_nonblocking(true)?;
                 (OwnedFd::from(stream), false)
             }
-            Dialled::Tcp(address) => (sys::connect_begin(&address)?, true),
+            Dialled::Tcp(address) => {
+                let fd = sys::connect_begin(&address)?;
+                // Whoever waits for the requests of a lost connection to end counts from its loss.
+                sys::abort_on_close(fd.as_raw_fd(), true)?;
+                (fd, true)
+            }
         };
         Ok(Link {
             fd,
@@ -364,6 +369,9 @@ impl Link {
             self.push(Piece::Bytes(header.to_vec()));
             // It is closed in any case.
             let _ = self.send();
+            if self.in_flight.is_empty() {
+                let _ = sys::abort_on_close(self.fd(), false);
+            }
         }
     }
 }
