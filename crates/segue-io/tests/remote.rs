@@ -336,7 +336,8 @@ fn what_was_to_be_given_back_is_given_back_when_its_connection_is_lost() {
     let read = submit(&port, Op::Read, 0);
     seen.recv_timeout(PATIENCE).unwrap();
     port.give_back();
-    std::thread::sleep(Duration::from_millis(100));
+    let after_it = submit_bytes(&port, Op::Read, 0, 0);
+    assert_eq!(after_it.recv_timeout(PATIENCE), Ok(How::Done(0)));
     assert!(read.try_recv().is_err(), "it is under way");
     sender.send(()).unwrap();
     let ended = read.recv_timeout(Duration::from_secs(5));
@@ -390,7 +391,7 @@ fn what_a_lost_connection_has_not_sent_is_never_sent() {
         .map(|_| submit_bytes(&port, Op::Write, 0, 128 << 10))
         .collect();
     while port.away_ns().is_none() {
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::yield_now();
     }
     lost.send(()).unwrap();
     let late = server.join().unwrap();

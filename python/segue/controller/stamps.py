@@ -51,25 +51,27 @@ class Stamps:
 
     async def before_reuse(self, number: int) -> None:
         """Called before a freed location of the container is used again."""
-        if number not in self._reused:
-            await self._stamp(number)
+        if number not in self._reused and await self._stamp(number):
             self._reused.add(number)
 
-    async def _stamp(self, number: int) -> None:
+    async def _stamp(self, number: int) -> bool:
+        """Whether the container carries this moment's stamp; if not, it is tried again."""
         c = self._c
         async with self._locks.setdefault(number, asyncio.Lock()):
             newest = Stamp(c.term, c.table.number)
             begun_ns = c.clock.now_ns()
-            if newest == self._stamped.get(number) or number not in c.open_containers:
-                return
-            if await c.store.newest_term() != c.term:
-                return
+            if newest == self._stamped.get(number):
+                return True
+            if number not in c.open_containers or await c.store.newest_term() != c.term:
+                return False
             c.storage.extend(begun_ns + c.settings.lease_ns)
             try:
                 with c.waits.on("storage", c.name_of_container(number)):
                     await c.storage.stamp(number, newest)
             except OSError as error:
                 log.warning("event=stamp_failed container=%d error=%s", number, error)
+                return False
             failpoints.hit("stamp.written")
             self._stamped[number] = newest
             self._reused.discard(number)
+            return True
