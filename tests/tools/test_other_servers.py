@@ -43,8 +43,20 @@ class NbdServer:
         """Until it listens."""
         self._pid = self._folder / "theirs.pid"
         self._pid.unlink(missing_ok=True)
+        # It goes into the background before it binds, and ends there if that fails.
+        wait_until("the port of the one before", self._is_free)
         self._tool("-p", self._pid, "-C", self._folder / "theirs.conf")
         wait_until("nbd-server", self._listens)
+
+    def _is_free(self) -> bool:
+        """What was killed with kill -9 has its port until the kernel has taken it down."""
+        with socket.socket() as own:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                own.bind(("127.0.0.1", self._port))
+            except OSError:
+                return False
+            return True
 
     def _listens(self) -> bool:
         with socket.socket() as there:

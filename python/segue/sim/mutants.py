@@ -36,6 +36,7 @@ INCIDENTS = tuple(
         "fences",
         "blocks",
         "movement",
+        "failing_copies",
         "disks",
         "missing",
         "verbs",

@@ -163,7 +163,25 @@ MUTATIONS: list[Mutation] = [
         "        yield\n",
         "    yield\n",
     ),
+    Mutation(
+        "growing-takes-a-fresh-copy-for-durable",
+        PROCEDURES + "resize.py",
+        "    if not (record.written | record.copied) & run_bits(first, count):\n",
+        "    if not record.here & run_bits(first, count):\n",
+    ),
     # Controller: movement (rules 4, 5, 6, 12) ----------------------------------------------------
+    Mutation(
+        "hints-on-their-way-are-not-doubted",
+        PROCEDURES + "complete.py",
+        "                record.hinted = covered\n",
+        "",
+    ),
+    Mutation(
+        "disks-join-what-is-about-to-leave",
+        PROCEDURES + "flush_set.py",
+        "        if c.is_leaving(container):\n",
+        "        if (row := c.table.containers.get(container)) is None or row.leaving:\n",
+    ),
     Mutation(
         "movement-forbids-no-writes",
         PROCEDURES + "movement.py",
@@ -433,8 +451,8 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "containers-are-of-no-term",
         PROCEDURES + "verbs.py",
-        "c.table.installation, c.term, cache\n",
-        "c.table.installation, 0, cache\n",
+        "c.table.installation, c.term, cache, erase\n",
+        "c.table.installation, 0, cache, erase\n",
     ),
     # Store and checkpoint ------------------------------------------------------------------------
     Mutation(
