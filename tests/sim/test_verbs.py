@@ -23,10 +23,11 @@ from segue.controller.procedures.verbs import (
     delete_disk,
     rename_disk,
 )
+from segue.sim.containers import SECTOR_BYTES
 from segue.sim.host import EIO
 from segue.sim.loop import SECOND, US
 from segue.sim.stage import DiskPlan, MediumPlan, Stage, settings
-from tests.sim.stories import done, end, medium, through
+from tests.sim.stories import SEGMENT, done, end, medium, through
 
 Build = Callable[..., Stage]
 TWO = [MediumPlan(segments=12), MediumPlan(segments=12)]
@@ -122,4 +123,30 @@ def test_a_container_is_removed_and_wanted_all_the_while(stage: Build, verb: str
     s.wait(lambda: all(ask() for ask in asks), "a verb is not answered")
     assert removed() == "ok" or "about to be put there" in removed()
     assert len(asks) > 5
+    end(s)
+
+
+def test_a_disk_begins_where_it_is_told_to(stage: Build) -> None:
+    """And nothing is made where nothing new is put, or for another pool."""
+    s = stage(media=TWO)
+    c, size = s.controller, SEGMENT * SECTOR_BYTES
+    names = ("m0", "m1", "m0")
+    made = outcomes(
+        s, *(create_disk(c, f"d{n}", size, container=name) for n, name in enumerate(names))
+    )
+    assert made == ["ok"] * 3
+    begun = [c.table.disks[c.table.disk_names[f"d{n}"]].containers for n in range(3)]
+    assert begun == [[1], [2], [1]]
+    [drained] = outcomes(s, drain_container(c, "m1"))
+    assert drained == "ok"
+    assert outcomes(
+        s,
+        create_disk(c, "d3", size, container="m1"),
+        create_disk(c, "d4", size, container="m2"),
+        create_disk(c, "d5", size, segment_bytes=1 << 20, container="m0"),
+    ) == [
+        "container m1 is being drained or removed: nothing new is put there",
+        "no container is called m2",
+        "container m0 has segments of 64K, not 1M",
+    ]
     end(s)

@@ -13,6 +13,8 @@ class CreateDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block_bytes: int = 4096
     segment_bytes: int | None = None
     """Names the pool; none: the controller's own segment size, or that of the only pool."""
+    container: str | None = None
+    """Where its data begins to lie, in that container's pool; none: where most room is left."""
 
 
 class ResizeDisk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

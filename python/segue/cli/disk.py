@@ -14,6 +14,7 @@ from segue.cli.options import (
     DISK,
     Failed,
     Size,
+    begin_option,
     client,
     data_of,
     json_option,
@@ -61,13 +62,19 @@ def disk() -> None:
 @click.option(
     "--segment-size", type=Size(), metavar="SIZE", help="Names the pool, if there are several."
 )
+@begin_option
 @where_option
 @json_option
 def disk_create(
-    name: str, size: int, block_size: str, segment_size: int | None, as_json: bool
+    name: str,
+    size: int,
+    block_size: str,
+    segment_size: int | None,
+    container: str | None,
+    as_json: bool,
 ) -> None:
     """Make a thin disk, all zero."""
-    info = client().create_disk(name, size, int(block_size), segment_size)
+    info = client().create_disk(name, size, int(block_size), segment_size, container)
     print_json(info) if as_json else click.echo(f"disk {info.name}: {format_size(info.size_bytes)}")
 
 

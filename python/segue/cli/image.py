@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from segue.cli.images import export_image, import_image
-from segue.cli.options import Failed, Size, client, json_option, where_option
+from segue.cli.options import Failed, Size, begin_option, client, json_option, where_option
 from segue.cli.output import print_json
 from segue.cli.sizes import format_size
 
@@ -41,6 +41,7 @@ def _said(error: OSError) -> str:
 @click.option(
     "--segment-size", type=Size(), metavar="SIZE", help="Names the pool, if there are several."
 )
+@begin_option
 @where_option
 @json_option
 def disk_import(
@@ -49,6 +50,7 @@ def disk_import(
     image: str | None,
     block_size: str,
     segment_size: int | None,
+    container: str | None,
     as_json: bool,
 ) -> None:
     """Make a disk of an image FILE.
@@ -60,7 +62,9 @@ def disk_import(
     """
     try:
         with _sigterm_as_ctrl_c():
-            info = import_image(client(), name, file, image, int(block_size), segment_size)
+            info = import_image(
+                client(), name, file, image, int(block_size), segment_size, container
+            )
     except OSError as error:
         raise Failed(f"import of {file}: {_said(error)}") from error
     if as_json:

@@ -59,6 +59,7 @@ def import_image(
     image: str | None = None,
     block_bytes: int = 4096,
     segment_bytes: int | None = None,
+    container: str | None = None,
 ) -> DiskInfo:
     """Makes a disk of an image file; `image` is its format, None: see `image_format`.
 
@@ -79,7 +80,7 @@ def import_image(
             f"(segue disk delete {part})"
         )
     size_bytes += -size_bytes % SECTOR
-    info = client.create_disk(part, size_bytes, block_bytes, segment_bytes)
+    info = client.create_disk(part, size_bytes, block_bytes, segment_bytes, container)
     try:
         uri = client.disk_uris(part)[0]
         with progress(f"import {name}", size_bytes) as bar:

@@ -137,6 +137,12 @@ handshake_option = click.option(
     help="Cut off clients that take longer to say what they want.",
 )
 
+begin_option = click.option(
+    "--container",
+    type=CONTAINER,
+    metavar="NAME",
+    help="Where its data begins to lie.  [default: where most room is left]",
+)
 without_option = click.option(
     "--without",
     multiple=True,

@@ -28,9 +28,10 @@ class Disks(Agents):
         size_bytes: int,
         block_bytes: int = 4096,
         segment_bytes: int | None = None,
+        container: str | None = None,
     ) -> DiskInfo:
-        """Make a thin disk, all zero; `segment_bytes` names the pool."""
-        body = CreateDisk(name, size_bytes, block_bytes, segment_bytes)
+        """Make a thin disk, all zero; `segment_bytes` names the pool, `container` where in it."""
+        body = CreateDisk(name, size_bytes, block_bytes, segment_bytes, container)
         return self.call("POST", "disks", DiskInfo, body)
 
     def resize_disk(self, name: str, size_bytes: int, force: bool = False) -> DiskInfo:

@@ -11,9 +11,11 @@ from tests.unit.cli.conftest import ANSWERS, DISK, MAP, Api
 
 
 def test_disk_create_takes_sizes_with_units(api: Api) -> None:
-    result = api.run("disk", "create", "d", "10GiB", "--block-size", "512")
+    words = ("--block-size", "512", "--container", "c")
+    result = api.run("disk", "create", "d", "10GiB", *words)
     assert (result.exit_code, result.output) == (0, "disk d: 10G\n")
     body = {"name": "d", "size_bytes": 10 << 30, "block_bytes": 512, "segment_bytes": None}
+    body["container"] = "c"
     assert api.seen == [("POST", "/v1/disks", body)]
 
 

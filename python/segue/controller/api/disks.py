@@ -48,7 +48,7 @@ def disk_routes(c: Controller) -> list[Any]:
     async def create_disk(data: JSONBody[CreateDisk]) -> DiskInfo:
         """Make a thin disk, all zero."""
         disk = await verbs.create_disk(
-            c, data.name, data.size_bytes, data.block_bytes, data.segment_bytes
+            c, data.name, data.size_bytes, data.block_bytes, data.segment_bytes, data.container
         )
         return _disk_info(c, disk)
 

@@ -224,8 +224,13 @@ async def create_disk(
     size_bytes: int,
     block_bytes: int = 4096,
     segment_bytes: int | None = None,
+    container: str | None = None,
 ) -> Disk:
-    """Makes a thin disk, all zero, in the pool of that segment size (None: see `_pool`)."""
+    """Makes a thin disk, all zero, in the pool of that segment size (None: see `_pool`).
+
+    Its data begins to lie in that container (None: where most room is left), and goes on in others
+    of the pool when it is full.
+    """
     _check_name("disk", name)
     if block_bytes not in BLOCK_SIZES:
         raise Refusal(f"a block has 512 or 4096 bytes, not {block_bytes}")
@@ -234,10 +239,12 @@ async def create_disk(
         still_asked()
         if name in c.table.disk_names:
             raise Refusal(f"a disk called {name} exists already")
-        pool = _pool(c, segment_bytes)
-        found = [container for container in pool if not c.missing(container.row.container)]
+        pool = (
+            _pool(c, segment_bytes) if container is None else [_named(c, container, segment_bytes)]
+        )
+        found = [each for each in pool if not c.missing(each.row.container)]
         if not found:
-            names = ", ".join(container.row.name for container in pool)
+            names = ", ".join(each.row.name for each in pool)
             raise Refusal(f"nobody could open the disk: container {names} is missing")
         first = max(
             found, key=lambda each: (not c.storage.is_away(each.row.container), _room(c, each))
@@ -255,6 +262,20 @@ async def create_disk(
         )
         log.info("event=disk_created disk=%s size_bytes=%d", name, size_bytes)
         return c.table.disks[number]
+
+
+def _named(c: Controller, name: str, segment_bytes: int | None) -> Container:
+    """The container of that name, if something new may be put there; or a `Refusal`."""
+    container = container_called(c, name)
+    row = container.row
+    if not c.may_allocate(row.container):
+        raise Refusal(f"container {name} is being drained or removed: nothing new is put there")
+    if segment_bytes not in (None, row.segment_bytes):
+        raise Refusal(
+            f"container {name} has segments of {format_size(row.segment_bytes)}, "
+            f"not {format_exact(segment_bytes)}"
+        )
+    return container
 
 
 def _pool(c: Controller, segment_bytes: int | None) -> list[Container]:
