@@ -49,6 +49,31 @@ def test_failed_flush_is_an_error_until_it_is_cleared(stage: Build) -> None:
     end(s)
 
 
+def test_a_flush_that_fails_while_an_older_failure_is_cleared_is_remembered(stage: Build) -> None:
+    """The operator has not heard of this one."""
+    s = stage(errors_allowed=True)
+    one, two = through(s, 0), through(s, 1)
+    for host in (one, two):
+        assert done(s, host, "write", 0, 8) == 0
+    failing = medium(s)
+    failing.failing, failing.failure_odds = frozenset({"flush"}), 1.0
+    failing.fail_until_ns = s.world.now_ns + 100 * SECOND
+    assert done(s, one, "flush") == EIO
+    clearing = s.office.terms[-1].process.run(clear_error(s.controller, "vd0"))
+    s.store.slow_until_ns = s.world.now_ns + SECOND
+    s.wait(lambda: bool(s.controller.flushes.clearing[1]), "the error is not being cleared")
+    failed = s.office.terms[-1].process.run(s.controller.flushes.flush(1))
+    s.wait(failed.done, "the flush does not end")
+    assert isinstance(failed.exception(), OSError)
+    s.wait(clearing.done, "the error is not cleared")
+    failing.heal()
+    assert s.controller.table.disks[1].failed == {1: EIO}
+    assert done(s, two, "flush") == EIO
+    ask(s, clear_error(s.controller, "vd0"))
+    s.wait(lambda: done(s, two, "flush") == 0, "the flush fails after the error was cleared")
+    end(s)
+
+
 def test_growing_over_a_failing_flush_is_refused_and_holds_nothing_up(stage: Build) -> None:
     """The failure is marked while the disk is held for growing (seed 3002431)."""
     s = stage(errors_allowed=True, disks=[DiskPlan(sectors=SEGMENT + 8)])

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from errno import EIO, ENODEV
@@ -150,6 +151,8 @@ class CopierFlushes:
         self._c = c
         self._waiting: dict[int, list[asyncio.Future[None]]] = {}
         self._running: set[int] = set()
+        self.clearing: Counter[int] = Counter()
+        """Disks whose failures are being cleared: what fails meanwhile is marked anew."""
 
     async def flush(self, number: int) -> None:
         """Returns when a flush begun after this call has succeeded; raises its `OSError`."""
@@ -195,7 +198,9 @@ class CopierFlushes:
 async def _mark(c: Controller, number: int, errno: int) -> list[int]:
     """Commits the failure for every disk with that container; the disks newly marked."""
     disks = sorted(
-        d.disk for d in c.table.disks.values() if number in d.containers and number not in d.failed
+        d.disk
+        for d in c.table.disks.values()
+        if number in d.containers and (number not in d.failed or c.flushes.clearing[d.disk])
     )
     if disks:
         names = ",".join(c.table.disks[disk].name for disk in disks)

@@ -409,6 +409,10 @@ async def clear_error(c: Controller, name: str) -> None:
             for marked in await take_note(c, container):
                 c.spawn(extend_containers(c, marked))
         if disk_still(c, name, number).failed:
-            await c.commit(FlushCleared(number))
+            c.flushes.clearing[number] += 1
+            try:
+                await c.commit(FlushCleared(number))
+            finally:
+                c.flushes.clearing[number] -= 1
             log.info("event=error_cleared disk=%s", name)
             await extend_containers(c, number)
