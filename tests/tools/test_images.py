@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,6 +16,9 @@ import pytest
 from segue.cli.image_formats import source
 from segue.installation import Installation, wait_until
 from tests.tools.conftest import MIB, Tool, segue
+from tests.tools.test_containers import device
+
+__all__ = ["device"]
 
 
 @pytest.fixture
@@ -88,6 +93,44 @@ def test_a_bad_image_leaves_nothing(installation: Installation, folder: Path) ->
     assert "No space left" in done.stderr.splitlines()[-1]
     assert [disk.name for disk in installation.client.disks()] == ["disk"]
     assert installation.client.container("left").used_segments == 0
+
+
+def test_a_block_device_is_an_image(
+    installation: Installation, folder: Path, device: Callable[[int], str]
+) -> None:
+    """All of it, as raw data: `stat` tells no size of it."""
+    path, out = device(3 * MIB), folder / "out"
+    data = random.Random(3).randbytes(2 * MIB) + bytes(MIB)
+    with open(path, "r+b") as file:
+        file.write(data)
+    done = segue(installation.data, "disk", "import", "vm", path)
+    assert (done.returncode, done.stdout) == (0, "disk vm: 3M, 2M of it data\n"), done.stderr
+    assert segue(installation.data, "disk", "export", "vm", str(out)).returncode == 0
+    assert out.read_bytes() == data
+
+
+def test_a_pipe_is_no_image(installation: Installation, folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    done = segue(installation.data, "disk", "import", "vm", str(folder / "pipe"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "pipe is neither a file nor a block device" in done.stderr
+    for verb in ("import", "export"):
+        done = segue(installation.data, "disk", verb, "disk", "-")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "an image is a file or a block device, not a pipe" in done.stderr
+    assert [disk.name for disk in installation.client.disks()] == ["disk"]
+
+
+def test_an_export_is_what_its_name_says(installation: Installation, folder: Path) -> None:
+    """Or what `--format` says."""
+    out = folder / "out.vmdk"
+    done = segue(installation.data, "disk", "export", "disk", str(out))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "would be raw, its name like vmdk: say which it is to be (--format vmdk" in done.stderr
+    assert not out.exists()
+    done = segue(installation.data, "disk", "export", "disk", str(out), "--format", "raw")
+    assert done.returncode == 0, done.stderr
+    assert out.stat().st_size == 64 * MIB
 
 
 def test_an_image_cannot_name_other_files(

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,7 +17,19 @@ from segue.cli.output import print_json
 from segue.cli.sizes import format_size
 
 FORMAT_HELP = "raw, qcow2, or whatever qemu-img knows."
-FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class ImageFile(click.Path):
+    """A file's path, as `pathlib.Path`; not ``-``: no image goes through a pipe."""
+
+    def __init__(self, *, exists: bool) -> None:
+        super().__init__(exists=exists, dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        if value == "-":
+            self.fail("an image is a file or a block device, not a pipe: '-' is none", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 @contextmanager
@@ -35,7 +48,7 @@ def _said(error: OSError) -> str:
 
 @click.command("import")
 @click.argument("name")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=ImageFile(exists=True))
 @click.option("--format", "image", metavar="FORMAT", help=FORMAT_HELP + "  [default: as it looks]")
 @click.option("--block-size", type=click.Choice(["512", "4096"]), default="4096", show_default=True)
 @click.option(
@@ -53,7 +66,7 @@ def disk_import(
     container: str | None,
     as_json: bool,
 ) -> None:
-    """Make a disk of an image FILE.
+    """Make a disk of an image FILE, which may be a block device.
 
     A file that does not look like what its name says (.img, .raw, .qcow2 ...) is refused without
     --format; one that takes data from other files (a backing file) is refused.
@@ -76,15 +89,17 @@ def disk_import(
 
 @click.command("export")
 @click.argument("name")
-@click.argument("file", type=FILE)
-@click.option(
-    "--format", "image", default="raw", metavar="FORMAT", show_default=True, help=FORMAT_HELP
-)
+@click.argument("file", type=ImageFile(exists=False))
+@click.option("--format", "image", metavar="FORMAT", help=FORMAT_HELP + "  [default: raw]")
 @click.option("--agent", "agent_name", metavar="NAME", help="Read it at this agent.")
 @where_option
 @json_option
-def disk_export(name: str, file: Path, image: str, agent_name: str | None, as_json: bool) -> None:
+def disk_export(
+    name: str, file: Path, image: str | None, agent_name: str | None, as_json: bool
+) -> None:
     """Write a disk to a new image FILE; holes stay holes.
+
+    A name that says another format (.qcow2, .vmdk ...) is refused without --format.
 
     Until all of it is there the file is called FILE.part.
     """

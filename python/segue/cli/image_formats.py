@@ -9,6 +9,7 @@ format that was looked at, and to open no backing file (`source`).
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -46,6 +47,15 @@ REFERENCES = ("backing-filename", "full-backing-filename", "data-file")
 """Keys of `qemu-img info`, at any depth, whose values are other files."""
 
 
+def need_image_file(path: Path) -> None:
+    """Raises `Failed` for what has no size and no place to read again from: pipes, terminals."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        raise Failed(
+            f"{path} is neither a file nor a block device: no disk is made of anything else"
+        )
+
+
 def image_format(path: Path) -> str:
     """What the file's first bytes say it is; raw if they say nothing.
 
@@ -58,15 +68,24 @@ def image_format(path: Path) -> str:
         looks = "vdi"
     else:
         looks = next((name for magic, name in MAGICS.items() if head.startswith(magic)), RAW)
-    says = ENDINGS.get(path.suffix.lower())
-    if says is None and stat.S_ISBLK(path.stat().st_mode):
-        says = RAW
-    if says is not None and says != looks:
-        raise Failed(
-            f"{path} looks like {looks}, its name like {says}: whoever wrote it chose how it "
-            f"looks, so say which it is (--format {says} or --format {looks})"
-        )
+    unnamed = RAW if stat.S_ISBLK(path.stat().st_mode) else looks
+    says = ENDINGS.get(path.suffix.lower(), unnamed)
+    if says != looks:
+        why = "whoever wrote it chose how it looks, so say which it is"
+        raise _unlike_its_name(f"{path} looks like {looks}", says, why, looks)
     return looks
+
+
+def export_format(path: Path) -> str:
+    """What a new image is written as: raw; raises `Failed` where its name says something else."""
+    says = ENDINGS.get(path.suffix.lower(), RAW)
+    if says != RAW:
+        raise _unlike_its_name(f"{path} would be {RAW}", says, "say which it is to be", RAW)
+    return RAW
+
+
+def _unlike_its_name(what: str, says: str, why: str, image: str) -> Failed:
+    return Failed(f"{what}, its name like {says}: {why} (--format {says} or --format {image})")
 
 
 def need_qemu_img(image: str) -> None:
@@ -78,7 +97,8 @@ def need_qemu_img(image: str) -> None:
 def image_size_bytes(path: Path, image: str) -> int:
     """Size of the disk in an image of that format; `Failed` if it is in other files as well."""
     if image == RAW:
-        return path.stat().st_size
+        with open(path, "rb") as file:
+            return file.seek(0, os.SEEK_END)  # a device's `stat` has none
     name = str(path.absolute())
     if image == "qcow2" and _has_data_file(path):
         # Some qemu-img open it even to tell of it, and what it is called can do more than be read.

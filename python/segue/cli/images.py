@@ -28,9 +28,11 @@ from segue import _native
 from segue.api.disks import DiskInfo
 from segue.cli.image_formats import (
     RAW,
+    export_format,
     image_format,
     image_size_bytes,
     last_line,
+    need_image_file,
     need_qemu_img,
     source,
 )
@@ -65,6 +67,7 @@ def import_image(
 
     Raises `Failed`, `ApiError`, `OSError`; the disk is gone then, or still called NAME.importing.
     """
+    need_image_file(path)
     image = image or image_format(path)
     need_qemu_img(image)
     size_bytes = image_size_bytes(path, image)
@@ -101,9 +104,13 @@ def import_image(
 
 
 def export_image(
-    client: Client, name: str, path: Path, image: str = RAW, agent: str | None = None
+    client: Client, name: str, path: Path, image: str | None = None, agent: str | None = None
 ) -> None:
-    """Writes a disk to a new file; raises `Failed`, `ApiError`, `OSError`, and then leaves none."""
+    """Writes a disk to a new file; `image` is its format, None: see `export_format`.
+
+    Raises `Failed`, `ApiError`, `OSError`, and then leaves none.
+    """
+    image = image or export_format(path)
     need_qemu_img(image)
     if path.exists():
         raise Failed(f"{path} exists already")
@@ -139,7 +146,7 @@ def _fill_disk(uri: str, name: str, path: Path, segment_bytes: int, bar: Progres
                 for at, end in _runs_of_data(data, step):
                     connection.pwrite(data[at:end], offset + at)
 
-        size_bytes = os.fstat(file.fileno()).st_size
+        size_bytes = file.seek(0, os.SEEK_END)
         _each(_pieces(_data_of_file(file.fileno(), size_bytes), size_bytes), copy, bar)
         bar.update(size_bytes + -size_bytes % SECTOR)
 
@@ -169,7 +176,7 @@ def _write_whole(file: int, data: bytes, offset: int) -> None:
 
 
 def _data_of_file(file: int, size_bytes: int) -> Iterator[Piece]:
-    """Where a file has data: (first byte, end); a file system that cannot say has it everywhere."""
+    """Where a file has data: (first byte, end); what cannot say (a device) has it everywhere."""
     end = 0
     while end < size_bytes:
         try:
@@ -177,7 +184,10 @@ def _data_of_file(file: int, size_bytes: int) -> Iterator[Piece]:
         except OSError as error:
             if error.errno == errno.ENXIO:
                 return
-            raise
+            if error.errno != errno.EINVAL:
+                raise
+            yield end, size_bytes
+            return
         end = min(os.lseek(file, first, os.SEEK_HOLE), size_bytes)
         yield first, end
 
