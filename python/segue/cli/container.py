@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from segue.api.containers import ContainerInfo
-from segue.cli.options import CONTAINER, Size, client, json_option, where_option
+from segue.cli.options import CONTAINER, Size, Time, client, json_option, where_option
 from segue.cli.output import Columns, print_fields, print_json, print_rows
 from segue.cli.sizes import format_size
 
@@ -59,6 +59,16 @@ def note(info: ContainerInfo) -> str:
     return (
         f"{format_size(info.file_system_free_bytes)} are left on its file system, "
         f"{format_size(info.file_system_short_bytes)} less than all of the container would take"
+    )
+
+
+def no_fence(info: ContainerInfo) -> str:
+    """What is to be said of a new container whose server has no fence; or nothing."""
+    if info.fence != "none":
+        return ""
+    return (
+        "its server has no fence: after a crash its disks wait until it is known how long "
+        f"requests linger there; `segue container linger {info.name} SECONDS` says it"
     )
 
 
@@ -141,8 +151,9 @@ def container_add(
         print_json(info)
         return
     click.echo(f"container {info.name}: {info.segments} segments, {format_size(info.size_bytes)}")
-    if note(info):
-        click.echo(f"note: {note(info)}", err=True)
+    for said in (note(info), no_fence(info)):
+        if said:
+            click.echo(f"note: {said}", err=True)
 
 
 @container.command("remove")
@@ -182,7 +193,7 @@ def container_show(name: str, as_json: bool) -> None:
 
 @container.command("linger")
 @click.argument("name", type=CONTAINER)
-@click.argument("seconds", type=float)
+@click.argument("seconds", type=Time())
 @where_option
 @json_option
 def container_linger(name: str, seconds: float, as_json: bool) -> None:

@@ -19,6 +19,7 @@ from segue.cli.config import came_from, configured
 from segue.cli.options import (
     Failed,
     Size,
+    Time,
     data_folder,
     data_option,
     handshake_option,
@@ -59,7 +60,7 @@ parent_option = click.option(
 )
 @click.option("--api-cert", metavar="FILE", help="Its TLS certificate, with the chain (PEM).")
 @click.option("--api-key", metavar="FILE", help="The certificate's key (PEM).")
-@click.option("--lease", "lease_s", type=float, default=30.0, show_default=True, metavar="SECONDS")
+@click.option("--lease", "lease_s", type=Time(), default=30.0, show_default=True, metavar="SECONDS")
 @click.option(
     "--segment-size",
     "segment_bytes",
@@ -79,7 +80,7 @@ parent_option = click.option(
 @click.option(
     "--slow-fault",
     "slow_fault_s",
-    type=float,
+    type=Time(),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
@@ -152,7 +153,7 @@ def controller(
 @click.option("--park-limit", type=Size(), default="64M", show_default=True, metavar="SIZE")
 @click.option(
     "--host-timeout",
-    type=float,
+    type=Time(),
     default=0.0,
     metavar="SECONDS",
     help="Give hosts EIO when their I/O has waited so long [they wait].",

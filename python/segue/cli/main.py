@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -27,6 +28,9 @@ from segue.cli.top import top
 from segue.cli.up import down, up
 from segue.client import ApiError
 
+NEGATIVE = re.compile(r"-[0-9.]")
+"""Taken for an option: none is called so."""
+
 
 class _Group(click.Group):
     """Turns every error into one line on stderr, whichever verb it ends."""
@@ -47,8 +51,11 @@ class _Group(click.Group):
             status = error.exit_code
         except click.UsageError as error:
             blame(error)
+            message = error.format_message().rstrip(".")
+            if isinstance(error, click.NoSuchOption) and NEGATIVE.match(error.option_name):
+                message = f"what begins with {error.option_name}: no value may be negative"
             where = error.ctx.command_path if error.ctx else "segue"
-            _say(f"{error.format_message().rstrip('.')} ({where} --help says more)")
+            _say(f"{message} ({where} --help says more)")
             status = error.exit_code
         except click.ClickException as error:
             _say(error.format_message())

@@ -19,6 +19,7 @@ from segue.cli.options import (
     Failed,
     Interrupted,
     Size,
+    Time,
     client,
     json_option,
     where_option,
@@ -100,7 +101,7 @@ def paced(function: F) -> F:
         click.option("--wait", is_flag=True, help="Wait until the job is over."),
         click.option(
             "--latency",
-            type=float,
+            type=Time("milliseconds"),
             default=0.0,
             metavar="MS",
             help="Slow down while the p99 of hosts' I/O is above this.",
@@ -167,7 +168,10 @@ def container_drain(
 @where_option
 @json_option
 def container_rebalance(bandwidth: int, latency: float, wait: bool, as_json: bool) -> None:
-    """Make the containers of each pool about equally full."""
+    """Make the containers of each pool about equally full.
+
+    All of them, whatever was placed by hand: a disk that was moved to one is spread again.
+    """
     _begun(client().rebalance(bandwidth=bandwidth, latency_us=round(latency * 1000)), wait, as_json)
 
 

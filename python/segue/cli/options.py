@@ -57,6 +57,24 @@ class Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+class Time(click.ParamType[float]):
+    """A number of seconds, or of what the unit says."""
+
+    name = "time"
+
+    def __init__(self, unit: str = "seconds") -> None:
+        self._unit = unit
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """As many; whether they make sense is another's question."""
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number: write how many {self._unit}, 2.5", param, ctx)
+
+
 class Name(click.ParamType[str]):
     """The name of something that exists: a shell completes it from the API."""
 
@@ -130,7 +148,7 @@ def where_option(command: F) -> F:
 
 handshake_option = click.option(
     "--handshake-timeout",
-    type=float,
+    type=Time(),
     default=HANDSHAKE_S,
     show_default=True,
     metavar="SECONDS",
@@ -190,6 +208,11 @@ def client(ctx: click.Context | None = None) -> Client:
         return Client(data, restarts=lambda: _is_kept_running(data))
     if url is None:
         raise click.UsageError("which installation? give --data DIR or set SEGUE_DATA")
+    if "://" not in url[0]:
+        named = "--api" if url[1] else "SEGUE_API"
+        raise click.UsageError(
+            f"{named}: {url[0]!r} is no URL (https://HOST:PORT): --data is for folders"
+        )
     token, ca = os.environ.get(TOKEN_VARIABLE, ""), os.environ.get(CA_VARIABLE)
     return Client(url[0], token=token.strip(), ca=ca or None)
 

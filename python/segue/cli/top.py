@@ -10,13 +10,13 @@ from contextlib import suppress
 import click
 
 from segue.api.status import Status
-from segue.cli.options import client, json_option, where_option
+from segue.cli.options import Time, client, json_option, where_option
 from segue.cli.output import print_json_line
 from segue.cli.status import print_status
 
 
 @click.command("top")
-@click.option("--every", "every_s", type=float, default=2.0, show_default=True, metavar="SECONDS")
+@click.option("--every", "every_s", type=Time(), default=2.0, show_default=True, metavar="SECONDS")
 @click.option("--times", type=int, metavar="N", help="End after so many [never].")
 @where_option
 @json_option

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
 import socket
 import stat
 from collections import deque
@@ -210,10 +211,10 @@ class Address:
             if not colon or not host or not port.isdecimal() or int(port) > 65535:
                 raise ValueError(f"{text!r} is not tcp://HOST:PORT")
             return cls(host=host.strip("[]"), port=int(port))
-        elif "://" in text:
-            raise ValueError(f"{text!r}: an address is unix:///PATH or tcp://HOST:PORT")
         if not text.startswith(("/", ".")):
-            raise ValueError(f"{text!r}: a unix socket needs a path")
+            bare = re.fullmatch(r"[^/]+:[0-9]+", text)
+            want = f"tcp://{text}" if bare else "unix:///PATH or tcp://HOST:PORT"
+            raise ValueError(f"{text!r} is no address: write {want}")
         return cls(path=text)
 
     def __str__(self) -> str:

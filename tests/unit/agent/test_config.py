@@ -19,7 +19,7 @@ GOOD = AgentConfig("one", "unix:///run/controller", ["unix:///run/nbd", "tcp://1
         ({"name": ""}, "no name for an agent"),
         ({"name": "a" * 64}, "no name for an agent"),
         ({"name": "a\n"}, "no name for an agent"),
-        ({"controller": "nowhere"}, "needs a path"),
+        ({"controller": "nowhere"}, "is no address"),
         ({"listen": ["tcp://x"]}, "HOST:PORT"),
         ({"listen": ["tcp://0.0.0.0:10809"]}, "--insecure"),
         ({"park_limit_bytes": 0}, "1 MiB"),

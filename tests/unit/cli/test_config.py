@@ -59,7 +59,7 @@ def test_another_file_can_be_named(tmp_path: Path) -> None:
         ("[controler]\nlease = 5", "'controler' is no table of settings"),
         ("lease = 5", "'lease' is no table of settings"),
         ("[controller]\nlease = 'long'", "Invalid value for lease in [controller] of "),
-        ("[controller]\nlease = 'long'", "segue.toml: 'long' is not a valid float"),
+        ("[controller]\nlease = 'long'", "segue.toml: 'long' is no number: write how many seconds"),
         ("[controller]\nlease = true", "lease takes one value, a number or a text"),
         ("[controller]\ninsecure = 1", "insecure takes true or false"),
         ("[controller]\nlisten = [true]", "listen takes a list of texts"),
@@ -95,7 +95,7 @@ def test_a_flag_before_the_verb_is_stronger_than_the_environment(tmp_path: Path)
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("SEGUE_CONTROLLER_LEASE", "abc", "Invalid value for SEGUE_CONTROLLER_LEASE: 'abc' is not"),
+        ("SEGUE_CONTROLLER_LEASE", "abc", "Invalid value for SEGUE_CONTROLLER_LEASE: 'abc' is no"),
         ("SEGUE_CONTROLLER_BOGUS", "1", "SEGUE_CONTROLLER_BOGUS is no setting, only SEGUE_CONT"),
         ("SEGUE_CONTROLLER_DATA", "/x", "SEGUE_CONTROLLER_DATA is no setting, only SEGUE_CONT"),
         ("SEGUE_CONFIG", "/", "Invalid value for SEGUE_CONFIG: File '/' is a directory"),

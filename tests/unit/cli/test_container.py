@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.unit.cli.conftest import CONTAINER, Api
+import pytest
+
+from tests.unit.cli.conftest import ANSWERS, CONTAINER, Api
 
 
 def test_container_add(api: Api) -> None:
@@ -26,6 +28,16 @@ def test_container_add_of_a_device_needs_no_size_and_a_file_does(api: Api) -> No
     result = api.run("container", "add", "c", "file:///srv/c")
     assert result.exit_code == 2
     assert "a file needs --size" in result.stderr
+
+
+def test_container_add_says_what_a_server_without_a_fence_costs(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert api.run("container", "add", "c", "nbd://far/c").stderr == ""
+    monkeypatch.setitem(ANSWERS, ("POST", "/v1/containers"), (201, CONTAINER | {"fence": "none"}))
+    [note] = api.run("container", "add", "c", "nbd://far/c").stderr.splitlines()
+    assert note.startswith("note: its server has no fence: after a crash its disks wait")
+    assert "`segue container linger c SECONDS`" in note
 
 
 def test_container_remove(api: Api) -> None:

@@ -29,6 +29,16 @@ def test_a_flag_and_verbs_that_need_none_do_without_the_environments_folder(
     assert "none: No such file" in CliRunner().invoke(main, words, env=env).stderr
 
 
+def test_what_is_no_url_of_an_api(tmp_path: Path) -> None:
+    results = [
+        CliRunner().invoke(main, ["--api", "foo", "status"]),
+        CliRunner().invoke(main, ["status"], env={"SEGUE_API": str(tmp_path)}),
+    ]
+    assert [result.exit_code for result in results] == [2, 2]
+    assert results[0].stderr.startswith("segue: --api: 'foo' is no URL (https://HOST:PORT)")
+    assert results[1].stderr.startswith(f"segue: SEGUE_API: '{tmp_path}' is no URL")
+
+
 def test_who_names_what_is_no_folder(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()

@@ -58,7 +58,7 @@ def test_a_lease_that_is_no_length_of_time_is_refused(lease_s: float) -> None:
 
 
 def test_what_is_no_address_is_a_mistake_of_usage() -> None:
-    with pytest.raises(ConfigError, match="needs a path"):
+    with pytest.raises(ConfigError, match="is no address"):
         Server(ControllerConfig("/nowhere", ["nowhere"]))
 
 

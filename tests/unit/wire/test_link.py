@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -195,9 +196,17 @@ def test_addresses(text: str, address: Address) -> None:
     assert address.local
 
 
-@pytest.mark.parametrize("text", ["", "x", "tcp://a", "tcp://:5", "tcp://a:99999", "http://a:1"])
+@pytest.mark.parametrize(
+    "text", ["", "x", ":x", "tcp://a", "tcp://:5", "tcp://a:99999", "http://a:1"]
+)
 def test_bad_addresses_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"address|HOST|path"):
+    with pytest.raises(ValueError, match=r"tcp://HOST:PORT"):
+        Address.parse(text)
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:7001", "far:7001", "[::1]:7001"])
+def test_an_address_without_its_scheme_is_told_which(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"write tcp://{text}")):
         Address.parse(text)
 
 

@@ -12,6 +12,7 @@ import re
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from segue.controller.changes import (
     ContainerAdded,
@@ -141,6 +142,9 @@ async def add_container(
     past it.  `segment_bytes` None: what the controller was set to.
     """
     _check_name("container", name)
+    if uri.startswith("/"):
+        scheme = "block" if uri.startswith("/dev/") else "file"
+        raise Refusal(f"{uri} is a path, no URI: write {scheme}://{quote(uri)}")
     async with c.locks.hold(("containers",), exclusive=True):
         still_asked()
         if name in c.table.container_names:
