@@ -371,6 +371,22 @@ def test_an_operator_declares_an_agent_dead_that_no_fence_ends(stage: Build) -> 
     end(s)
 
 
+def test_declaring_dead_names_the_incarnation_that_is_to_be_waited_for(stage: Build) -> None:
+    """Not the agent, of which a newer one is there."""
+    s = stage(media=[MediumPlan(segments=4)], settings=settings(lease_s=5.0))
+    assert done(s, through(s, 0), "write", 0, 8) == 0
+    incarnation = s.agent(0).incarnation
+    proof = medium(s).fence_ended
+    medium(s).fence_ended = lambda fence: fence != incarnation and proof(fence)  # type: ignore[method-assign]
+    s.agent(0).process.kill()
+    s.machines[0].boot_when_over()
+    s.wait(lambda: len([p for p in s.controller.peers.values() if p.name == "a1"]) == 2, "no new")
+    with pytest.raises(Refusal, match=f"lease of incarnation {incarnation:x} of agent a1 runs"):
+        declare(s, "a1")
+    medium(s).fence_ended = proof  # type: ignore[method-assign]
+    end(s)
+
+
 def test_an_operator_declares_dead_what_an_older_term_has_lost(stage: Build) -> None:
     """No disk is attached to it any more: it has no name, only a number."""
     s = stage(media=[MediumPlan(segments=4)], settings=settings(lease_s=0.5))
@@ -390,6 +406,8 @@ def test_an_operator_declares_dead_what_an_older_term_has_lost(stage: Build) -> 
     s.world.run_for(5 * SECOND)
     assert incarnation not in s.controller.peers
     assert list(s.controller.table.quarantine.values()) == [[incarnation]]
+    with pytest.raises(Refusal, match=f"it is not dead; what is lost is {incarnation:x}: name"):
+        declare(s, "a2")
     assert declare(s, f"{incarnation:x}") == [incarnation]
     assert not s.controller.table.quarantine
     end(s)

@@ -77,4 +77,5 @@ def agent_declare_dead(name: str, as_json: bool) -> None:
         print_json(incarnations)
         return
     for incarnation in incarnations:
-        click.echo(f"agent {name}: incarnation {incarnation} is taken for dead")
+        whose = "" if name == incarnation else f"agent {name}: "
+        click.echo(f"{whose}incarnation {incarnation} is taken for dead")

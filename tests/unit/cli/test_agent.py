@@ -38,8 +38,12 @@ def test_what_is_known_is_shown_before_the_agent_is_asked(
     assert (done.exit_code, done.stderr) == (1, "segue: the controller's term has ended\n")
 
 
-def test_declare_dead(api: Api) -> None:
+def test_declare_dead(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     assert api.run("agent", "declare-dead", "one").output == (
         "agent one: incarnation ab is taken for dead\n"
     )
+    answer = ANSWERS["POST", "/v1/agents/one/declare-dead"]
+    monkeypatch.setitem(ANSWERS, ("POST", "/v1/agents/ab/declare-dead"), answer)
+    said = api.run("agent", "declare-dead", "ab").output
+    assert said == "incarnation ab is taken for dead\n"
     assert api.run("agent", "declare-dead", "one", "--json").output == '[\n  "ab"\n]\n'

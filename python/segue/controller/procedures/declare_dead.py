@@ -124,9 +124,13 @@ def _lost(peer: Peer) -> bool:
 
 def _orphan(c: Controller, name: str) -> int | None:
     """The incarnation of that number that quarantines wait for and no disk is attached to."""
+    return next((holder for holder in _orphans(c) if f"{holder:x}" == name), None)
+
+
+def _orphans(c: Controller) -> list[int]:
+    """Those that only quarantines wait for: whose they were is not known any more."""
     waited_for = {holder for holders in c.table.quarantine.values() for holder in holders}
-    orphans = waited_for - c.peers.keys() - c.table.fences.keys()
-    return next((holder for holder in orphans if f"{holder:x}" == name), None)
+    return sorted(waited_for - c.peers.keys() - c.table.fences.keys())
 
 
 def _refusal(c: Controller, name: str, named: list[Peer]) -> Refusal:
@@ -134,8 +138,15 @@ def _refusal(c: Controller, name: str, named: list[Peer]) -> Refusal:
         known = any(row.name == name for row in c.table.agents.values())
         why = f"agent {name} has ended already" if known else f"no agent is called {name}"
         return Refusal(why, missing=not known)
-    peer = max(named, key=lambda peer: peer.lease_until_ns)
-    if peer.link is not None or peer.ending or peer.attaching:
-        return Refusal(f"agent {name} is {peer.state.value} and connected: it is not dead")
+    away = [p for p in named if not (p.link is not None or p.ending or p.attaching)]
+    if not away:
+        orphans = ", ".join(f"{orphan:x}" for orphan in _orphans(c))
+        lost = f"; what is lost is {orphans}: name that" if orphans else ""
+        state = named[0].state.value
+        return Refusal(f"agent {name} is {state} and connected: it is not dead{lost}")
+    peer = max(away, key=lambda peer: peer.lease_until_ns)
+    which = f"incarnation {peer.incarnation:x} of " if len(named) > 1 else ""
     left_s = max(0.0, c.seconds(peer.lease_until_ns - c.clock.now_ns()))
-    return Refusal(f"the lease of agent {name} runs for another {left_s:.1f} s: wait for its end")
+    return Refusal(
+        f"the lease of {which}agent {name} runs for another {left_s:.1f} s: wait for its end"
+    )
