@@ -18,6 +18,12 @@ def test_a_server_that_is_away_is_shown(
     """By `status` and `container show`, with who needs it; by a new term too."""
     server, client = serve(servers, folder, "segue"), bare.client
     client.add_container("far", server.uri("on-loss=fail", "loss-ms=300"), 0)
+    server.kill()
+    wait_until("it is missed", lambda: client.container("far").away_s is not None)
+    done = segue(bare.data, "status")  # which no host suffers from: no disk lies there
+    assert (done.returncode, "away" in done.stdout, "problem" in done.stdout) == (0, True, False)
+    server.start()
+    wait_until("it is back", lambda: client.container("far").away_s is None)
     client.create_disk("disk", 8 * MIB)
     host = _native.NbdClient(bare.uri("disk", "one"), "disk")
     host.pwrite(b"1" * 4096, 0)

@@ -64,13 +64,13 @@ def _failed_flushes(c: Controller) -> Iterator[str]:
 
 
 def _away(c: Controller) -> Iterator[str]:
-    """Containers that are away, and who needs them."""
+    """Containers that are away and that disks need; of others their state says so."""
     for number in sorted(c.table.containers):
         info = container_info(c, c.table.containers[number])
-        if info.away_s is None:
+        if info.away_s is None or not info.disks:
             continue
         why = f" ({info.away_why})" if info.away_why else ""
-        name, disks = c.name_of_container(number), ", ".join(info.disks) or "no disk"
+        name, disks = c.name_of_container(number), ", ".join(info.disks)
         if c.missing(number):
             yield f"{name} has been missing for {info.away_s:.0f} s{why}: {disks} cannot be opened"
             continue
