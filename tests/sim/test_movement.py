@@ -470,6 +470,50 @@ def test_a_source_closed_for_a_write_is_no_neighbour_of_a_first_touch(stage: Bui
     end(s)
 
 
+def test_a_drain_asked_for_again_is_the_one_that_runs_or_ends_at_once(stage: Build) -> None:
+    """Until the container is being removed; and what is gone keeps its name in a later term."""
+    s = stage(media=TWO, settings=SLOW)
+    written(s, through(s, 0), 2)
+    ask(s, drain_container, "m0", bandwidth=50_000)
+    ask(s, drain_container, "m0")
+    ask(s, drain_container, "m0", bandwidth=50_000)
+    assert list(s.controller.jobs.running) == [1]
+    with pytest.raises(Refusal, match="job 1 drains container m0 already, at another pace"):
+        ask(s, drain_container, "m0", bandwidth=60_000)
+    s.wait(lambda: no_job(s), "the job does not end")
+    ask(s, drain_container, "m0")
+    s.wait(lambda: no_job(s), "the second job does not end")
+    assert [job.outcome for job in s.controller.table.jobs.values()] == ["done", "done"]
+    assert s.controller.table.containers[1].draining
+    s.controller.leaving.add(1)
+    with pytest.raises(Refusal, match="container m0 is being removed"):
+        ask(s, drain_container, "m0")
+    s.controller.leaving.discard(1)
+    ask(s, remove_container, "m0")
+    s.office.terms[-1].process.kill()
+    s.wait(lambda: s.office.serving is not None, "no controller serves")
+    c = s.controller
+    assert [job_info(c, job).container for job in c.table.jobs.values()] == ["m0", "m0"]
+    end(s)
+
+
+def test_a_jobs_rate_is_of_the_time_in_which_it_went_on(stage: Build) -> None:
+    """Not of that in which it found no room."""
+    s = stage(media=[MediumPlan(segments=12), MediumPlan(segments=2)], settings=SLOW)
+    written(s, through(s, 0))
+    ask(s, drain_container, "m0")
+    run = s.controller.jobs.running[1]
+    s.wait(lambda: run.waits_for == "no location is free", "it is not named")
+    begun_ns, moved = s.world.now_ns, s.controller.table.jobs[1].moved_bytes
+    went_on_ns = begun_ns - run.begun_ns
+    s.world.run_for(60 * SECOND)
+    ask(s, cancel_job, 1)
+    s.wait(lambda: no_job(s), "the job does not end")
+    rate = job_info(s.controller, s.controller.table.jobs[1]).bytes_per_s
+    assert moved and rate > moved * SECOND // (went_on_ns + 5 * SECOND)
+    end(s)
+
+
 def test_a_drained_container_takes_nothing_new(stage: Build) -> None:
     s = stage(media=TWO)
     host = through(s, 0)

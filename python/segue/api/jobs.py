@@ -40,7 +40,7 @@ class JobInfo(msgspec.Struct, frozen=True):
     """move, drain or rebalance."""
     disk: str
     container: str
-    """What it is called, or was; empty if it is gone since before the controller started."""
+    """What it is called, or was when the job began, as `disk`."""
     first_segment: int
     segments: int
     bandwidth: int
@@ -48,7 +48,7 @@ class JobInfo(msgspec.Struct, frozen=True):
     state: str
     """running, waiting, cancelling; done, cancelled, failed."""
     reason: str
-    """What it waits for or is held back by; why it failed; how much a cancelled one left."""
+    """What it waits for or is held back by; why it failed."""
     felt_us: int | None
     """p99 of reads and writes of the hosts it competes with, when it last looked: worst disk.
     None without a bound."""
@@ -60,7 +60,7 @@ class JobInfo(msgspec.Struct, frozen=True):
     left_bytes: int
     """Still to be moved; of a job that is over, what it left."""
     bytes_per_s: int
-    """Since it began, or the controller started; 0 while it waits and nothing goes on."""
+    """While it went on, since it began or the controller started; 0 while nothing goes on."""
     left_s: float | None
     """Time to the end at this rate; None if there is none to go by."""
     waiting_s: float | None = None

@@ -260,7 +260,8 @@ def _wait(info: JobInfo, as_json: bool) -> None:
     elif info.state == "done":
         click.echo(f"job {info.job}: done, {format_size(info.moved_bytes)} moved")
     if info.state != "done":
-        why = f": {info.reason}" if info.reason else ""
+        left = f"{format_size(info.left_bytes)} were not moved" if info.left_bytes else ""
+        why = f": {info.reason or left}" if info.reason or left else ""
         raise Failed(f"job {info.job} was {info.state}{why}".replace("was failed", "failed"))
 
 

@@ -287,6 +287,7 @@ class JobMade(Change, tag=84, frozen=True):
     `kind` is move, drain or rebalance; `disk` and the run of segments (count 0: to its end) are
     those of a move, `container` where to (move) or from (drain).  `bandwidth` is in bytes a
     second (0: no limit), `latency_us` the bound on hosts' p99 above which it slows down (0: none).
+    The names are what disk and container were called then: they may go before it is forgotten.
     """
 
     job: int
@@ -297,6 +298,8 @@ class JobMade(Change, tag=84, frozen=True):
     count: int
     bandwidth: int
     latency_us: int = 0
+    disk_name: str = ""
+    container_name: str = ""
 
 
 class JobChanged(Change, tag=85, frozen=True):

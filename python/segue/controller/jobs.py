@@ -58,10 +58,8 @@ class JobRun:
     """Why nothing can be begun now; empty while something can.  Set by `wait_for`."""
     waiting_since_ns: int = 0
     """Since when it has waited, whatever for."""
-    disk_name: str = ""
-    container_name: str = ""
-    """What they were called when this term first saw the job: they may go before it is forgotten.
-    """
+    idle_ns: int = 0
+    """For how long nothing of it went on in this term."""
     left_at_end: int = 0
     """Segments that it did not move, once it is over."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -97,10 +95,6 @@ class Jobs:
     def _run(self, run: JobRun) -> None:
         self.running[run.row.job] = self.known[run.row.job] = run
         run.moved_bytes_before = self._c.table.jobs[run.row.job].moved_bytes
-        disk = self._c.table.disks.get(run.row.disk)
-        container = self._c.table.containers.get(run.row.container)
-        run.disk_name = disk.name if disk is not None else ""
-        run.container_name = container.row.name if container is not None else ""
         for number in self.known.keys() - self._c.table.jobs.keys():
             del self.known[number]
         self._c.spawn(run_job(self._c, run))
@@ -122,7 +116,18 @@ class Jobs:
         """
         c = self._c
         number = c.table.last_job + 1
-        row = JobMade(number, kind, disk, container, first, count, bandwidth, latency_us)
+        row = JobMade(
+            number,
+            kind,
+            disk,
+            container,
+            first,
+            count,
+            bandwidth,
+            latency_us,
+            c.table.disks[disk].name if disk else "",
+            c.table.containers[container].row.name if container else "",
+        )
         changes: list[AnyChange] = [row]
         if kind == DRAIN:
             changes.append(ContainerDraining(container, True))
@@ -161,6 +166,11 @@ class Jobs:
         self._c.pacing.forget(run.row.job)
         run.ended_ns = self._c.clock.now_ns()
         self.running.pop(run.row.job, None)
+
+    def is_idle(self, run: JobRun) -> bool:
+        """Whether it waits, and nothing that it began goes on."""
+        waits = bool(run.waits_for) and not run.ended_ns
+        return waits and run.extents <= self._c.background.trouble.keys()
 
     def left(self, run: JobRun) -> int:
         """Segments still to be moved, as far as can be told without looking at each."""

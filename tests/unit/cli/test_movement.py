@@ -145,6 +145,14 @@ def test_what_is_known_of_a_job_that_an_earlier_run_of_the_controller_ended(
     assert listed == ["7 move d to c done 30M 0 -", "7 move d to c cancelled 30M - -"]
 
 
+def test_waiting_for_a_job_that_was_cancelled_says_what_it_left(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ANSWERS, ("GET", "/v1/jobs/7"), (200, JOB | {"state": "cancelled"}))
+    done = api.run("job", "wait", "7")
+    assert done.stderr.splitlines()[-1] == "segue: job 7 was cancelled: 10M were not moved"
+
+
 def test_waiting_for_a_job_that_failed_is_an_error(api: Api) -> None:
     done = api.run("job", "wait", "8")
     assert done.exit_code == 1

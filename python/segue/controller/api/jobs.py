@@ -17,7 +17,7 @@ from segue.controller.procedures import job_verbs
 from segue.controller.procedures.movement import Begun
 from segue.controller.procedures.verbs import Refusal
 from segue.controller.settings import SECOND_NS
-from segue.controller.table import Container, Job
+from segue.controller.table import Job
 from segue.sizes import format_size
 
 WAITS_S = 2.0
@@ -110,14 +110,14 @@ def job_info(c: Controller, job: Job) -> JobInfo:
     waited_s = waited_ns(c, run) / SECOND_NS if run is not None else None
     if run is not None:
         left_bytes = left * c.jobs.segment_bytes(run)
-    if run is not None and not (waited_s and run.extents <= c.background.trouble.keys()):
-        lasted_ns = (run.ended_ns or c.clock.now_ns()) - run.begun_ns
+    if run is not None and not c.jobs.is_idle(run):
+        lasted_ns = (run.ended_ns or c.clock.now_ns()) - run.begun_ns - run.idle_ns
         rate = (job.moved_bytes - run.moved_bytes_before) * SECOND_NS // max(1, lasted_ns)
     return JobInfo(
         job=row.job,
         kind=row.kind,
-        disk=disk.name if disk is not None else run.disk_name if run is not None else "",
-        container=_container_name(container, run),
+        disk=disk.name if disk is not None else row.disk_name,
+        container=container.row.name if container is not None else row.container_name,
         first_segment=row.first,
         segments=row.count,
         bandwidth=job.bandwidth,
@@ -134,13 +134,6 @@ def job_info(c: Controller, job: Job) -> JobInfo:
         left_s=left_bytes / rate if rate and not job.outcome else None,
         waiting_s=waited_s or None,
     )
-
-
-def _container_name(container: Container | None, run: JobRun | None) -> str:
-    """What it is called, or was."""
-    if container is not None:
-        return container.row.name
-    return run.container_name if run is not None else ""
 
 
 def waited_ns(c: Controller, run: JobRun) -> int:
@@ -169,11 +162,8 @@ def waiting_jobs(c: Controller) -> Iterator[str]:
 
 
 def _reason(c: Controller, job: Job, run: JobRun | None, felt: Felt | None) -> str:
-    """What a job waits for or is held back by; of one that is over, what it left."""
-    if run is not None and job.outcome:
-        left_bytes = run.left_at_end * c.jobs.segment_bytes(run)
-        return f"{format_size(left_bytes)} were not moved" if left_bytes else ""
-    if run is None:
+    """What a job waits for or is held back by."""
+    if run is None or job.outcome:
         return ""
     bound_ns = job.row.latency_us * 1000
     if run.waits_for or felt is None or felt.p99_ns <= bound_ns:

@@ -85,20 +85,49 @@ def _check_pace(bandwidth: int, latency_us: int) -> None:
 async def drain_container(
     c: Controller, name: str, *, bandwidth: int = 0, latency_us: int = 0
 ) -> JobRun:
-    """Moves everything out of a container; nothing new is put there from now on."""
+    """Moves everything out of a container; nothing new is put there from now on.
+
+    The job that does so already, if there is one.
+    """
     _check_pace(bandwidth, latency_us)
     async with c.locks.hold(("jobs",), exclusive=True):
-        _check_drain(c, name)
         number = container_called(c, name).row.container
+        if (run := _drains(c, number)) is not None:
+            _check_repeated(name, run, bandwidth, latency_us)
+            return run
+        _check_drain(c, name)
         return await c.jobs.make(
             DRAIN, container=number, bandwidth=bandwidth, latency_us=latency_us
         )
 
 
+def _drains(c: Controller, number: int) -> JobRun | None:
+    """The job that drains the container and is not over."""
+    runs = c.jobs.running.values()
+    return next((r for r in runs if r.row.kind == DRAIN and r.row.container == number), None)
+
+
+def _check_goes_on(name: str, run: JobRun) -> None:
+    if run.cancelled:
+        raise Refusal(
+            f"job {run.row.job}, which drains container {name}, is being cancelled: "
+            f"with its end the container is used again"
+        )
+
+
+def _check_repeated(name: str, run: JobRun, bandwidth: int, latency_us: int) -> None:
+    _check_goes_on(name, run)
+    if bandwidth not in (0, run.bandwidth) or latency_us not in (0, run.row.latency_us):
+        raise Refusal(
+            f"job {run.row.job} drains container {name} already, at another pace: "
+            f"`segue job limit {run.row.job}` gives it another bandwidth"
+        )
+
+
 def _check_drain(c: Controller, name: str) -> None:
     row = container_called(c, name).row
-    if not c.may_allocate(row.container):
-        raise Refusal(f"container {name} is being drained or removed already")
+    if c.is_leaving(row.container):
+        raise Refusal(f"container {name} is being removed")
     others = [
         number
         for number, other in c.table.containers.items()
@@ -121,17 +150,12 @@ async def fill_container(c: Controller, name: str) -> None:
         number = container.row.container
         if container.leaving:
             raise Refusal(f"container {name} is being removed")
-        for run in c.jobs.running.values():
-            if run.row.kind == DRAIN and run.row.container == number:
-                if run.cancelled:
-                    raise Refusal(
-                        f"job {run.row.job}, which drains container {name}, is being cancelled: "
-                        f"with its end the container is used again"
-                    )
-                raise Refusal(
-                    f"job {run.row.job} drains container {name}: `segue job cancel "
-                    f"{run.row.job}` ends it, and the container is used again"
-                )
+        if (run := _drains(c, number)) is not None:
+            _check_goes_on(name, run)
+            raise Refusal(
+                f"job {run.row.job} drains container {name}: `segue job cancel "
+                f"{run.row.job}` ends it, and the container is used again"
+            )
         if not container.draining:
             raise Refusal(f"container {name} was not drained")
         await c.commit(ContainerDraining(number, False))

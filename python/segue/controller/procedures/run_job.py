@@ -252,6 +252,7 @@ def _share(c: Controller, run: JobRun, number: int, more: int = 0) -> float:
 async def something_changed(c: Controller, run: JobRun, longest_s: float = LOOK_AGAIN_S) -> None:
     """Returns when work of it has ended, space appeared, it was cancelled, or after a while."""
     run.wake.clear()
+    idle, since_ns = c.jobs.is_idle(run), c.clock.now_ns()
     waiting = [
         asyncio.ensure_future(run.wake.wait()),
         asyncio.ensure_future(c.background.space_changed()),
@@ -261,6 +262,7 @@ async def something_changed(c: Controller, run: JobRun, longest_s: float = LOOK_
     finally:
         for each in waiting:
             each.cancel()
+        run.idle_ns += c.clock.now_ns() - since_ns if idle else 0
 
 
 async def _join_container(c: Controller, run: JobRun) -> None:
