@@ -54,6 +54,9 @@ def test_its_disks_wait_and_all_others_are_served(installation: Installation, us
     assert any("container usb has been missing" in said for said in client.status().problems)
     with pytest.raises(OSError, match="storage that the disk lies on is missing"):
         write(installation, "there")
+    [said] = client.disk_problems("there")
+    assert said.startswith("container usb has been missing")
+    assert client.disk_problems("disk") == []
     there.rename(usb)
     wait_until("it is found", lambda: client.container("usb").away_s is None)
     host = _native.NbdClient(installation.uri("there", "one"), "there")

@@ -49,6 +49,13 @@ class DiskInfo(msgspec.Struct, frozen=True):
     """Containers whose flush failed -> errno, until `segue disk clear-error`."""
 
 
+class DiskProblems(msgspec.Struct, frozen=True):
+    """Those of the status that may keep one disk from being opened."""
+
+    problems: list[str]
+    """One sentence each; empty: none is known."""
+
+
 class MapRun(msgspec.Struct, frozen=True):
     """Segments that follow each other, in the disk and where they lie."""
 

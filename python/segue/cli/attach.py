@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 
 import click
@@ -14,8 +17,9 @@ from segue.cli.options import AGENT, DISK, Failed, data_folder, data_of, data_op
 from segue.cli.output import print_json
 from segue.client import ApiError, Client
 
+SAY_AFTER_S = 1.0
 ASK_S = 5.0
-"""For the controller's answer to who has a name: detaching goes on without it."""
+"""For the controller's answer to what can be done without: who has a name, why a disk waits."""
 
 
 @click.command()
@@ -34,13 +38,40 @@ def attach(name: str, read_only: bool, agent_name: str | None, as_json: bool) ->
     client = Client(data)
     number, uri = client.disk(name).disk, client.disk_uris(name, agent_name)[0]
     try:
-        device = BlockDevices(data).attach(name, number, uri, read_only)
+        with _waits_told(data, name):
+            device = BlockDevices(data).attach(name, number, uri, read_only)
     except AttachError as error:
         hint = ""
         if os.strerror(errno.EACCES) in str(error):
             hint = f" (a block device wants root, `segue disk uri {name}` does not)"
-        raise Failed(f"{error}{hint}") from error
+        why = _problems(data, name)
+        raise Failed(f"{error}{hint}{': ' * bool(why)}{why}") from error
     print_json({"disk": name, "device": device, "uri": uri}) if as_json else click.echo(device)
+
+
+@contextmanager
+def _waits_told(data: str, name: str) -> Iterator[None]:
+    """Says once what is waited for, if what is done inside lasts."""
+
+    def tell() -> None:
+        why = _problems(data, name) or "`segue status` may say what it waits for"
+        click.echo(f"{name} is not open yet: {why}", err=True)
+
+    timer = threading.Timer(SAY_AFTER_S, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _problems(data: str, name: str) -> str:
+    """What may keep the disk from being opened; empty: nothing that the controller says."""
+    try:
+        return "; ".join(Client(data, timeout_s=ASK_S).disk_problems(name))
+    except ApiError:
+        return ""
 
 
 class _Attached(click.ParamType[str]):

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from segue.api.disks import CreateDisk, DiskDrawing, DiskInfo, DiskMap, RenameDisk, ResizeDisk
+from segue.api.disks import (
+    CreateDisk,
+    DiskDrawing,
+    DiskInfo,
+    DiskMap,
+    DiskProblems,
+    RenameDisk,
+    ResizeDisk,
+)
 from segue.api.explain import Explanation
 from segue.api.latency import DiskLatency
 from segue.client.agents import Agents
@@ -65,6 +73,10 @@ class Disks(Agents):
     def disk_latency(self, name: str) -> DiskLatency:
         """How long the disk's hosts waited, by operation and cause."""
         return self.call("GET", f"disks/{quote(name, safe='')}/latency", DiskLatency)
+
+    def disk_problems(self, name: str) -> list[str]:
+        """What may keep the disk from being opened, one sentence each; empty: nothing."""
+        return self.call("GET", f"disks/{quote(name, safe='')}/problems", DiskProblems).problems
 
     def explain(self, name: str, offset_bytes: int) -> Explanation:
         """The byte at that offset: which entry, where, why, and who is at it."""

@@ -30,9 +30,10 @@ def test_a_flag_and_verbs_that_need_none_do_without_the_environments_folder(
 
 
 def test_what_is_no_url_of_an_api(tmp_path: Path) -> None:
+    nowhere = {"SEGUE_DATA": None}
     results = [
-        CliRunner().invoke(main, ["--api", "foo", "status"]),
-        CliRunner().invoke(main, ["status"], env={"SEGUE_API": str(tmp_path)}),
+        CliRunner().invoke(main, ["--api", "foo", "status"], env=nowhere),
+        CliRunner().invoke(main, ["status"], env={**nowhere, "SEGUE_API": str(tmp_path)}),
     ]
     assert [result.exit_code for result in results] == [2, 2]
     assert results[0].stderr.startswith("segue: --api: 'foo' is no URL (https://HOST:PORT)")

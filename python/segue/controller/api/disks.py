@@ -13,6 +13,7 @@ from segue.api.disks import (
     DiskDrawing,
     DiskInfo,
     DiskMap,
+    DiskProblems,
     DrawnCell,
     MapRun,
     RenameDisk,
@@ -21,6 +22,7 @@ from segue.api.disks import (
 from segue.api.explain import Explanation
 from segue.controller import layout
 from segue.controller.api.explain import explain
+from segue.controller.api.status import disk_problems
 from segue.controller.controller import Controller
 from segue.controller.procedures import verbs
 from segue.controller.procedures.resize import resize_disk
@@ -94,6 +96,11 @@ def disk_routes(c: Controller) -> list[Any]:
         """Where the disk's segments lie, summed up in equal cells."""
         return await _disk_drawing(c, verbs.disk_called(c, name), cells)
 
+    @get("/disks/{name:str}/problems")
+    async def problems_of_disk(name: FromPath[str]) -> DiskProblems:
+        """What may keep the disk from being opened, as the status says it."""
+        return DiskProblems(disk_problems(c, verbs.disk_called(c, name)))
+
     @get("/disks/{name:str}/explain")
     async def explain_offset(
         name: FromPath[str], offset: Annotated[int, QueryParameter(ge=0)]
@@ -104,6 +111,7 @@ def disk_routes(c: Controller) -> list[Any]:
     return [
         map_disk,
         explain_offset,
+        problems_of_disk,
         draw_disk,
         list_disks,
         show_disk,

@@ -15,7 +15,7 @@ from segue.controller.api.containers import container_info, little_room
 from segue.controller.api.jobs import waiting_jobs
 from segue.controller.api.waits import stuck, waits
 from segue.controller.controller import Controller
-from segue.controller.table import Container
+from segue.controller.table import Container, Disk
 
 SECOND_NS = 1_000_000_000
 LITTLE_ROOM = 0.1
@@ -63,11 +63,11 @@ def _failed_flushes(c: Controller) -> Iterator[str]:
         )
 
 
-def _away(c: Controller) -> Iterator[str]:
-    """Containers that are away and that disks need; of others their state says so."""
+def _away(c: Controller, disk: Disk | None = None) -> Iterator[str]:
+    """Containers that are away and that disks need, or this one; of others their state says so."""
     for number in sorted(c.table.containers):
         info = container_info(c, c.table.containers[number])
-        if info.away_s is None or not info.disks:
+        if info.away_s is None or not info.disks or (disk and disk.name not in info.disks):
             continue
         why = f" ({info.away_why})" if info.away_why else ""
         name, disks = c.name_of_container(number), ", ".join(info.disks)
@@ -116,20 +116,31 @@ def store_without_room(c: Controller) -> Iterator[str]:
     )
 
 
-def _problems(c: Controller) -> list[str]:
-    """What an operator should look at, one sentence each."""
-    said = [*store_without_room(c)]
+def _agents_away(c: Controller, disk: Disk | None = None) -> Iterator[str]:
+    """Agents that are away and may have I/O under way on disks, or on this one."""
     for peer in c.peers.values():
         disks = [c.table.disks[d] for d in c.table.disks_of(peer.incarnation)]
+        if disk is not None and disk not in disks:
+            continue
         if peer.state.value in ("absent", "lost") and disks:
             containers = {number for disk in disks for number in disk.containers}
-            said.append(
+            yield (
                 f"agent {peer.name} ({peer.incarnation:x}) is {peer.state.value} and may still "
                 f"have I/O under way on {', '.join(disk.name for disk in disks)}: "
                 f"{fences.ends_when(c, peer.incarnation, containers)}; if you know that it has "
                 f"ended, `segue agent declare-dead {peer.incarnation:x}` says so"
             )
-    said += [*_failed_flushes(c), *_away(c), *_full_pools(c), *waiting_jobs(c)]
+
+
+def disk_problems(c: Controller, disk: Disk) -> list[str]:
+    """Those of `Status.problems` that may keep the disk from being opened."""
+    return [*store_without_room(c), *_agents_away(c, disk), *_away(c, disk)]
+
+
+def _problems(c: Controller) -> list[str]:
+    """What an operator should look at, one sentence each."""
+    said = [*store_without_room(c), *_agents_away(c), *_failed_flushes(c), *_away(c)]
+    said += [*_full_pools(c), *waiting_jobs(c)]
     for extent, error in sorted(c.background.trouble.items()):
         record = c.table.records.get(extent)
         if record is not None:
