@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 from segue.wire.incarnation import INCARNATION_BITS, Place, begun_at, same_place
 
-HOLD = """
+ONE = f"one-{os.getpid()}"
+"""Of this run of the tests: places are the machine's."""
+HOLD = f"""
 from segue.wire.incarnation import Place
-place = Place("one", "unix:///s")
+place = Place("{ONE}", "unix:///s")
 print(place.incarnation(), flush=True)
 input()
 """
@@ -25,7 +28,7 @@ def hold() -> tuple[subprocess.Popen[str], int]:
 
 def test_a_place_is_had_by_one_process_at_a_time() -> None:
     first, began = hold()
-    other = Place("one", "unix:///s")
+    other = Place(ONE, "unix:///s")
     assert not other.is_own
     assert not same_place(other.incarnation(), began)
     first.kill()
@@ -38,7 +41,8 @@ def test_a_place_is_had_by_one_process_at_a_time() -> None:
 
 
 def test_another_name_or_controller_is_another_place() -> None:
-    places = [Place("two", "unix:///s"), Place("two", "unix:///t"), Place("three", "unix:///s")]
+    two, three = f"two-{os.getpid()}", f"three-{os.getpid()}"
+    places = [Place(two, "unix:///s"), Place(two, "unix:///t"), Place(three, "unix:///s")]
     assert all(place.is_own for place in places)
     assert len({place.incarnation() >> 32 for place in places}) == 3
 
