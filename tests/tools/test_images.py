@@ -180,7 +180,9 @@ def test_an_import_cut_off_says_so(
     client.add_container("slow", f"faulty+file://{folder}/slow", 64 * MIB, segment_bytes=256 << 10)
     (folder / "slow.faults").write_text("delay write 500000\n")
     words = ["disk", "import", "vm", str(image), "--segment-size", "256K"]
-    command = [sys.executable, "-m", "segue.cli", "--data", str(installation.data), *words]
+    # Who runs the tests in the background may have them ignore SIGINT.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "segue.cli"]
+    command += ["--data", str(installation.data), *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as importing:
         wait_until("the first data", lambda: client.container("slow").used_segments > 0)
         importing.send_signal(how)
