@@ -14,7 +14,7 @@ from segue.controller.commits import TermEnded
 from segue.controller.peer import PeerState
 from segue.controller.procedures.resize import resize_disk
 from segue.sim.containers import Request
-from segue.sim.host import ENOSPC
+from segue.sim.host import ENOSPC, Host
 from segue.sim.host_io import NO_HOLE
 from segue.sim.loop import MS, SECOND
 from segue.sim.plane import Part
@@ -361,4 +361,57 @@ def test_a_stopped_agent_holds_up_nobody_who_asks_for_latencies(stage: Build) ->
     assert all(peer.state is PeerState.PRESENT for peer in c.peers_of(1))
     assert (told.silent, told.agents) == (["a1"], ["a2"])
     assert [row.operation for row in told.rows] == ["read"]
+    end(s)
+
+
+def test_a_dead_agents_discard_is_not_carried_out_behind_its_hosts_next_write(stage: Build) -> None:
+    """It waits for one segment when its agent dies.  The host goes to another agent and writes the
+    other segment: nothing that it sent before may land on that (decision 0007).
+    """
+    s = stage(media=UNCLEAN)
+    late = _discard_that_waits(s, through(s, 0), through(s, 1))
+    dead = s.agent(0)
+    dead.process.kill()
+    s.wait(
+        lambda: all(p.incarnation != dead.incarnation for p in s.controller.peers.values()),
+        "it does not end",
+    )
+    assert s.world.now_ns < late.stuck_until_ns
+    _wrote_over_it(s, through(s, 1, "n"), late)
+
+
+def test_an_ended_sessions_discard_that_its_host_gave_up_is_not_carried_out(stage: Build) -> None:
+    """Its host has gone, and the next session does not list it: what the host writes then stays."""
+    s = stage(media=UNCLEAN)
+    host, next_host = through(s, 0), through(s, 0, "n")
+    assert done(s, next_host, "read", 0, 8) == 0
+    late = _discard_that_waits(s, host, through(s, 1))
+    host.cut()
+    for wire in list(s.network.wires):
+        wire.cut()
+    _wrote_over_it(s, next_host, late)
+
+
+def _discard_that_waits(s: Stage, host: Host, other: Host) -> Request:
+    """A trim of two segments; what keeps it from the first one, a `do_write` under way there."""
+    assert done(s, host, "write", SEGMENT, 8) == 0
+    s.wait(lambda: not s.controller.table.records, "the second segment is not complete")
+    assert done(s, host, "write", SEGMENT, 8) == 0
+    write = other.do("write", 3, 2)
+    s.wait(lambda: writing(s, commanded=True), "no do_write has started")
+    [request] = [r for r in medium(s).under_way.values() if isinstance(r.tag, Part)]
+    request.stuck_until_ns = s.world.now_ns + 8 * SECOND
+    trim = host.do("trim", 0, 2 * SEGMENT)
+    s.world.run_for(20 * MS)
+    assert not trim.done() and not write.done()
+    return request
+
+
+def _wrote_over_it(s: Stage, host: Host, late: Request) -> None:
+    assert done(s, host, "write", SEGMENT, 8) == 0
+    assert s.world.now_ns < late.stuck_until_ns
+    s.wait(lambda: not writing(s, commanded=True), "the do_write does not end")
+    s.world.run_for(2 * SECOND)
+    [disk] = s.controller.table.disks.values()
+    assert disk.map.get(1), "an acknowledged write is gone"
     end(s)

@@ -91,6 +91,11 @@ class Fault:
         """Whether an answer would still reach its I/O."""
         return not self.answered and self.peer.faults.get(self.message.request) is self
 
+    @property
+    def still_asked(self) -> bool:
+        """Whether its agent may still want it; of a session that has ended, the next one says."""
+        return self.current and self.peer.link is not None and self.peer.session == self.session
+
     def answer(self, message: ControllerMessage) -> None:
         """Sends the answer, unless the fault was taken over by a later session's list."""
         assert not self.answered, "a fault is answered once"
@@ -194,6 +199,8 @@ class Peer:
             self._fail(self._commands, PeerLost())
             self._fail(self._dos, PeerLost())
             self._fail(self._questions, PeerLost())
+            # If it comes back it lists what it still wants.
+            self.faults.clear()
         self.wake()
 
     def wake(self) -> None:

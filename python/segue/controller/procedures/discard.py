@@ -6,6 +6,12 @@
    have I/O under way there.
 4. Answer retry with zero entries; the agent then has it done at once.
 
+A host that waits no longer may write there, and what it writes must not be undone by what it asked
+before (rule 1): so before 3 it is asked once more whether the fault stands.  A write that was done
+before its agent answered 2 came after the agent had dropped the fault, and its link says so first;
+any later one waits for the segments.  Nothing is carried out of a session that has ended, nor for
+an incarnation that is lost: what is still wanted is listed again.
+
 A crash before 3 leaves the data as it was, and the host without an answer: nothing is lost; after
 3 the segments read as zeroes, which the host asked for.  A flush need not cover it: the commit is
 durable.  What is zero already is not touched: a run of zeroes costs no commit.
@@ -44,9 +50,8 @@ async def discard(c: Controller, fault: Fault, disk: Disk) -> None:
             return
         await c.background.inherited_changed()
     async with c.locks.hold(*keys, exclusive=True), incomplete_held(c, disk, first, count):
-        if not fault.current:
+        if not await discard_run(c, disk, first, count, fault):
             return
-        await discard_run(c, disk, first, count)
         runs = entry_runs(c, fault.peer, disk, first, count, own=count)
         fault.answer(Retry(fault.message.request, disk.disk, runs))
 
@@ -64,13 +69,18 @@ async def incomplete_held(c: Controller, disk: Disk, first: int, count: int) -> 
         yield
 
 
-async def discard_run(c: Controller, disk: Disk, first: int, count: int) -> None:
-    """Steps 2 and 3; the caller holds the segments exclusively."""
+async def discard_run(c: Controller, disk: Disk, first: int, count: int, fault: Fault) -> bool:
+    """Steps 2 and 3; the caller holds the segments exclusively.  False: nobody wants it any more."""
+    if not fault.still_asked:
+        return False
     if not any(disk.map.slice(first, count)):
-        return
+        return True
     lost = await invalidate(c, disk.disk, first, count)
     failpoints.hit("discard.restricted")
+    if not fault.still_asked:
+        return False
     holders = c.still_holders(lost)
     await c.commit(Discarded(disk.disk, first, count, holders))
     failpoints.hit("discard.committed")
     c.background.work_appeared()
+    return True
