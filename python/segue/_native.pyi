@@ -104,6 +104,7 @@ _Event: TypeAlias = tuple[Any, ...]
     ("answer", command, outcome, errno, entries, held)
     ("container_failed", request, disk, container, errno)
     ("quiesce_expired", disk, quiesce)
+    ("fault_gone", request)
     ("faults", [disk], [(fault without its name, status, command, outcome, errno)])
     ("lease_ended",)
 

@@ -392,6 +392,16 @@ def test_an_ended_sessions_discard_that_its_host_gave_up_is_not_carried_out(stag
     _wrote_over_it(s, next_host, late)
 
 
+def test_a_discard_that_its_host_gave_up_is_not_carried_out(stage: Build) -> None:
+    """The same within one session."""
+    s = stage(media=UNCLEAN)
+    host, next_host = through(s, 0), through(s, 0, "n")
+    assert done(s, next_host, "read", 0, 8) == 0
+    late = _discard_that_waits(s, host, through(s, 1))
+    host.cut()
+    _wrote_over_it(s, next_host, late)
+
+
 def _discard_that_waits(s: Stage, host: Host, other: Host) -> Request:
     """A trim of two segments; what keeps it from the first one, a `do_write` under way there."""
     assert done(s, host, "write", SEGMENT, 8) == 0

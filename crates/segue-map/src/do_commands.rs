@@ -47,7 +47,7 @@ impl Engine {
         let waiting = self.hosts[self.pieces[piece].host].life == Life::Waiting;
         if !self.leased || !waiting {
             // Nothing may be started.  Its request is over: it faults anew, if anybody waits.
-            self.faults.remove(&request);
+            self.forget_fault(request);
             self.decide(piece);
             return Err((Outcome::Gone, 0));
         }
@@ -325,7 +325,7 @@ impl Engine {
     /// The request of a faulted piece is over without an answer: it is decided again.
     pub(crate) fn void_fault(&mut self, piece: u32) {
         if let State::Faulted(request) = self.pieces[piece].state {
-            self.faults.remove(&request);
+            self.forget_fault(request);
         }
         self.decide(piece);
     }

@@ -8,7 +8,7 @@ use crate::engine::{Engine, HostOp};
 use crate::entry::{self, Entry};
 use crate::errno::{EIO, Errno};
 use crate::in_flight::{Fault, Life, Piece, State, Work};
-use crate::output::{Effect, Event, FaultStatus, Outcome, PendingFault};
+use crate::output::{Effect, Event, FaultStatus, Operation, Outcome, PendingFault};
 
 impl Fault {
     /// The fault as a new session lists it.
@@ -43,6 +43,15 @@ impl Engine {
             return None;
         }
         self.faults.remove(&request)
+    }
+
+    /// A fault is over without an answer.  The controller is told of a discard: it carries that out
+    /// itself, and what hosts write from now on must not be undone by it.
+    pub(crate) fn forget_fault(&mut self, request: u64) {
+        let fault = self.faults.remove(&request);
+        if fault.is_some_and(|fault| fault.info.operation == Operation::Discard) {
+            self.events.push_back(Event::FaultGone { request });
+        }
     }
 
     /// `retry`: take the entries, then decide the I/O again.

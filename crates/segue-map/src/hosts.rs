@@ -175,9 +175,7 @@ impl Engine {
             State::Waiting(seq) => {
                 self.disks[disk].waiting.remove(&seq);
             }
-            State::Faulted(request) => {
-                self.faults.remove(&request);
-            }
+            State::Faulted(request) => self.forget_fault(request),
             State::Held => self.hosts[host].held -= 1,
             _ => {}
         }

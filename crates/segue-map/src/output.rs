@@ -247,6 +247,11 @@ pub enum Event {
         /// The quiesce's id.
         quiesce: u64,
     },
+    /// Nobody waits for this discard any more: it must not be done behind what hosts do now.
+    FaultGone {
+        /// The fault's.
+        request: u64,
+    },
     /// Answers `Engine::list_faults`.
     Faults {
         /// Disks that have a table, ascending.

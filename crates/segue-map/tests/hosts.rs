@@ -79,7 +79,8 @@ fn a_discard_is_not_asked_for_any_more_after_its_time_limit() {
         tables: vec![DISK],
         pending: vec![],
     };
-    assert_eq!(rig.events(), [listed]);
+    let request = fault.request;
+    assert_eq!(rig.events(), [Event::FaultGone { request }, listed]);
     assert_eq!(rig.complete(fault.request), []);
     rig.assert_idle();
 }

@@ -242,6 +242,7 @@ pub fn event_to_py<'py>(py: Python<'py>, event: Event) -> PyResult<Bound<'py, Py
         Event::QuiesceExpired { disk, quiesce } => {
             (name("quiesce_expired"), disk, quiesce).into_pyobject(py)
         }
+        Event::FaultGone { request } => (name("fault_gone"), request).into_pyobject(py),
         Event::Faults { tables, pending } => {
             let pending: Vec<_> = pending.iter().map(pending_tuple).collect();
             (name("faults"), tables, pending).into_pyobject(py)

@@ -39,6 +39,7 @@ from segue.wire.messages import (
     ExportOpened,
     Exports,
     Failure,
+    FaultGone,
     FaultStatus,
     Hello,
     Latency,
@@ -378,6 +379,10 @@ class Session:
         if self.phase in (Phase.GREETING, Phase.UP):
             self._say(_map_fault(event[1:]))
 
+    def _on_fault_gone(self, event: PlaneEvent, now: int) -> None:
+        if self.phase in (Phase.GREETING, Phase.UP):
+            self._say(FaultGone(event[1]))
+
     def _on_answer(self, event: PlaneEvent, now: int) -> None:
         """Answers of ended sessions are dropped, but for `do_*`s that Hello listed as running."""
         _, command, outcome, errno, entries, held = event
@@ -470,6 +475,7 @@ class Session:
     _REACTIONS: dict[str, Callable[[Session, PlaneEvent, int], None]] = {  # noqa: RUF012
         "faults": _on_faults,
         "fault": _on_fault,
+        "fault_gone": _on_fault_gone,
         "answer": _on_answer,
         "container_failed": _on_container_failed,
         "quiesce_expired": _on_quiesce_expired,

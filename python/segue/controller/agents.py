@@ -46,6 +46,7 @@ from segue.wire.messages import (
     CloseExport,
     ContainerFailed,
     DeleteTable,
+    FaultGone,
     FaultStatus,
     Hello,
     Latency,
@@ -269,6 +270,8 @@ def _dispatch(c: Controller, peer: Peer, message: AgentMessage) -> None:
                 fault = Fault(peer, message, c.clock.now_ns())
                 peer.faults[message.request] = fault
                 _take_fault(c, peer, fault, None)
+        case FaultGone():
+            fault_gone(peer, message)
         case Answer():
             peer.answered(message)
         case Latency():
@@ -296,6 +299,13 @@ def _dispatch(c: Controller, peer: Peer, message: AgentMessage) -> None:
         case Hello():
             log.warning("event=second_hello agent=%s", peer.name)
             peer.close_session()
+
+
+def fault_gone(peer: Peer, message: FaultGone) -> None:
+    """A discard that nobody waits for is not done, unless its commit is under way."""
+    gone = peer.faults.pop(message.request, None)
+    if gone in peer.deferred:
+        peer.deferred.remove(gone)
 
 
 def _take_fault(c: Controller, peer: Peer, fault: Fault, listed: PendingFault | None) -> None:

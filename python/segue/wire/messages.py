@@ -241,6 +241,15 @@ class QuiesceExpired(Message, frozen=True, tag=6):
     quiesce: Count
 
 
+class FaultGone(Message, frozen=True, tag=11):
+    """Nobody waits for the discard of that fault any more: it must not be done behind what follows.
+
+    Unanswered by rule; of other faults nothing is said, their I/O is the agent's own.
+    """
+
+    request: Count
+
+
 class OpenExport(Message, frozen=True, tag=7):
     """A host asked the agent for the disk called `name`; answered by `ExportOpened`."""
 
@@ -497,6 +506,7 @@ AgentMessage = (
     | CloseExport
     | ListExports
     | Latency
+    | FaultGone
 )
 FaultAnswer = Retry | Failure | CompleteToHost
 Command = (

@@ -19,6 +19,7 @@ from segue.wire.messages import (
     ExportOpened,
     Exports,
     Failure,
+    FaultGone,
     FaultStatus,
     GetEntry,
     Hello,
@@ -400,6 +401,13 @@ def test_a_container_failure_is_said_in_every_session_until_answered(world: Worl
     world.handle(Failure(30, 5))
     world.cut()
     assert world.up()[1:] == []
+
+
+def test_a_discard_given_up_is_said_in_the_session_that_knows_of_it(world: World) -> None:
+    world.event("fault_gone", 7)
+    assert world.up()[1:] == []
+    world.event("fault_gone", 8)
+    assert world.said() == [FaultGone(8)]
 
 
 def test_an_unused_disk_is_said_once_a_session_until_its_table_goes(world: World) -> None:

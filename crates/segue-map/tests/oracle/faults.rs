@@ -157,7 +157,7 @@ impl Oracle {
             return Err((Outcome::Failed, EBUSY));
         }
         if self.lease.is_none() || self.io_of(part).life != Life::Waiting {
-            self.faults.remove(&request);
+            self.forget(request);
             self.decide(part);
             return Err((Outcome::Gone, 0));
         }

@@ -451,6 +451,7 @@ fn the_engine_says_what_the_oracle_says() {
         "Answer",
         "ContainerFailed",
         "QuiesceExpired",
+        "FaultGone",
         "Faults",
         "LeaseEnded",
         "Done",

@@ -1,7 +1,7 @@
 //! What the oracle does with time, leases and hosts, and when I/O ends.
 
 use segue_map::errno::{ECANCELED, EINVAL, EIO, ENOSPC, EOPNOTSUPP, EPERM, ESHUTDOWN, ETIMEDOUT};
-use segue_map::{Event, HostOp, Outcome};
+use segue_map::{Event, HostOp, Operation, Outcome};
 
 use super::model::{At, Ending, Io, Life, Oracle, Owner, Part, Said, Work};
 
@@ -92,7 +92,7 @@ impl Oracle {
             .iter()
             .filter(|(_, f)| matches!(f.work, Work::Done { .. }));
         for (request, part) in done.map(|(r, f)| (*r, f.part)).collect::<Vec<_>>() {
-            self.faults.remove(&request);
+            self.forget(request);
             self.decide(part);
         }
     }
@@ -220,9 +220,17 @@ impl Oracle {
         self.wake(disk);
     }
 
+    /// A fault is over without an answer; of a discard that is said.
+    pub fn forget(&mut self, request: u64) {
+        let fault = self.faults.remove(&request).expect("fault");
+        if fault.info.operation == Operation::Discard {
+            self.events.push(Event::FaultGone { request });
+        }
+    }
+
     pub fn drop_part(&mut self, key: u64) {
         if let At::Fault(request) = self.part(key).at {
-            self.faults.remove(&request);
+            self.forget(request);
         }
         let io = self.io_of(key);
         io.parts.retain(|part| part.key != key);
@@ -364,7 +372,7 @@ impl Oracle {
         }
         self.ended(start);
         if void {
-            self.faults.remove(&request);
+            self.forget(request);
             self.decide(key);
         } else {
             let fault = self.faults.get_mut(&request).expect("fault");

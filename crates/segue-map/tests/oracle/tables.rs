@@ -208,7 +208,7 @@ impl Oracle {
             );
             if let At::Fault(request) = self.part(part).at {
                 if self.part(part).start.is_none() {
-                    self.faults.remove(&request);
+                    self.forget(request);
                     self.decide(part);
                 }
             } else if idle {

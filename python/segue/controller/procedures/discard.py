@@ -70,7 +70,7 @@ async def incomplete_held(c: Controller, disk: Disk, first: int, count: int) -> 
 
 
 async def discard_run(c: Controller, disk: Disk, first: int, count: int, fault: Fault) -> bool:
-    """Steps 2 and 3; the caller holds the segments exclusively.  False: nobody wants it any more."""
+    """Steps 2 and 3; the caller holds the segments exclusively.  False: not wanted any more."""
     if not fault.still_asked:
         return False
     if not any(disk.map.slice(first, count)):
