@@ -42,7 +42,10 @@ RUN_SEGMENTS = 4096
 async def discard(c: Controller, fault: Fault, disk: Disk) -> None:
     """Makes the faulted run zero, `RUN_SEGMENTS` of it at the most: the agent faults for more."""
     first = fault.message.segment
-    count = min(RUN_SEGMENTS, fault.message.segments)
+    count = min(RUN_SEGMENTS, whole_segments(fault, disk))
+    if not count:
+        fault.answer(Retry(fault.message.request, disk.disk, []))
+        return
     keys = [(disk.disk, segment) for segment in range(first, first + count)]
     while older := [extent for extent in disk.map.slice(first, count) if extent in c.inherited]:
         if c.background.in_vain(disk.disk, older):
@@ -54,6 +57,18 @@ async def discard(c: Controller, fault: Fault, disk: Disk) -> None:
             return
         runs = entry_runs(c, fault.peer, disk, first, count, own=count)
         fault.answer(Retry(fault.message.request, disk.disk, runs))
+
+
+def whole_segments(fault: Fault, disk: Disk) -> int:
+    """How many segments of the run it names as a whole.
+
+    The disk may have grown since: what was its short last segment is more than was asked for.  The
+    agent, which knows that by now, decides again.
+    """
+    message = fault.message
+    last = message.segment + message.segments - 1
+    blocks = disk.blocks_per_segment * (message.segments - 1) + disk.blocks_of(last)
+    return message.segments - (message.first_block + message.count_blocks < blocks)
 
 
 @asynccontextmanager
