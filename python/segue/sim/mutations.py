@@ -38,6 +38,25 @@ MUTATIONS: list[Mutation] = [
         "    lost: list[int] = []\n",
     ),
     Mutation(
+        "discard-goes-on-for-an-ended-session",
+        CONTROLLER + "peer.py",
+        "        return self.current and self.peer.link is not None and "
+        "self.peer.session == self.session\n",
+        "        return True\n",
+    ),
+    Mutation(
+        "discard-takes-what-a-disk-has-grown-by",
+        PROCEDURES + "discard.py",
+        "    return message.segments - (message.first_block + message.count_blocks < blocks)\n",
+        "    return message.segments\n",
+    ),
+    Mutation(
+        "nobody-hears-of-a-discard-that-is-over",
+        MAP + "hosts.rs",
+        "            State::Faulted(request) => self.forget_fault(request),\n",
+        "            State::Faulted(request) => drop(self.faults.remove(&request)),\n",
+    ),
+    Mutation(
         "granted-before-it-is-durable",
         CONTROLLER + "commits.py",
         "                await self._append(changes)\n"
