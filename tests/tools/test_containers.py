@@ -101,6 +101,13 @@ def test_what_lies_behind_a_devices_head_is_spared_until_erase_is_said(
     with open(path, "rb") as raw:
         raw.seek(40 * MIB)
         assert raw.read(8) == b"precious"
+    with open(path, "r+b") as raw:
+        raw.write(b"head")
+    large = segue(installation.data, *add, "--erase", "--size", "500M")
+    assert large.returncode == 1
+    assert f"it has {400 * MIB} bytes" in large.stderr
+    with open(path, "rb") as raw:
+        assert raw.read(4) == b"head", "nothing is erased for what is refused"
     taken = segue(installation.data, *add, "--erase")
     assert (taken.returncode, taken.stdout) == (0, "container dev: 399 segments, 399M\n")
     again = segue(installation.data, "container", "add", "two", f"block://{path}", "--erase")

@@ -79,12 +79,19 @@ fn create_container<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let (me, house) = (self::identity(identity)?, self::identity(installation)?);
     let cache = self::cache(cache)?;
+    let create = || container::create(uri, size_bytes, segment_bytes, me, house, term, cache);
     let made = py.detach(|| {
-        match erase {
-            true => container::clear_head(uri)?,
-            false => container::refuse_contents(uri, size_bytes)?,
+        if !erase {
+            container::refuse_contents(uri, size_bytes)?;
         }
-        container::create(uri, size_bytes, segment_bytes, me, house, term, cache)
+        match create() {
+            // It is large enough, and all else is right: now what is there may go.
+            Err(error) if erase && error.holds_something() => {
+                container::clear_head(uri)?;
+                create()
+            }
+            made => made,
+        }
     });
     header_dict(py, &made.map_err(container_error)?)
 }

@@ -72,6 +72,12 @@ impl ContainerError {
             what: format!("container {uri}: {what}"),
         }
     }
+
+    /// Whether the storage is refused for what lies there.
+    #[must_use]
+    pub fn holds_something(&self) -> bool {
+        self.errno == libc::EEXIST
+    }
 }
 
 impl fmt::Display for ContainerError {
