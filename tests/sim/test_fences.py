@@ -53,6 +53,18 @@ def written_when_free(stage: Stage) -> int:
     return stage.world.now_ns
 
 
+def unproven(stage: Stage, incarnation: int) -> Callable[[], None]:
+    """Has the first container prove no end of this one's I/O, until what it gives is called."""
+    place = medium(stage)
+    proof = place.fence_ended
+
+    def mend() -> None:
+        place.fence_ended = proof  # type: ignore[method-assign]
+
+    place.fence_ended = lambda fence: fence != incarnation and proof(fence)  # type: ignore[method-assign]
+    return mend
+
+
 def test_a_disk_is_deleted_while_a_lost_agent_still_writes(stage: Build) -> None:
     """Nobody gets the place where it lay before that write has ended."""
     s = stage(disks=TWO_DISKS, media=[MediumPlan(segments=1)])
@@ -347,8 +359,7 @@ def test_an_operator_declares_an_agent_dead_that_no_fence_ends(stage: Build) -> 
     assert done(s, one, "write", 0, 8) == 0
     assert done(s, one, "write", 0, 8) == 0  # by an entry that it holds
     incarnation = s.agent(0).incarnation
-    proof = medium(s).fence_ended
-    medium(s).fence_ended = lambda fence: fence != incarnation and proof(fence)  # type: ignore[method-assign]
+    unproven(s, incarnation)
     with pytest.raises(Refusal, match="connected: it is not dead"):
         declare(s, "a1")
     s.agent(0).process.kill()
@@ -376,14 +387,13 @@ def test_declaring_dead_names_the_incarnation_that_is_to_be_waited_for(stage: Bu
     s = stage(media=[MediumPlan(segments=4)], settings=settings(lease_s=5.0))
     assert done(s, through(s, 0), "write", 0, 8) == 0
     incarnation = s.agent(0).incarnation
-    proof = medium(s).fence_ended
-    medium(s).fence_ended = lambda fence: fence != incarnation and proof(fence)  # type: ignore[method-assign]
+    proven = unproven(s, incarnation)
     s.agent(0).process.kill()
     s.machines[0].boot_when_over()
     s.wait(lambda: len([p for p in s.controller.peers.values() if p.name == "a1"]) == 2, "no new")
     with pytest.raises(Refusal, match=f"lease of incarnation {incarnation:x} of agent a1 runs"):
         declare(s, "a1")
-    medium(s).fence_ended = proof  # type: ignore[method-assign]
+    proven()
     end(s)
 
 
@@ -395,8 +405,7 @@ def test_an_operator_declares_dead_what_an_older_term_has_lost(stage: Build) -> 
     assert done(s, one, "write", 0, 8) == 0
     assert done(s, one, "write", 0, 8) == 0  # by an entry that it holds
     incarnation = s.agent(0).incarnation
-    proof = medium(s).fence_ended
-    medium(s).fence_ended = lambda fence: fence != incarnation and proof(fence)  # type: ignore[method-assign]
+    unproven(s, incarnation)
     s.agent(0).process.kill()
     assert done(s, two, "trim", 0, SEGMENT) == 0
     task = s.office.terms[-1].process.run(s.controller.commit(Detached(1, incarnation)))
@@ -421,8 +430,7 @@ def test_a_linger_time_ends_what_no_fence_does(stage: Build) -> None:
     assert done(s, one, "write", 0, 8) == 0
     assert done(s, one, "write", 0, 8) == 0  # by an entry that it holds
     incarnation = s.agent(0).incarnation
-    proof = medium(s).fence_ended
-    medium(s).fence_ended = lambda fence: fence != incarnation and proof(fence)  # type: ignore[method-assign]
+    unproven(s, incarnation)
     [name] = s.controller.table.container_names
     for wrong in (-1.0, 0.5, 1e9):
         with pytest.raises(Refusal, match="a linger time is"):
