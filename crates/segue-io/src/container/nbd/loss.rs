@@ -131,6 +131,12 @@ impl Losses {
         take_parts(&mut self.doubts, |doubt| doubt.session.is_some())
     }
 
+    /// Whether writes wait for a connection that is yet to be made, whatever others there are: its
+    /// handshake is to end the sessions they were sent in.
+    pub(super) fn want_a_dial(&self) -> bool {
+        self.doubts.iter().any(|doubt| doubt.session.is_some())
+    }
+
     /// When something here is due.
     pub(super) fn deadline(&self, policy: &Policy) -> Option<u64> {
         let dial = self.waits_to_dial.then_some(self.next_dial_ns);

@@ -567,7 +567,8 @@ impl Driver {
         found.map(|(_, index)| index)
     }
 
-    /// Makes another connection, if there is none or those there are have enough to do.
+    /// Makes another connection, if there is none, those there are have enough to do, or a lost one
+    /// has left writes behind.
     fn connect(&mut self, now: u64) {
         let fua = lock(&self.shared.limits).is_some_and(|limits| limits.fua);
         // Without FUA, a flush is to be by the server that has answered the writes: of two
@@ -576,7 +577,7 @@ impl Driver {
         let most = if fua { self.links.len() } else { 1 };
         let free = self.links[..most].iter().position(Option::is_none);
         let is_joining = self.links.iter().flatten().any(|l| l.stage != Stage::Ready);
-        let has_enough = self.has_ready() && !self.jobs.has_queued();
+        let has_enough = self.has_ready() && !self.jobs.has_queued() && !self.losses.want_a_dial();
         let wanted = free.filter(|_| !self.stopping && !is_joining && !has_enough);
         let (Some(index), true) = (wanted, self.losses.may_dial(wanted.is_some(), now)) else {
             return;

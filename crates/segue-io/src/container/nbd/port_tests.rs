@@ -1,5 +1,7 @@
 use std::path::Path;
+use std::sync::atomic::AtomicUsize;
 
+use super::super::{Op, Waiter};
 use super::*;
 use crate::container::Cache;
 use crate::serve::{Limits as ServeLimits, Server};
@@ -32,11 +34,51 @@ fn driver(folder: &Path) -> (Driver, mpsc::Receiver<io::Result<()>>) {
     (driver, first)
 }
 
+/// Turns with something to wait for until that is so.
 fn turn_until(driver: &mut Driver, reached: impl Fn(&Driver) -> bool) {
     driver.pump();
     while !reached(driver) {
+        assert_ne!(driver.timeout_ms(), -1, "it waits without end");
         driver.turn();
     }
+}
+
+/// Counts the jobs that ended well.
+#[derive(Debug)]
+struct Counting(Arc<AtomicUsize>);
+
+impl Waiter for Counting {
+    fn may_begin(&self) -> bool {
+        true
+    }
+
+    fn gave_up(&mut self) {}
+
+    fn ended(self: Box<Self>, how: How) {
+        assert_eq!(how, How::Done(0));
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// So many writes, handed in; their count as they end.
+fn write(driver: &mut Driver, count: usize) -> Arc<AtomicUsize> {
+    let ended = Arc::new(AtomicUsize::new(0));
+    let limits = lock(&driver.shared.limits).unwrap();
+    for _ in 0..count {
+        let job = Job {
+            op: Op::Write,
+            offset: 0,
+            length: 512,
+            buffer: Some((Arc::new(Buffer::new(512)), 0)),
+            waiter: Box::new(Counting(ended.clone())),
+        };
+        driver.jobs.add(job, &limits);
+    }
+    ended
+}
+
+fn stage(driver: &Driver, index: usize) -> Option<Stage> {
+    driver.links[index].as_ref().map(|link| link.stage)
 }
 
 #[test]
@@ -67,4 +109,39 @@ fn a_port_whose_server_is_away_waits_for_the_next_attempt() {
         assert!(driver.timeout_ms() > 0, "attempt {attempt}");
         driver.turn();
     }
+}
+
+/// More than one connection takes at once.
+const MANY: usize = 100;
+
+#[test]
+fn a_write_of_a_lost_connection_is_sent_again_though_another_has_nothing_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let _server = serve(folder.path());
+    let (mut driver, _first) = driver(folder.path());
+    turn_until(&mut driver, Driver::has_ready);
+    let ended = write(&mut driver, MANY);
+    turn_until(&mut driver, |driver| {
+        ended.load(Ordering::Relaxed) == MANY && stage(driver, 1) == Some(Stage::Ready)
+    });
+
+    let ended = write(&mut driver, 1);
+    driver.pump();
+    assert_eq!(driver.links[0].as_ref().map(Link::in_flight), Some(1));
+    driver.lose(0, &io::ErrorKind::ConnectionReset.into());
+    turn_until(&mut driver, |_| ended.load(Ordering::Relaxed) == 1);
+    assert_eq!(driver.timeout_ms(), -1, "nothing is left to wait for");
+}
+
+#[test]
+fn a_write_of_a_connection_lost_while_another_joins_is_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let _server = serve(folder.path());
+    let (mut driver, _first) = driver(folder.path());
+    turn_until(&mut driver, Driver::has_ready);
+    let ended = write(&mut driver, MANY);
+    driver.pump();
+    assert_eq!(stage(&driver, 1), Some(Stage::Joining));
+    driver.lose(0, &io::ErrorKind::ConnectionReset.into());
+    turn_until(&mut driver, |_| ended.load(Ordering::Relaxed) == MANY);
 }
