@@ -22,6 +22,8 @@ from segue.installation import Installation, wait_until
 MIB = 1 << 20
 TOOL_DEADLINE_S = 120.0
 BIG_BYTES = 256 * MIB
+# Of each log of a test that failed.
+LOG_LINES = 30
 
 
 @pytest.fixture
@@ -34,6 +36,9 @@ def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
         shutil.rmtree(path)
     else:
         print(f"logs and data are in {path}")
+        for log in sorted(path.rglob("*.log")):
+            lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+            print(f"--- {log.relative_to(path)}", *lines, sep="\n")
 
 
 @pytest.hookimpl(wrapper=True)

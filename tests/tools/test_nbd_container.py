@@ -15,7 +15,7 @@ import pytest
 
 from segue import _native
 from segue.client import ApiError
-from segue.installation import Installation, wait_until
+from segue.installation import DEADLINE_S, Installation, wait_until
 from tests.tools.conftest import MIB, Tool
 
 SIZE_BYTES = 96 * MIB
@@ -173,7 +173,8 @@ class Load:
         self.rounds = 0
         self._host, self._model = host, model
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        # A test that fails because it hangs does not wait for it.
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -181,7 +182,8 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join()
+        self._thread.join(DEADLINE_S)
+        assert not self._thread.is_alive(), "I/O goes on and on"
 
     def _run(self) -> None:
         while not self._over.is_set():
