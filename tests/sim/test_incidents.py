@@ -402,15 +402,38 @@ def test_a_discard_that_its_host_gave_up_is_not_carried_out(stage: Build) -> Non
     _wrote_over_it(s, next_host, late)
 
 
-def _discard_that_waits(s: Stage, host: Host, other: Host) -> Request:
-    """A trim of two segments; what keeps it from the first one, a `do_write` under way there."""
-    assert done(s, host, "write", SEGMENT, 8) == 0
+def test_a_vanished_agents_discard_is_not_carried_out(stage: Build) -> None:
+    """Its machine is gone and nobody has been told; it has nothing there that it would be asked to
+    give back, and its host goes on at another agent, which has.
+    """
+    s = stage(media=UNCLEAN)
+    host, next_host = through(s, 0), through(s, 1, "n")
+    assert done(s, host, "read", 3 * SEGMENT, 8) == 0
+    # The dead agent's lease goes on for longer.
+    late = _discard_that_waits(s, host, through(s, 1), before=next_host, stuck_ns=SECOND)
+    dead = s.agent(0)
+    for wire in list(s.network.wires):
+        if wire.agent_end.process is dead.process:
+            wire.vanish()
+    dead.process.kill()
+    _wrote_over_it(s, next_host, late)
+
+
+def _discard_that_waits(
+    s: Stage, host: Host, other: Host, before: Host | None = None, stuck_ns: int = 8 * SECOND
+) -> Request:
+    """A trim of two segments; what keeps it from the first one, a `do_write` under way there.
+
+    The second one was written before, by the same host or `before`.
+    """
+    writer = before or host
+    assert done(s, writer, "write", SEGMENT, 8) == 0
     s.wait(lambda: not s.controller.table.records, "the second segment is not complete")
-    assert done(s, host, "write", SEGMENT, 8) == 0
+    assert done(s, writer, "write", SEGMENT, 8) == 0
     write = other.do("write", 3, 2)
     s.wait(lambda: writing(s, commanded=True), "no do_write has started")
     [request] = [r for r in medium(s).under_way.values() if isinstance(r.tag, Part)]
-    request.stuck_until_ns = s.world.now_ns + 8 * SECOND
+    request.stuck_until_ns = s.world.now_ns + stuck_ns
     trim = host.do("trim", 0, 2 * SEGMENT)
     s.world.run_for(20 * MS)
     assert not trim.done() and not write.done()

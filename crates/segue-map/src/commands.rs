@@ -8,8 +8,8 @@ use crate::disk::Disk;
 use crate::engine::Engine;
 use crate::entry::{STATE_ERROR, STATE_INVALID, STATE_NO_WRITE, STATE_ZERO};
 use crate::errno::{EEXIST, EINVAL, ENOENT, Errno};
-use crate::in_flight::{State, Work};
-use crate::output::{Event, Outcome};
+use crate::in_flight::{Fault, State, Work};
+use crate::output::{Event, Operation, Outcome};
 
 /// Entries one `get_entry` may ask for.
 const MAX_GET_ENTRIES: u64 = 65536;
@@ -185,10 +185,36 @@ impl Engine {
         // The short segment at the old end changes as well as what lies beyond the new one.
         let kept = size.min(disk.size) >> disk.segment_shift;
         let end = disk.table.segments();
+        let grows = size > disk.size;
         disk.table.resize(size.div_ceil(disk.segment_bytes()));
         disk.size = size;
+        if grows && kept < end {
+            self.discard_less(slot, kept);
+        }
         self.changed(command, slot, Scope::Run(kept, end), blocking);
         Ok(())
+    }
+
+    /// What was the short last segment has grown: a discard that the controller was asked for as
+    /// one of the whole segment is one of a part now.
+    fn discard_less(&mut self, disk: u32, segment: u64) {
+        let takes_more = |fault: &Fault| {
+            let info = &fault.info;
+            info.operation == Operation::Discard
+                && fault.work == Work::None
+                && self.pieces[fault.piece].disk == disk
+                && info.segment + info.segments > segment
+        };
+        let found: Vec<(u64, u32)> = self
+            .faults
+            .iter()
+            .filter(|(_, fault)| takes_more(fault))
+            .map(|(request, fault)| (*request, fault.piece))
+            .collect();
+        for (request, piece) in found {
+            self.forget_fault(request);
+            self.decide(piece);
+        }
     }
 
     fn get_entry(&mut self, command: u64, disk: u32, first: u64, count: u64) -> Result<(), Errno> {

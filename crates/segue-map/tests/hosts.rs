@@ -3,7 +3,7 @@
 
 mod harness;
 
-use harness::{DISK, PAGE, Rig, SEGMENT, at, pieces, reply, spec};
+use harness::{DISK, PAGE, Rig, SEGMENT, SIZE, at, pieces, reply, spec};
 use segue_map::{Config, Control, Effect, Event, HostOp, Outcome, host_flags};
 
 fn limited() -> Rig {
@@ -83,6 +83,27 @@ fn a_discard_is_not_asked_for_any_more_after_its_time_limit() {
     assert_eq!(rig.events(), [Event::FaultGone { request }, listed]);
     assert_eq!(rig.complete(fault.request), []);
     rig.assert_idle();
+}
+
+#[test]
+fn a_discard_of_a_short_segment_is_asked_for_no_more_when_that_has_grown() {
+    let mut rig = Rig::new();
+    rig.set(0, 10, at(PAGE, 0), 1);
+    rig.io(1, HostOp::Trim, 8 * SEGMENT, SIZE - 8 * SEGMENT);
+    let before = rig.fault();
+    assert_eq!((before.segment, before.segments), (8, 2));
+    // Within its last block.
+    rig.command(|command| Control::ResizeTable {
+        command,
+        disk: DISK,
+        size_bytes: SIZE + 512,
+        blocking: false,
+    });
+    let request = before.request;
+    let [Event::FaultGone { request: gone }, Event::Fault(now), ..] = rig.events()[..] else {
+        panic!("it is said to be over, then asked for anew");
+    };
+    assert_eq!((gone, now.segment, now.segments), (request, 8, 1));
 }
 
 #[test]

@@ -46,6 +46,17 @@ async def invalidate(
     return await _restrict(c, peers, disk, first, count, INVALID)
 
 
+async def invalidate_last(c: Controller, peer: Peer, disk: int, first: int, count: int) -> None:
+    """Makes the run invalid at one agent after all others, whatever it has been granted.
+
+    So it has said before it answers what was over there when others still did I/O in the run.
+    Nothing to do if it is the disk's only agent: then it was the last.  Raises `SessionLost` or
+    `PeerLost` if it does not answer.
+    """
+    if c.peers_of(disk) != [peer]:
+        await _restrict_now(c, peer, disk, first, count, INVALID)
+
+
 async def forbid_writes(c: Controller, disk: int, first: int, count: int) -> list[int]:
     """Sets no_write over a run of segments, blocking, at every agent of the disk.
 
@@ -88,27 +99,35 @@ async def _restrict_at(
         if peer.state is not PeerState.PRESENT:
             await peer.changed()
             continue
-        command = c.next_command()
-        message = SetEntryState(
-            command=command,
-            disk=disk,
-            first=first,
-            count=count,
-            flags=states,
-            clear_no_write=False,
-            whole_table=False,
-            blocking=True,
-        )
         try:
-            answer = await peer.command(command, message)
+            await _restrict_now(c, peer, disk, first, count, states)
         except (SessionLost, PeerLost):
             continue
-        if answer.outcome == Outcome.DONE or answer.errno == ENOENT:
-            if states & INVALID or answer.errno == ENOENT:
-                grants.clear(first, count)
-            return None
-        c.refused(peer, message, answer)
+        return None
     return None
+
+
+async def _restrict_now(
+    c: Controller, peer: Peer, disk: int, first: int, count: int, states: int
+) -> None:
+    """Asks one agent once; see `Peer.command`."""
+    command = c.next_command()
+    message = SetEntryState(
+        command=command,
+        disk=disk,
+        first=first,
+        count=count,
+        flags=states,
+        clear_no_write=False,
+        whole_table=False,
+        blocking=True,
+    )
+    answer = await peer.command(command, message)
+    if answer.outcome != Outcome.DONE and answer.errno != ENOENT:
+        c.refused(peer, message, answer)
+        raise SessionLost
+    if states & INVALID or answer.errno == ENOENT:
+        peer.grants(disk).clear(first, count)
 
 
 async def invalidate_table(

@@ -365,12 +365,32 @@ class Host:
 
     def _give_up(self, write: Write, io: HostIo) -> None:
         """Nobody will say what became of it; it has ended when its attempt is over."""
-        if self._discards(io):
+        discards = self._discards(io)
+        if discards:
             self.watch.lingering.append((self.oracle, write))
-        elif io.over is None:
-            self.oracle.end(self.world.now_ns, write)
+
+        def over() -> None:
+            now_ns = self.world.now_ns
+            if discards:
+                write.over_ns = now_ns
+            else:
+                self.oracle.end(now_ns, write)
+
+        if io.over is None:
+            over()
         else:
-            io.over = lambda: self.oracle.end(self.world.now_ns, write)
+            io.over = over
+        if discards and self.rng.random() < 0.5:
+            self._reuse(io)
+
+    def _reuse(self, io: HostIo) -> None:
+        """Writes into what it has given up discarding, as a filesystem may at once."""
+        blocks = self.block_sectors
+        at = (io.first + self.rng.randrange(io.count)) // blocks * blocks
+        if at < self.sectors:
+            self.busy += 1
+            task = self.do("write", at, min(blocks, self.sectors - at))
+            task.add_done_callback(self._not_busy)
 
     def _change_answered(
         self, op: str, write: Write, io: HostIo, errno: int, connection: Connection

@@ -45,6 +45,12 @@ MUTATIONS: list[Mutation] = [
         "        return True\n",
     ),
     Mutation(
+        "discard-asks-its-agent-beside-the-others",
+        PROCEDURES + "discard.py",
+        "        await invalidate_last(c, fault.peer, disk.disk, first, count)\n",
+        "",
+    ),
+    Mutation(
         "discard-takes-what-a-disk-has-grown-by",
         PROCEDURES + "discard.py",
         "    return message.segments - (message.first_block + message.count_blocks < blocks)\n",

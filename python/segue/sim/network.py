@@ -144,6 +144,13 @@ class Wire:
         self.network.forget(self)
         return lost
 
+    def vanish(self) -> None:
+        """The agent's machine is gone, and all that was under way; the controller is not told."""
+        self.broken = True
+        for end in (self.agent_end, self.controller_end):
+            end.flying.clear()
+        self.network.forget(self)
+
     def hang_up(self, end: End) -> None:
         """One end has closed, or died: a prefix of what it sent still arrives."""
         if self.broken:

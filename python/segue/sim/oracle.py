@@ -46,6 +46,9 @@ class Write:
     fua: bool = False
     ended_ns: int | None = None
     """None while it may still take effect."""
+    over_ns: int | None = None
+    """When its agent had done with a discard that the controller may just be carrying out: what was
+    written since comes after it."""
 
     def token(self, sector: int) -> int:
         """What it would leave in that sector."""
@@ -211,7 +214,7 @@ class Disk:
         """The host has been told that it is done, and no attempt of it is left."""
         self.end(now, write)
         for sector in range(write.first, write.first + write.count):
-            self._observe(sector, write.issued_ns, now, write.token(sector), write.fua)
+            self._observe(sector, write.issued_ns, now, write.token(sector), write.fua, True)
 
     def end(self, now: int, write: Write) -> None:
         """No attempt of it can take effect any more, whatever came of it (again: nothing)."""
@@ -299,7 +302,15 @@ class Disk:
 
     # Inside -------------------------------------------------------------------------------------
 
-    def _observe(self, sector: int, begin_ns: int, end_ns: int, token: int, floor: bool) -> None:
+    def _observe(
+        self,
+        sector: int,
+        begin_ns: int,
+        end_ns: int,
+        token: int,
+        floor: bool,
+        written: bool = False,
+    ) -> None:
         lives = self.lives.get(sector)
         if lives is None:
             return
@@ -313,6 +324,8 @@ class Disk:
             if life.token == token:
                 continue
             ended_ns = life.write.ended_ns
+            if ended_ns is None and written:
+                ended_ns = life.write.over_ns
             if ended_ns is None or ended_ns >= begin_ns:
                 continue
             if life.dead_ns is None:

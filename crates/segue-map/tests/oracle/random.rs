@@ -8,6 +8,8 @@ use crate::model::Ending;
 
 pub const DISKS: [u32; 3] = [3, 7, 9];
 pub const QUIESCES: u64 = 3;
+/// What disks have beyond their last whole segment.
+const ODD_ENDS: [u64; 3] = [512, 4096, 777];
 const SEGMENT: u64 = 8192;
 
 #[derive(Debug)]
@@ -135,8 +137,13 @@ impl Random {
             self.pick(&ops)
         };
         let grain = self.pick(&[1, 512, 512, 2048, 8192]);
-        let offset = self.below(5 * SEGMENT / grain) * grain;
+        let mut offset = self.below(5 * SEGMENT / grain) * grain;
         let len = match self.below(10) {
+            // A short last segment, as a whole.
+            2 => {
+                offset = (4 + self.below(3)) * SEGMENT;
+                self.pick(&ODD_ENDS)
+            }
             0 => self.below(4 * SEGMENT),
             1 => (1 + self.below(3)) * SEGMENT,
             _ => (1 + self.below(SEGMENT / grain).min(5)) * grain,
@@ -366,7 +373,14 @@ impl Random {
         match self.below(10) {
             0 if self.chance(3) => 0,
             1 => 1 + self.below(6 * SEGMENT),
-            _ => (4 + self.below(3)) * SEGMENT + self.pick(&[0, 0, 512, 4096, 777]),
+            _ => {
+                (4 + self.below(3)) * SEGMENT
+                    + if self.chance(2) {
+                        self.pick(&ODD_ENDS)
+                    } else {
+                        0
+                    }
+            }
         }
     }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use segue_map::entry::{ERROR, NO_WRITE, VALID, ZERO};
 use segue_map::errno::{ECANCELED, EEXIST, EINVAL, ENOENT};
-use segue_map::{ContainerSpec, Control, EntryRun, Event, Outcome};
+use segue_map::{ContainerSpec, Control, EntryRun, Event, Operation, Outcome};
 
-use super::model::{At, Disk, Oracle, Part, Quiesce, Wait};
+use super::model::{At, Disk, Oracle, Part, Quiesce, Wait, Work};
 
 pub type Refusal = Result<(), i32>;
 
@@ -110,8 +110,20 @@ impl Oracle {
         }
         let kept = disk.size.min(size) / disk.segment;
         let end = disk.words.len() as u64;
+        let grown_from = (size > disk.size && kept < end).then_some(kept);
         disk.words.resize(size.div_ceil(disk.segment) as usize, 0);
         disk.size = size;
+        for request in self.faults.keys().copied().collect::<Vec<_>>() {
+            let fault = self.faults[&request].clone();
+            let last = fault.info.segment + fault.info.segments - 1;
+            let waits = fault.info.operation == Operation::Discard
+                && matches!(fault.work, Work::None)
+                && self.io_of(fault.part).disk == key;
+            if waits && grown_from == Some(last) {
+                self.forget(request);
+                self.decide(fault.part);
+            }
+        }
         self.changed(command, key, (kept, end), blocking);
         Ok(())
     }

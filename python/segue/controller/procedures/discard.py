@@ -1,16 +1,18 @@
 """Whole segments become zero again: trim, and write-zeroes without NO_HOLE (section 3; rules 3, 5).
 
 1. Take the segments exclusively, ascending; nobody reads, writes or copies their extents now.
-2. Make them invalid, blocking, at every agent of the disk, the faulting one included.
+2. Make them invalid, blocking, at every agent of the disk, and then at the faulting one.
 3. Commit: the run is zero, its locations are free, or in quarantine while a lost agent may still
    have I/O under way there.
 4. Answer retry with zero entries; the agent then has it done at once.
 
 A host that waits no longer may write there, and what it writes must not be undone by what it asked
-before (rule 1): so before 3 it is asked once more whether the fault stands.  A write that was done
-before its agent answered 2 came after the agent had dropped the fault, and its link says so first;
-any later one waits for the segments.  Nothing is carried out of a session that has ended, nor for
-an incarnation that is lost: what is still wanted is listed again.
+before (rule 1): so before 3 it is asked once more whether the fault stands.  A write that came
+after the agent had dropped the fault was done, wherever that was, before the faulting agent is
+asked, as the last one; and its link says that the fault is gone before it says the answer.  Any
+later write waits for the segments.  Nothing is carried out of a session that has ended, nor for an
+incarnation that is lost: what is still wanted is listed again.  (It is asked though it has been
+granted nothing there: its machine may be gone with nobody told, and its host be writing elsewhere.)
 
 A crash before 3 leaves the data as it was, and the host without an answer: nothing is lost; after
 3 the segments read as zeroes, which the host asked for.  A flush need not cover it: the commit is
@@ -20,15 +22,15 @@ durable.  What is zero already is not touched: a run of zeroes costs no commit.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from errno import ESHUTDOWN
 from typing import TYPE_CHECKING
 
 from segue import failpoints
 from segue.controller.changes import Discarded
-from segue.controller.peer import Fault
+from segue.controller.peer import Fault, PeerLost, SessionLost
 from segue.controller.procedures.first_touch import entry_runs
-from segue.controller.restrict import invalidate
+from segue.controller.restrict import invalidate, invalidate_last
 from segue.controller.table import Disk
 from segue.wire.messages import Failure, Retry
 
@@ -91,6 +93,9 @@ async def discard_run(c: Controller, disk: Disk, first: int, count: int, fault: 
     if not any(disk.map.slice(first, count)):
         return True
     lost = await invalidate(c, disk.disk, first, count)
+    with suppress(SessionLost, PeerLost):
+        await fault.peer.present_in(fault.session)
+        await invalidate_last(c, fault.peer, disk.disk, first, count)
     failpoints.hit("discard.restricted")
     if not fault.still_asked:
         return False
