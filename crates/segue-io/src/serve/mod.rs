@@ -19,7 +19,7 @@ mod sessions;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use segue_nbd::{BlockSizes, ExportInfo, Features};
@@ -45,29 +45,48 @@ pub(crate) struct Shared {
     places: Arc<Places>,
     pool: Pool,
     syncs: Syncs,
-    /// A flush or FUA write has failed: what others wrote may be lost, and no later flush is to hide
-    /// that.
-    flush_failed: AtomicBool,
+    /// Flushes and FUA writes that have failed: what others had written by then may be lost, and no
+    /// later flush is to hide that.
+    failed_syncs: AtomicU64,
 }
 
 impl Shared {
     fn flush(&self) -> io::Result<()> {
-        if self.flush_failed.load(Ordering::Acquire) {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
-        }
+        self.lost_nothing_since(0)?;
         self.storage.write_back(0, 0);
-        self.sync(|| self.storage.flush())
+        self.flush_since(0)
+    }
+
+    /// Makes durable what was written when so many syncs had failed, or later.
+    fn flush_since(&self, failed_syncs: u64) -> io::Result<()> {
+        self.sync(|| self.storage.flush())?;
+        // What failed before this one began was told of its loss, and overtakes it no more.
+        self.lost_nothing_since(failed_syncs)
+    }
+
+    fn lost_nothing_since(&self, failed_syncs: u64) -> io::Result<()> {
+        match self.failed_syncs() == failed_syncs {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::EIO)),
+        }
+    }
+
+    fn failed_syncs(&self) -> u64 {
+        self.failed_syncs.load(Ordering::Acquire)
     }
 
     /// What makes one request durable, in its order among those of all sessions; a failure is one
-    /// of the whole export.
+    /// of the whole export, known before it is handed over.
     fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        self.syncs.in_order(sync).inspect_err(|error| {
-            // Arguments that a write did not like: it has done nothing and lost nothing.
-            if error.raw_os_error() != Some(libc::EINVAL) {
-                self.flush_failed.store(true, Ordering::Release);
-            }
-        })
+        let counted = || {
+            sync().inspect_err(|error| {
+                // Arguments that a write did not like: it has done nothing and lost nothing.
+                if error.raw_os_error() != Some(libc::EINVAL) {
+                    self.failed_syncs.fetch_add(1, Ordering::AcqRel);
+                }
+            })
+        };
+        self.syncs.in_order(counted)
     }
 }
 
@@ -123,7 +142,7 @@ impl Server {
                 places: Places::new(limits)?,
                 pool: Pool::new(POOL_THREADS),
                 syncs: Syncs::default(),
-                flush_failed: AtomicBool::new(false),
+                failed_syncs: AtomicU64::new(0),
             }),
             listening: Vec::new(),
         })

@@ -185,7 +185,7 @@ fn perform(shared: &Shared, request: &Request, buffer: Option<&Buffer>) -> io::R
     let storage = &shared.storage;
     let (offset, length) = (request.offset, request.length as usize);
     let fua = request.flags & consts::CMD_FLAG_FUA != 0;
-    let flush = || storage.flush();
+    let failed_syncs = shared.failed_syncs();
     match (request.command, buffer) {
         // SAFETY: nobody else has the buffer.
         (Command::Read, Some(buffer)) => {
@@ -202,13 +202,25 @@ fn perform(shared: &Shared, request: &Request, buffer: Option<&Buffer>) -> io::R
                 fua: false,
             };
             storage.zero(offset, length as u64, how)?;
-            if fua { shared.sync(flush) } else { Ok(()) }
+            if fua {
+                shared.flush_since(failed_syncs)
+            } else {
+                Ok(())
+            }
         }
         (Command::Trim, _) => {
             storage.trim(offset, length as u64)?;
-            if fua { shared.sync(flush) } else { Ok(()) }
+            if fua {
+                shared.flush_since(failed_syncs)
+            } else {
+                Ok(())
+            }
         }
         (Command::Flush, _) => shared.flush(),
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;
