@@ -141,18 +141,21 @@ impl Sessions {
             other != number && named.contains(&other) && live.holder == Some(hold.holder)
         });
         let mut state = self.lock();
-        if state.revoked.contains(&hold.holder) {
-            return Err(Refusal {
-                kind: RefusalKind::Policy,
-                message: format!("holder {:x} was revoked", hold.holder),
+        if !state.revoked.contains(&hold.holder) {
+            if let Some(live) = state.live.get_mut(&number) {
+                live.holder = Some(hold.holder);
+            }
+            return Ok(Session {
+                server: self.server,
+                number,
             });
         }
-        if let Some(live) = state.live.get_mut(&number) {
-            live.holder = Some(hold.holder);
-        }
-        Ok(Session {
-            server: self.server,
-            number,
+        drop(state);
+        // It takes this for the end of all it has sent; who revokes it may be waiting for that still.
+        self.end_sessions(|other, live| other != number && live.holder == Some(hold.holder));
+        Err(Refusal {
+            kind: RefusalKind::Policy,
+            message: format!("holder {:x} was revoked", hold.holder),
         })
     }
 
@@ -201,3 +204,7 @@ impl Sessions {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "sessions_tests.rs"]
+mod tests;
