@@ -1,7 +1,7 @@
 //! A container's server that lacks something, or behaves as none of the real ones does on demand.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use segue_io::buffer::Buffer;
 use segue_io::container::nbd::{Address, How, Job, Op, Port, Waiter};
 use segue_nbd::server::{Command, Event, Refusal, RefusalKind, Request, ServerConn, Wants};
-use segue_nbd::{BlockSizes, Errno, ExportInfo, Features};
+use segue_nbd::{BlockSizes, Errno, ExportInfo, Features, reply};
 
 const SIZE_BYTES: u64 = 1 << 20;
 const BLOCK: usize = 4096;
@@ -48,6 +48,8 @@ enum Reply {
     Nothing,
     /// Closes the connection.
     HangsUp,
+    /// Says by a chunk that it is going away, and does not end the reply.
+    GoesAway,
 }
 
 type Answers = Arc<dyn Fn(&Request) -> Reply + Send + Sync>;
@@ -88,6 +90,10 @@ fn serve_or_refuse(
                 let (length, data) = match (answers(&request), request.command) {
                     (Reply::Nothing, _) => continue,
                     (Reply::HangsUp, _) => return None,
+                    (Reply::GoesAway, _) => {
+                        let (cookie, errno) = (request.cookie, Errno::Eshutdown);
+                        (reply::error(&mut head, cookie, false, errno, ""), 0)
+                    }
                     (Reply::Failed, _) => {
                         let length = conn.error_reply(&request, Errno::Eio, "", &mut head);
                         (length, 0)
@@ -298,6 +304,74 @@ fn serve_one(path: &Path, answers: Answers) {
     });
 }
 
+/// A server that is going away has said so, and still answers what it has: what comes then is not
+/// for it, and no fault of whoever asked.
+#[test]
+fn what_comes_while_a_server_goes_away_goes_another_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut offered = export();
+    offered.features.fua = true;
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let answers: Answers = Arc::new(move |request| match (number, request.offset) {
+                (0, 0) => Reply::GoesAway,
+                _ => Reply::Done,
+            });
+            let granted = Ok(offered.clone());
+            std::thread::spawn(move || serve_or_refuse(stream.unwrap(), granted, &answers));
+        }
+    });
+    let uri = format!("nbd+unix:///?socket={}&timeout-ms=1000", path.display());
+    let port = Port::open(Address::parse(&uri).unwrap(), 0).unwrap();
+    let refused = submit(&port, Op::Read, 0);
+    let answered = submit(&port, Op::Read, BLOCK as u64);
+    assert_eq!(answered.recv_timeout(PATIENCE), Ok(How::Done(0)));
+    let later = submit(&port, Op::Read, BLOCK as u64);
+    assert_eq!(later.recv_timeout(PATIENCE), Ok(How::Done(0)));
+    assert_eq!(refused.recv_timeout(PATIENCE), Ok(How::Done(0)));
+}
+
+/// Where nothing proves that a lost connection's write has ended, one that the server still answers
+/// is not to be lost.
+#[test]
+fn a_server_that_goes_away_still_answers_what_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let mut offered = export();
+    offered.features.fua = true;
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        let mut first = listener.accept().unwrap().0;
+        let mut conn = ServerConn::new();
+        let mut received = Vec::new();
+        let mut requests = Vec::new();
+        while requests.len() < 2 {
+            let event = step(&mut first, &mut conn, &mut received, &offered);
+            if let Some(Event::Request(request)) = event {
+                conn.discard_payload();
+                requests.push(request);
+            }
+        }
+        let mut head = [0; 64];
+        let length = conn.error_reply(&requests[1], Errno::Eshutdown, "", &mut head);
+        first.write_all(&head[..length]).unwrap();
+        let second = listener.accept().unwrap().0;
+        let length = conn.done_reply(&requests[0], &mut head);
+        let _ = first.write_all(&head[..length]);
+        let answers: Answers = Arc::new(|_| Reply::Done);
+        serve_or_refuse(second, Ok(offered), &answers)
+    });
+    let uri = format!("nbd+unix:///?socket={}", path.display());
+    let port = Port::open(Address::parse(&uri).unwrap(), 0).unwrap();
+    let write = submit(&port, Op::Write, 0);
+    let refused = submit(&port, Op::Read, 0);
+    let ended = write.recv_timeout(Duration::from_secs(5));
+    assert_eq!(ended, Ok(How::Done(0)));
+    assert_eq!(refused.recv_timeout(PATIENCE), Ok(How::Done(0)));
+}
+
 /// Its host has heard of an error, so it is not sent again: it need not wait for a connection.
 #[test]
 fn a_write_that_was_given_up_is_over_when_it_cannot_linger_any_more() {
@@ -371,7 +445,7 @@ fn what_a_lost_connection_has_not_sent_is_never_sent() {
         let mut received = Vec::new();
         // Until the first request, which is not taken.
         while !matches!(
-            step(&mut stream, &mut conn, &mut received),
+            step(&mut stream, &mut conn, &mut received, &export()),
             Some(Event::Request(_))
         ) {}
         is_lost.recv().unwrap();
@@ -403,7 +477,12 @@ fn what_a_lost_connection_has_not_sent_is_never_sent() {
     drop(writes);
 }
 
-fn step(stream: &mut TcpStream, conn: &mut ServerConn, received: &mut Vec<u8>) -> Option<Event> {
+fn step(
+    stream: &mut (impl Read + Write),
+    conn: &mut ServerConn,
+    received: &mut Vec<u8>,
+    export: &ExportInfo,
+) -> Option<Event> {
     let mut output = Vec::new();
     if conn.take_output(&mut output) {
         stream.write_all(&output).unwrap();
@@ -411,7 +490,7 @@ fn step(stream: &mut TcpStream, conn: &mut ServerConn, received: &mut Vec<u8>) -
     let step = conn.feed(received).unwrap();
     received.drain(..step.consumed);
     match &step.event {
-        Some(Event::WantExport { .. }) => conn.export_answer(Ok(export())).unwrap(),
+        Some(Event::WantExport { .. }) => conn.export_answer(Ok(export.clone())).unwrap(),
         Some(_) => {}
         None => {
             let mut piece = [0; 4096];

@@ -332,6 +332,16 @@ impl ClientConn {
         }
     }
 
+    /// Whether the server has said that it is shutting down: it still answers what is in flight, and
+    /// takes nothing more.
+    #[must_use]
+    pub fn is_shutting_down(&self) -> bool {
+        match &self.phase {
+            Phase::Transmission(transmission) => transmission.shutting_down,
+            _ => false,
+        }
+    }
+
     /// Number of requests in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {

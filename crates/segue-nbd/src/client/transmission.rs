@@ -19,7 +19,7 @@ pub(super) struct Transmission {
     pub(super) negotiated: Negotiated,
     pub(super) in_flight: InFlight,
     state: State,
-    shutting_down: bool,
+    pub(super) shutting_down: bool,
     disconnected: bool,
 }
 

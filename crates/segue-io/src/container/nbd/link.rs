@@ -150,8 +150,14 @@ impl Link {
     /// Whether it is in use and takes another request.
     pub(super) fn has_room(&self) -> bool {
         self.stage == Stage::Ready
+            && !self.conn.is_shutting_down()
             && self.queued_bytes < QUEUED_BYTES_MAX
             && self.in_flight.len() < IN_FLIGHT_MAX
+    }
+
+    /// Whether its server is going away, and has answered all that it had.
+    pub(super) fn is_spent(&self) -> bool {
+        self.conn.is_shutting_down() && self.in_flight.is_empty()
     }
 
     /// The readiness it waits for.

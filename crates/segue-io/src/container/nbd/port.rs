@@ -360,12 +360,17 @@ impl Driver {
                     Err(error) => self.lose(index, &error),
                 }
             }
-            // It is going away: the request was refused, and goes another way.
-            LinkEvent::Done(part, libc::ESHUTDOWN) => {
-                self.jobs.again(part);
-                self.lose(index, &io::Error::from_raw_os_error(libc::ESHUTDOWN));
+            LinkEvent::Done(part, errno) => {
+                match errno {
+                    // It is going away: the request was refused, and goes another way.
+                    libc::ESHUTDOWN => self.jobs.again(part),
+                    _ => self.jobs.part_done(part, errno, self.losses.count()),
+                }
+                // Not before: what it still answers is not in doubt.
+                if self.links[index].as_ref().is_some_and(Link::is_spent) {
+                    self.lose(index, &io::Error::from_raw_os_error(libc::ESHUTDOWN));
+                }
             }
-            LinkEvent::Done(part, errno) => self.jobs.part_done(part, errno, self.losses.count()),
         }
     }
 
