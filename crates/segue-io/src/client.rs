@@ -98,8 +98,11 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// WouldBlock if as many connections wait there as may.
     pub(crate) fn unix(path: &Path) -> io::Result<Stream> {
-        Ok(Stream::Unix(UnixStream::connect(path)?))
+        let stream = UnixStream::from(crate::sys::connect_unix(path)?);
+        stream.set_nonblocking(false)?;
+        Ok(Stream::Unix(stream))
     }
 
     pub(crate) fn tcp(host: &str, port: u16, limit: Duration) -> io::Result<Stream> {

@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -421,11 +422,7 @@ pub fn connect_begin(address: &std::net::SocketAddr) -> io::Result<OwnedFd> {
     } else {
         libc::AF_INET6
     };
-    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    // SAFETY: no memory is passed; the result is a descriptor of ours alone.
-    let fd = checked(unsafe { libc::socket(family, kind, 0) as isize })?;
-    // SAFETY: just made.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    let fd = stream_socket(family)?;
     let done = match address {
         std::net::SocketAddr::V4(v4) => {
             // SAFETY: all-zero is a valid sockaddr_in.
@@ -449,6 +446,36 @@ pub fn connect_begin(address: &std::net::SocketAddr) -> io::Result<OwnedFd> {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         _ => Ok(fd),
     }
+}
+
+/// Connects to a unix socket, never waiting: a non-blocking, close-on-exec socket.
+///
+/// # Errors
+/// Those of socket(2) and connect(2): WouldBlock if as many connections wait there to be taken in as
+/// may; InvalidInput for a path that no socket can have.
+pub fn connect_unix(path: &Path) -> io::Result<OwnedFd> {
+    // SAFETY: all-zero is a valid sockaddr_un.
+    let mut raw: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    raw.sun_family = libc::AF_UNIX as u16;
+    let bytes = path.as_os_str().as_bytes();
+    // A zero ends it.
+    if bytes.is_empty() || bytes.contains(&0) || bytes.len() >= raw.sun_path.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in raw.sun_path.iter_mut().zip(bytes) {
+        *to = *from as libc::c_char;
+    }
+    let fd = stream_socket(libc::AF_UNIX)?;
+    connect(&fd, &raw)?;
+    Ok(fd)
+}
+
+fn stream_socket(family: libc::c_int) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: no memory is passed; the result is a descriptor of ours alone.
+    let fd = checked(unsafe { libc::socket(family, kind, 0) as isize })?;
+    // SAFETY: just made.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 fn connect<T>(fd: &OwnedFd, address: &T) -> io::Result<()> {

@@ -372,6 +372,42 @@ fn a_server_that_goes_away_still_answers_what_it_has() {
     assert_eq!(refused.recv_timeout(PATIENCE), Ok(How::Done(0)));
 }
 
+/// A stopped server: the kernel holds as many connections for it as it may, and then lets callers
+/// wait. The thread that also has to fail what waits too long must not be one of them.
+#[test]
+fn a_server_that_takes_no_connection_in_holds_up_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let fd = listener.as_raw_fd();
+    let first = std::thread::spawn(move || (listener.accept().unwrap().0, listener));
+    let uri = format!(
+        "nbd+unix:///?socket={}&on-loss=fail&loss-ms=300",
+        path.display()
+    );
+    let (hang_up, hangs_up) = mpsc::channel::<()>();
+    let answering = std::thread::spawn(move || {
+        let (stream, listener) = first.join().unwrap();
+        let hangs_up = Mutex::new(hangs_up);
+        let answers: Answers = Arc::new(move |_| {
+            let _ = hangs_up.lock().unwrap().recv();
+            Reply::HangsUp
+        });
+        serve(stream, &answers);
+        listener
+    });
+    let port = Port::open(Address::parse(&uri).unwrap(), 0).unwrap();
+    let read = submit(&port, Op::Read, 0);
+    // SAFETY: no memory is passed.
+    assert_eq!(unsafe { libc::listen(fd, 0) }, 0, "it may have one waiting");
+    let _waiting = UnixStream::connect(&path).unwrap();
+    hang_up.send(()).unwrap();
+    // Dropped before the port, which else waits for it if this fails.
+    let _listener = answering.join().unwrap();
+    let ended = read.recv_timeout(Duration::from_secs(5));
+    assert_eq!(ended, Ok(How::Done(libc::EIO)));
+}
+
 /// Its host has heard of an error, so it is not sent again: it need not wait for a connection.
 #[test]
 fn a_write_that_was_given_up_is_over_when_it_cannot_linger_any_more() {

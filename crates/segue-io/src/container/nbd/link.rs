@@ -6,7 +6,6 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use segue_nbd::client::{self, ClientConn, Config, Event, Negotiated, Request, Wants};
@@ -96,7 +95,7 @@ pub(super) struct Link {
 
 /// A socket that is connecting or connected.
 pub(super) enum Dialled {
-    Unix(UnixStream),
+    Unix(OwnedFd),
     Tcp(SocketAddr),
 }
 
@@ -107,10 +106,7 @@ impl Link {
     /// Those of socket(2) and connect(2).
     pub(super) fn new(dialled: Dialled, config: Config) -> io::Result<Link> {
         let (fd, connecting) = match dialled {
-            Dialled::Unix(stream) => {
-                stream.set_nonblocking(true)?;
-                (OwnedFd::from(stream), false)
-            }
+            Dialled::Unix(fd) => (fd, false),
             Dialled::Tcp(address) => {
                 let fd = sys::connect_begin(&address)?;
                 // Whoever waits for the requests of a lost connection to end counts from its loss.

@@ -14,7 +14,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::ToSocketAddrs;
-use std::os::unix::net::UnixStream;
 
 use segue_nbd::client::{Config, Goal};
 use segue_nbd::fence::{ENDED_MAX, Hold, Session};
@@ -22,7 +21,7 @@ use segue_nbd::fence::{ENDED_MAX, Hold, Session};
 use super::address::{Address, Place, Policy};
 use super::link::{Dialled, Link};
 use super::work::Part;
-use crate::sys::boottime_ns;
+use crate::sys::{boottime_ns, connect_unix};
 
 const BACKOFF_FIRST_NS: u64 = 50_000_000;
 const BACKOFF_LAST_NS: u64 = 2_000_000_000;
@@ -176,7 +175,7 @@ impl Losses {
 
     fn dialled(&mut self, place: &Place) -> io::Result<Dialled> {
         match place {
-            Place::Unix(path) => Ok(Dialled::Unix(UnixStream::connect(path)?)),
+            Place::Unix(path) => Ok(Dialled::Unix(connect_unix(path)?)),
             Place::Tcp(host, port) => {
                 let found: Vec<_> = (host.as_str(), *port).to_socket_addrs()?.collect();
                 // One after the other, as attempts fail.

@@ -589,6 +589,8 @@ impl Driver {
         };
         match self.losses.dial(&self.address, self.holder) {
             Ok(link) => self.links[index] = Some(link),
+            // As many connections wait for the server as may: it may be there.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
                 if let Some(opened) = self.opened.take() {
                     self.stopping = true;
