@@ -408,6 +408,26 @@ fn a_server_that_takes_no_connection_in_holds_up_nothing_else() {
     assert_eq!(ended, Ok(How::Done(libc::EIO)));
 }
 
+/// An operator who has waited long enough says so: what waits already is meant as well.
+#[test]
+fn what_waits_for_a_server_is_failed_when_the_operator_sets_a_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    serve_one(&path, Arc::new(|_| Reply::HangsUp));
+    let uri = format!("nbd+unix:///?socket={}", path.display());
+    let mut address = Address::parse(&uri).unwrap();
+    let port = Port::open(address.clone(), 0).unwrap();
+    let read = submit(&port, Op::Read, 0);
+    while port.away_ns().is_none() {
+        std::thread::yield_now();
+    }
+    assert!(read.try_recv().is_err(), "it waits");
+    address.policy.fail_after_ns = Some(100_000_000);
+    port.set_policy(address.policy);
+    let ended = read.recv_timeout(Duration::from_secs(5));
+    assert_eq!(ended, Ok(How::Done(libc::EIO)));
+}
+
 /// Its host has heard of an error, so it is not sent again: it need not wait for a connection.
 #[test]
 fn a_write_that_was_given_up_is_over_when_it_cannot_linger_any_more() {

@@ -103,8 +103,7 @@ impl Jobs {
             losses: 0,
         });
         self.queue.extend(parts);
-        // Its limit is looked at with the next turn.
-        self.due_ns = Some(0);
+        self.look_again();
     }
 
     pub(super) fn has_queued(&self) -> bool {
@@ -276,6 +275,11 @@ impl Jobs {
         for state in self.table.iter_mut().flatten() {
             state.writes.clear();
         }
+    }
+
+    /// A limit is looked at with the next turn: there is another job, or another policy.
+    pub(super) fn look_again(&mut self) {
+        self.due_ns = Some(0);
     }
 
     /// When `give_up` has something to do, or earlier.

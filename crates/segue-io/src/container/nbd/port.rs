@@ -288,7 +288,10 @@ impl Driver {
                 Message::GiveBack => self.jobs.give_back(),
                 Message::Recall => self.jobs.recall(),
                 Message::Expect(expected) => self.expected = Some(expected),
-                Message::Policy(policy) => self.address.policy = policy,
+                Message::Policy(policy) => {
+                    self.address.policy = policy;
+                    self.jobs.look_again();
+                }
                 Message::Stop => self.stopping = true,
             }
         }
