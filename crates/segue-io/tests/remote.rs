@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use segue_io::buffer::Buffer;
 use segue_io::container::nbd::{Address, How, Job, Op, Port, Waiter};
+use segue_nbd::consts as c;
 use segue_nbd::server::{Command, Event, Refusal, RefusalKind, Request, ServerConn, Wants};
 use segue_nbd::{BlockSizes, Errno, ExportInfo, Features, reply};
 
@@ -370,6 +371,47 @@ fn a_server_that_goes_away_still_answers_what_it_has() {
     let ended = write.recv_timeout(Duration::from_secs(5));
     assert_eq!(ended, Ok(How::Done(0)));
     assert_eq!(refused.recv_timeout(PATIENCE), Ok(How::Done(0)));
+}
+
+/// It is there, and gets nothing done: another attempt may find one that does.
+#[test]
+fn a_server_that_says_its_greeting_for_ever_counts_as_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let stream = stream.unwrap();
+            let answers: Answers = Arc::new(move |_| match number {
+                0 => Reply::HangsUp,
+                _ => Reply::Done,
+            });
+            std::thread::spawn(move || match number {
+                1 => drip(stream),
+                _ => serve(stream, &answers),
+            });
+        }
+    });
+    let uri = format!("nbd+unix:///?socket={}", path.display());
+    let port = Port::open(Address::parse(&uri).unwrap(), 0).unwrap();
+    let read = submit(&port, Op::Read, 0);
+    assert_eq!(read.recv_timeout(PATIENCE), Ok(How::Done(0)));
+}
+
+/// A greeting, and a refusal of the first option with a long sentence, byte by byte.
+fn drip(mut stream: UnixStream) -> Option<()> {
+    let mut said = [c::INIT_MAGIC.to_be_bytes(), c::OPTION_MAGIC.to_be_bytes()].concat();
+    said.extend(c::FLAG_FIXED_NEWSTYLE.to_be_bytes());
+    said.extend(c::OPTION_REPLY_MAGIC.to_be_bytes());
+    for word in [c::OPT_STRUCTURED_REPLY, c::REP_ERR_UNSUP, 65536] {
+        said.extend(word.to_be_bytes());
+    }
+    said.resize(said.len() + 65536, b'a');
+    for byte in said {
+        stream.write_all(&[byte]).ok()?;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Some(())
 }
 
 /// A stopped server: the kernel holds as many connections for it as it may, and then lets callers

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use segue_nbd::client::{self, ClientConn, Config, Event, Negotiated, Request, Wants};
 use segue_nbd::consts as c;
 
+use super::port::JOIN_NS;
 use super::work::Part;
 use crate::buffer::Buffer;
 use crate::sys::{self, boottime_ns};
@@ -87,6 +88,7 @@ pub(super) struct Link {
     sent: usize,
     queued_bytes: usize,
     in_flight: HashMap<u64, Part>,
+    began_ns: u64,
     /// When it last heard of the server, or had nothing to wait for.
     pub(super) heard_ns: u64,
     /// Readiness asked of epoll.
@@ -125,6 +127,7 @@ impl Link {
             sent: 0,
             queued_bytes: 0,
             in_flight: HashMap::new(),
+            began_ns: boottime_ns(),
             heard_ns: boottime_ns(),
             interest: 0,
         })
@@ -154,6 +157,16 @@ impl Link {
     /// Whether its server is going away, and has answered all that it had.
     pub(super) fn is_spent(&self) -> bool {
         self.conn.is_shutting_down() && self.in_flight.is_empty()
+    }
+
+    /// When it counts as lost if nothing is heard until then, or if it is not in use by then.
+    pub(super) fn due_ns(&self, timeout_ns: u64) -> Option<u64> {
+        let silent_ns = self.heard_ns + timeout_ns;
+        match self.stage {
+            Stage::Ready if self.in_flight.is_empty() => None,
+            Stage::Ready => Some(silent_ns),
+            Stage::Joining | Stage::Probing => Some(silent_ns.min(self.began_ns + JOIN_NS)),
+        }
     }
 
     /// The readiness it waits for.

@@ -299,12 +299,8 @@ impl Driver {
 
     fn timeout_ms(&self) -> i32 {
         let policy = &self.address.policy;
-        let silent = |link: &Link| match link.stage {
-            Stage::Ready if link.in_flight() == 0 => None,
-            Stage::Ready => Some(link.heard_ns + policy.timeout_ns),
-            _ => Some(link.heard_ns + JOIN_NS.min(policy.timeout_ns)),
-        };
-        let links = self.links.iter().flatten().filter_map(silent).min();
+        let due = |link: &Link| link.due_ns(policy.timeout_ns);
+        let links = self.links.iter().flatten().filter_map(due).min();
         let next = [links, self.jobs.deadline(), self.losses.deadline(policy)];
         match next.into_iter().flatten().min() {
             None => -1,
@@ -528,15 +524,10 @@ impl Driver {
 
     fn lose_silent(&mut self, now: u64) {
         for index in 0..self.links.len() {
-            let Some(link) = &self.links[index] else {
-                continue;
-            };
-            let limit_ns = match link.stage {
-                Stage::Ready if link.in_flight() == 0 => continue,
-                Stage::Ready => self.address.policy.timeout_ns,
-                _ => JOIN_NS.min(self.address.policy.timeout_ns),
-            };
-            if now >= link.heard_ns + limit_ns {
+            let due = self.links[index]
+                .as_ref()
+                .and_then(|link| link.due_ns(self.address.policy.timeout_ns));
+            if due.is_some_and(|due| now >= due) {
                 self.lose(index, &io::ErrorKind::TimedOut.into());
             }
         }
