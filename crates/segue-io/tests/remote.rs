@@ -450,6 +450,32 @@ fn a_server_that_takes_no_connection_in_holds_up_nothing_else() {
     assert_eq!(ended, Ok(How::Done(libc::EIO)));
 }
 
+/// It may be the request that ends it: asked again at once, it would be ended again at once.
+#[test]
+fn a_server_that_every_request_ends_is_not_tried_without_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let count = Arc::new(Mutex::new(0));
+    let counted = count.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            *counted.lock().unwrap() += 1;
+            let answers: Answers = Arc::new(|_| Reply::HangsUp);
+            std::thread::spawn(move || serve(stream.unwrap(), &answers));
+        }
+    });
+    let uri = format!(
+        "nbd+unix:///?socket={}&on-loss=fail&loss-ms=1000",
+        path.display()
+    );
+    let port = Port::open(Address::parse(&uri).unwrap(), 0).unwrap();
+    let read = submit(&port, Op::Read, 0);
+    assert_eq!(read.recv_timeout(PATIENCE), Ok(How::Done(libc::EIO)));
+    let count = *count.lock().unwrap();
+    assert!(count < 20, "{count} connections in a second");
+}
+
 /// An operator who has waited long enough says so: what waits already is meant as well.
 #[test]
 fn what_waits_for_a_server_is_failed_when_the_operator_sets_a_limit() {

@@ -48,6 +48,9 @@ pub(super) struct Losses {
     /// The next connection may be tried then.
     next_dial_ns: u64,
     backoff_ns: u64,
+    /// A connection in use was lost, and nothing has been answered since: what is asked may be what
+    /// ends them.
+    in_vain: bool,
     /// One is wanted, and waits for that.
     waits_to_dial: bool,
     revoked: bool,
@@ -63,6 +66,7 @@ impl Losses {
             dials: 0,
             next_dial_ns: 0,
             backoff_ns: BACKOFF_FIRST_NS,
+            in_vain: false,
             waits_to_dial: false,
             revoked: false,
         }
@@ -86,16 +90,30 @@ impl Losses {
 
     /// The link is in use: the same container lies there. Gives what has ended by that.
     pub(super) fn is_back(&mut self) -> Vec<Part> {
-        self.backoff_ns = BACKOFF_FIRST_NS;
-        self.next_dial_ns = 0;
+        if !self.in_vain {
+            self.dial_at_once();
+        }
         let named = std::mem::take(&mut self.named);
         let has_ended = |doubt: &Doubt| doubt.session.is_some_and(|s| named.contains(&s));
         take_parts(&mut self.doubts, has_ended)
     }
 
+    /// A request was carried out, or failed by itself.
+    pub(super) fn answered(&mut self) {
+        if std::mem::take(&mut self.in_vain) {
+            self.dial_at_once();
+        }
+    }
+
+    fn dial_at_once(&mut self) {
+        self.backoff_ns = BACKOFF_FIRST_NS;
+        self.next_dial_ns = 0;
+    }
+
     /// A link is lost. Gives what can be sent again: reads.
     pub(super) fn lost(&mut self, link: usize, was_ready: bool, parts: Vec<Part>) -> Vec<Part> {
         self.count += u64::from(was_ready);
+        self.in_vain |= was_ready;
         let session = self.sessions.remove(&link);
         let (writes, others): (Vec<_>, Vec<_>) = parts.into_iter().partition(Part::writes);
         if !writes.is_empty() {

@@ -363,7 +363,10 @@ impl Driver {
                 match errno {
                     // It is going away: the request was refused, and goes another way.
                     libc::ESHUTDOWN => self.jobs.again(part),
-                    _ => self.jobs.part_done(part, errno, self.losses.count()),
+                    _ => {
+                        self.losses.answered();
+                        self.jobs.part_done(part, errno, self.losses.count());
+                    }
                 }
                 // Not before: what it still answers is not in doubt.
                 if self.links[index].as_ref().is_some_and(Link::is_spent) {
