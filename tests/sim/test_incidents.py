@@ -450,25 +450,27 @@ def _wrote_over_it(s: Stage, host: Host, late: Request) -> None:
     end(s)
 
 
-def test_a_discard_of_a_short_segment_leaves_what_it_has_grown_by(stage: Build) -> None:
+@pytest.mark.parametrize("grown", [5 * SEGMENT + 64, 6 * SEGMENT], ids=["in its block", "beyond"])
+def test_a_discard_of_a_short_segment_leaves_what_it_has_grown_by(stage: Build, grown: int) -> None:
     """It was the whole last segment when its agent was cut off.  The disk has grown since, and
     another host has written behind the old end, when the agent comes back and asks.
     """
-    s = stage(disks=[DiskPlan(sectors=5 * SEGMENT + 64)])
+    end_sector = 5 * SEGMENT + 60
+    s = stage(disks=[DiskPlan(sectors=end_sector)])
     one, two = through(s, 0), through(s, 1)
     assert done(s, one, "read", 0, 8) == 0
     assert done(s, two, "read", 0, 8) == 0
     s.network.partitioned[s.agent(0).process.name] = s.world.now_ns + 4 * SECOND
     for wire in list(s.network.wires):
         wire.cut()
-    trim = one.do("trim", 5 * SEGMENT, 64)
+    trim = one.do("trim", 5 * SEGMENT, 60)
     s.world.run_for(20 * MS)
-    s.oracles[0].begin_resize(s.world.now_ns, 6 * SEGMENT)
-    ask(s, resize_disk(s.controller, "vd0", 6 * SEGMENT * 512))
-    s.oracles[0].settle_size(s.world.now_ns, 6 * SEGMENT)
-    assert done(s, two, "write", 5 * SEGMENT + 64, 8) == 0
+    s.oracles[0].begin_resize(s.world.now_ns, grown)
+    ask(s, resize_disk(s.controller, "vd0", grown * 512))
+    s.oracles[0].settle_size(s.world.now_ns, grown)
+    assert done(s, two, "write", end_sector, 4) == 0
     assert not trim.done()
     s.wait(trim.done, "the trim is not answered")
     assert trim.result() == 0
-    assert done(s, two, "read", 5 * SEGMENT + 64, 8) == 0
+    assert done(s, two, "read", end_sector, 4) == 0
     end(s)

@@ -52,9 +52,9 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "discard-takes-what-a-disk-has-grown-by",
-        PROCEDURES + "discard.py",
-        "    return message.segments - (message.first_block + message.count_blocks < blocks)\n",
-        "    return message.segments\n",
+        MAP + "commands.rs",
+        "        if grows && kept < end {\n",
+        "        if grows && kept > end {\n",
     ),
     Mutation(
         "nobody-hears-of-a-discard-that-is-over",
