@@ -16,7 +16,7 @@ from segue.installation import Installation, wait_until
 from segue.loop_devices import add_loop_device, remove_loop_device, set_up_loop_device
 from tests.real.mounts import QemuLoop, drop_caches, mounted
 from tests.real.postgresql import SCHEMA, Load, Server
-from tests.tools.conftest import MIB, Tool
+from tests.tools.conftest import MIB, Tool, listens
 
 DISK_BYTES = 256 * MIB
 STORAGE_BYTES = 320 * MIB
@@ -85,7 +85,7 @@ def nbdkit(place: Path) -> Iterator[str]:
     path, socket = sparse(place / "nbdkit.storage"), place / "nbdkit.sock"
     words = ("-f", "-U", socket, "file", path)
     with ended(Tool("nbdkit").start(*words, log=place / "nbdkit.log")):
-        wait_until("nbdkit", socket.exists)
+        wait_until("nbdkit", lambda: listens(socket))
         yield f"nbd+unix:///?socket={socket}"
 
 
@@ -108,7 +108,7 @@ def segue_serve(place: Path) -> Iterator[str]:
     path, socket = sparse(place / "serve.storage"), place / "serve.sock"
     words = [sys.executable, "-m", "segue.cli", "serve", str(path), "--listen", f"unix://{socket}"]
     with ended(subprocess.Popen(words, stdout=subprocess.DEVNULL)):
-        wait_until("segue serve", socket.exists)
+        wait_until("segue serve", lambda: listens(socket))
         yield f"nbd+unix:///?socket={socket}"
 
 

@@ -6,6 +6,7 @@ import os
 import random
 import select
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -82,6 +83,12 @@ def random_file(folder: Path) -> Callable[[int], Path]:
         return path
 
     return make
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody takes connections there; a socket is bound a moment before that."""
+    with socket.socket(socket.AF_UNIX) as there:
+        return there.connect_ex(str(path)) == 0
 
 
 class Tool:
@@ -245,7 +252,7 @@ def retrying(installation: Installation, nbdkit: Tool, folder: Path) -> Iterator
     plugin = ("--filter=retry", "nbd", f"uri={installation.uri('big', 'one')}")
     args = ("--foreground", "--verbose", "--unix", str(path), *plugin, *retry)
     server = nbdkit.start(*args, log=log)
-    wait_until("nbdkit", path.exists)
+    wait_until("nbdkit", lambda: listens(path))
     yield f"nbd+unix:///?socket={path}", log
     server.terminate()
     server.wait()

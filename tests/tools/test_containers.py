@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from segue.installation import Installation, wait_until
-from tests.tools.conftest import MIB, Shell, Tool, segue
+from tests.tools.conftest import MIB, Shell, Tool, listens, segue
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_an_exports_data_is_spared_until_erase_is_said(
     socket = folder / "nbdkit"
     args = ("-f", "-U", socket, "file", folder / "image")
     with nbdkit.start(*args, log=folder / "log") as server:
-        wait_until("nbdkit", socket.exists)
+        wait_until("nbdkit", lambda: listens(socket))
         add = ("container", "add", "far", f"nbd+unix:///?socket={socket}")
         refused = segue(installation.data, *add)
         assert refused.returncode == 1

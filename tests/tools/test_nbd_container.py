@@ -16,7 +16,7 @@ import pytest
 from segue import _native
 from segue.client import ApiError
 from segue.installation import DEADLINE_S, Installation, wait_until
-from tests.tools.conftest import MIB, Tool
+from tests.tools.conftest import MIB, Tool, listens
 
 SIZE_BYTES = 96 * MIB
 
@@ -34,7 +34,7 @@ class Server:
         """Until it listens."""
         self.socket.unlink(missing_ok=True)
         self._process = self._tool.start(*self._args, log=self._log)
-        wait_until("the server", self.socket.exists)
+        wait_until("the server", lambda: listens(self.socket))
 
     def kill(self) -> None:
         """As by kill -9."""
