@@ -92,7 +92,7 @@ impl Listener {
             Socket::Unix(socket, path, _) => {
                 let (stream, _) = socket.accept()?;
                 // A large read's reply goes out at once; else its client is waited for.
-                set_send_buffer(&stream, SEND_BUFFER_BYTES)?;
+                set_send_buffer(stream.as_raw_fd(), SEND_BUFFER_BYTES)?;
                 Ok((stream.into(), format!("unix:{}", path.display())))
             }
             Socket::Tcp(socket) => {
@@ -100,7 +100,7 @@ impl Listener {
                 // Replies are sent whole; waiting for more only costs time.
                 stream.set_nodelay(true)?;
                 // A host that vanished must not keep its disk attached for ever.
-                keep_alive(&stream)?;
+                keep_alive(stream.as_raw_fd())?;
                 Ok((stream.into(), peer.to_string()))
             }
         }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,7 +38,7 @@ impl Listening {
         let accept = move || {
             let stream = socket.accept()?.0;
             // A large read's reply goes out at once; else its client is waited for.
-            set_send_buffer(&stream, SEND_BUFFER_BYTES)?;
+            set_send_buffer(stream.as_raw_fd(), SEND_BUFFER_BYTES)?;
             Ok((Stream::Unix(stream), peer.clone()))
         };
         Self::start(Place::Unix(path.to_owned()), accept, shared)
@@ -49,7 +50,7 @@ impl Listening {
         let accept = move || {
             let (stream, peer) = socket.accept()?;
             stream.set_nodelay(true)?;
-            keep_alive(&stream)?;
+            keep_alive(stream.as_raw_fd())?;
             Ok((Stream::Tcp(stream), peer.to_string()))
         };
         let listening = Self::start(Place::Tcp(address), accept, shared)?;
