@@ -1,12 +1,16 @@
+//! The thread's turns one by one, against `segue serve`.
+
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 
-use super::super::{Op, Waiter};
+use super::super::{Job, Op, Waiter};
 use super::*;
 use crate::container::Cache;
 use crate::serve::{Limits as ServeLimits, Server};
 
 const EXPORT_BYTES: u64 = 1 << 20;
+/// Writes, more than one connection takes at once.
+const MANY: usize = 100;
 
 fn serve(folder: &Path) -> Server {
     let file = folder.join("export");
@@ -17,21 +21,6 @@ fn serve(folder: &Path) -> Server {
     let mut server = Server::open(&uri, Cache::Page, "", &state, limits).unwrap();
     server.listen_unix(&folder.join("socket")).unwrap();
     server
-}
-
-fn driver(folder: &Path) -> (Driver, mpsc::Receiver<io::Result<()>>) {
-    let uri = format!("nbd+unix:///?socket={}", folder.join("socket").display());
-    let shared = Arc::new(Shared {
-        inbox: Mutex::default(),
-        wake: EventFd::new().unwrap(),
-        limits: Mutex::default(),
-        away_since_ns: AtomicU64::new(boottime_ns()),
-    });
-    let epoll = Epoll::new().unwrap();
-    let (opened, first) = mpsc::channel();
-    let address = Address::parse(&uri).unwrap();
-    let driver = Driver::new(shared, epoll, address, 7, Start::Asked(opened));
-    (driver, first)
 }
 
 /// Turns with something to wait for until that is so.
@@ -77,6 +66,19 @@ fn write(driver: &mut Driver, count: usize) -> Arc<AtomicUsize> {
     ended
 }
 
+/// A server, and a driver with one connection to it.
+fn connected(folder: &Path) -> (Server, Driver) {
+    let server = serve(folder);
+    let uri = format!("nbd+unix:///?socket={}", folder.join("socket").display());
+    let address = Address::parse(&uri).unwrap();
+    let (opened, first) = mpsc::channel();
+    let shared = Shared::new().unwrap();
+    let mut driver = Driver::new(shared, address, 7, Start::Asked(opened)).unwrap();
+    turn_until(&mut driver, Driver::has_ready);
+    first.recv().unwrap().unwrap();
+    (server, driver)
+}
+
 fn stage(driver: &Driver, index: usize) -> Option<Stage> {
     driver.links[index].as_ref().map(|link| link.stage)
 }
@@ -84,10 +86,7 @@ fn stage(driver: &Driver, index: usize) -> Option<Stage> {
 #[test]
 fn a_port_that_has_nothing_to_do_waits_without_end() {
     let folder = tempfile::tempdir().unwrap();
-    let _server = serve(folder.path());
-    let (mut driver, first) = driver(folder.path());
-    turn_until(&mut driver, Driver::has_ready);
-    first.recv().unwrap().unwrap();
+    let (_server, mut driver) = connected(folder.path());
     assert_eq!(driver.timeout_ms(), -1, "connected");
 
     driver.lose(0, &io::ErrorKind::ConnectionReset.into());
@@ -99,9 +98,7 @@ fn a_port_that_has_nothing_to_do_waits_without_end() {
 #[test]
 fn a_port_whose_server_is_away_waits_for_the_next_attempt() {
     let folder = tempfile::tempdir().unwrap();
-    let server = serve(folder.path());
-    let (mut driver, _first) = driver(folder.path());
-    turn_until(&mut driver, Driver::has_ready);
+    let (server, mut driver) = connected(folder.path());
     drop(server);
     driver.lose(0, &io::ErrorKind::ConnectionReset.into());
     driver.pump();
@@ -111,15 +108,10 @@ fn a_port_whose_server_is_away_waits_for_the_next_attempt() {
     }
 }
 
-/// More than one connection takes at once.
-const MANY: usize = 100;
-
 #[test]
 fn a_write_of_a_lost_connection_is_sent_again_though_another_has_nothing_to_do() {
     let folder = tempfile::tempdir().unwrap();
-    let _server = serve(folder.path());
-    let (mut driver, _first) = driver(folder.path());
-    turn_until(&mut driver, Driver::has_ready);
+    let (_server, mut driver) = connected(folder.path());
     let ended = write(&mut driver, MANY);
     turn_until(&mut driver, |driver| {
         ended.load(Ordering::Relaxed) == MANY && stage(driver, 1) == Some(Stage::Ready)
@@ -136,9 +128,7 @@ fn a_write_of_a_lost_connection_is_sent_again_though_another_has_nothing_to_do()
 #[test]
 fn a_write_of_a_connection_lost_while_another_joins_is_sent_again() {
     let folder = tempfile::tempdir().unwrap();
-    let _server = serve(folder.path());
-    let (mut driver, _first) = driver(folder.path());
-    turn_until(&mut driver, Driver::has_ready);
+    let (_server, mut driver) = connected(folder.path());
     let ended = write(&mut driver, MANY);
     driver.pump();
     assert_eq!(stage(&driver, 1), Some(Stage::Joining));

@@ -11,11 +11,12 @@ use std::sync::Arc;
 use segue_nbd::client::{self, ClientConn, Config, Event, Negotiated, Request, Wants};
 use segue_nbd::consts as c;
 
-use super::port::JOIN_NS;
 use super::work::Part;
 use crate::buffer::Buffer;
 use crate::sys::{self, boottime_ns};
 
+/// A server that has not let us in by then counts as away.
+pub(super) const JOIN_NS: u64 = 10_000_000_000;
 const RECEIVE_BYTES: usize = 64 << 10;
 /// Receives of one turn: then others are looked at.
 const RECEIVES_MAX: usize = 16;

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! * [`Address`]: where the server is, what the operator has set. [`Limits`]: what it offers.
-//! * [`Port`]: takes jobs in and answers them; `jobs` takes them apart, `link` is one connection,
-//!   `loss` what happens when one is lost.
+//! * [`Port`]: takes jobs in; `driver` is the thread, `jobs` takes them apart and answers them, `link`
+//!   is one connection, `loss` what happens when one is lost.
 //! * [`NbdBacking`]: the same for callers that block.
 //!
 //! Every write is durable before it is answered (decision 0008), so there is nothing to flush, and
@@ -16,6 +16,7 @@
 mod address;
 mod backing;
 mod bounce;
+mod driver;
 mod jobs;
 mod limits;
 mod link;

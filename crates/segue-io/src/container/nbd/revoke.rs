@@ -8,7 +8,7 @@ use segue_nbd::fence::Revocation;
 
 use super::address::{Address, Place};
 use super::limits::Limits;
-use super::port::JOIN_NS;
+use super::link::JOIN_NS;
 use crate::client::Stream;
 use crate::container::backing::Ending;
 
