@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segue import _native
-from segue.installation import Installation, wait_until
+from segue.installation import Installation, listens, wait_until
 
 BENCH = Path(__file__).parent
 MIB = 1 << 20
@@ -38,7 +38,7 @@ class Server:
 def nbdkit(socket: Path, *words: str) -> Iterator[str]:
     """The URI of what nbdkit serves there."""
     with subprocess.Popen(["nbdkit", "-f", "-U", str(socket), *words]) as running:
-        wait_until("nbdkit", socket.exists)
+        wait_until("nbdkit", lambda: listens(socket))
         try:
             yield f"nbd+unix:///?socket={socket}"
         finally:
@@ -80,7 +80,7 @@ def fill(address: str, export: str, size_bytes: int) -> None:
 def process(words: list[str], socket: Path) -> Iterator[Server]:
     """A server that listens on `socket` once it is ready."""
     with subprocess.Popen(words) as running:
-        wait_until(words[0], socket.exists)
+        wait_until(words[0], lambda: listens(socket))
         try:
             yield Server(str(socket), running.pid)
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -37,6 +38,12 @@ def wait_until(what: str, condition: Callable[[], bool], deadline_s: float = DEA
             raise NotServing(f"waited {deadline_s:g} s for {what}")
         time.sleep(POLL_S)
     return time.monotonic() - begun
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody takes connections at that unix socket; it is bound a moment before."""
+    with socket.socket(socket.AF_UNIX) as there:
+        return there.connect_ex(str(path)) == 0
 
 
 class Process:

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from segue.installation import Installation, wait_until
+from segue.installation import Installation, listens, wait_until
 from segue.loop_devices import add_loop_device, remove_loop_device, set_up_loop_device
 from tests.real.mounts import QemuLoop, drop_caches, mounted
 from tests.real.postgresql import SCHEMA, Load, Server
-from tests.tools.conftest import MIB, Tool, listens
+from tests.tools.conftest import MIB, Tool
 
 DISK_BYTES = 256 * MIB
 STORAGE_BYTES = 320 * MIB

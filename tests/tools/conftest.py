@@ -6,7 +6,6 @@ import os
 import random
 import select
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ import pytest
 
 from segue.api.containers import ContainerInfo
 from segue.client import Client
-from segue.installation import Installation, wait_until
+from segue.installation import Installation, listens, wait_until
 
 MIB = 1 << 20
 TOOL_DEADLINE_S = 120.0
@@ -37,7 +36,7 @@ def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
         shutil.rmtree(path)
     else:
         print(f"logs and data are in {path}")
-        for log in sorted(path.rglob("*.log")):
+        for log in sorted((*path.glob("*.log"), *path.glob("data/*.log"))):
             lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
             print(f"--- {log.relative_to(path)}", *lines, sep="\n")
 
@@ -83,12 +82,6 @@ def random_file(folder: Path) -> Callable[[int], Path]:
         return path
 
     return make
-
-
-def listens(path: Path) -> bool:
-    """Whether somebody takes connections there; a socket is bound a moment before that."""
-    with socket.socket(socket.AF_UNIX) as there:
-        return there.connect_ex(str(path)) == 0
 
 
 class Tool:

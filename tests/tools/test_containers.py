@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from segue.installation import Installation, wait_until
-from tests.tools.conftest import MIB, Shell, Tool, listens, segue
+from segue.installation import Installation, listens, wait_until
+from tests.tools.conftest import MIB, Shell, Tool, segue
 
 
 @pytest.fixture

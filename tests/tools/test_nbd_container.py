@@ -15,8 +15,8 @@ import pytest
 
 from segue import _native
 from segue.client import ApiError
-from segue.installation import DEADLINE_S, Installation, wait_until
-from tests.tools.conftest import MIB, Tool, listens
+from segue.installation import DEADLINE_S, Installation, listens, wait_until
+from tests.tools.conftest import MIB, Tool
 
 SIZE_BYTES = 96 * MIB
 

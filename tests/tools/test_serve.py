@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from segue import _native
-from segue.installation import Installation, wait_until
+from segue.installation import Installation, listens, wait_until
 from tests.tools.conftest import MIB, segue
 from tests.tools.test_nbd_container import Load
 
@@ -37,11 +37,7 @@ class Serving:
             self._process = subprocess.Popen(
                 [*command, "--listen", f"unix://{self.socket}", *self._args], stdout=log, stderr=log
             )
-        wait_until("segue serve", self._listens)
-
-    def _listens(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as there:
-            return there.connect_ex(str(self.socket)) == 0
+        wait_until("segue serve", lambda: listens(self.socket))
 
     @property
     def pid(self) -> int:

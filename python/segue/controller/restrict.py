@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING
 from segue import _native
 from segue.controller.changes import Detached
 from segue.controller.peer import Peer, PeerLost, PeerState, SessionLost
-from segue.wire.messages import DeleteTable, Outcome, ResizeTable, SetContainers, SetEntryState
+from segue.wire.messages import (
+    Answer,
+    DeleteTable,
+    Outcome,
+    ResizeTable,
+    SetContainers,
+    SetEntryState,
+)
 
 if TYPE_CHECKING:
     from segue.controller.controller import Controller
@@ -111,21 +118,7 @@ async def _restrict_now(
     c: Controller, peer: Peer, disk: int, first: int, count: int, states: int
 ) -> None:
     """Asks one agent once; see `Peer.command`."""
-    command = c.next_command()
-    message = SetEntryState(
-        command=command,
-        disk=disk,
-        first=first,
-        count=count,
-        flags=states,
-        clear_no_write=False,
-        whole_table=False,
-        blocking=True,
-    )
-    answer = await peer.command(command, message)
-    if answer.outcome != Outcome.DONE and answer.errno != ENOENT:
-        c.refused(peer, message, answer)
-        raise SessionLost
+    answer = await _set_states(c, peer, disk, first, count, states)
     if states & INVALID or answer.errno == ENOENT:
         peer.grants(disk).clear(first, count)
 
@@ -134,26 +127,42 @@ async def invalidate_table(
     c: Controller, peer: Peer, disk: int, returning: int | None = None
 ) -> None:
     """Makes the whole table of a disk invalid, blocking, at one agent; see `Peer.command`."""
+    grants = peer.grants(disk)
+    marked = grants.marked
+    await _set_states(c, peer, disk, 0, 0, INVALID, whole_table=True, returning=returning)
+    # What was granted behind the command is still there; then nothing is forgotten.
+    if grants.marked == marked:
+        grants.clear_all()
+
+
+async def _set_states(
+    c: Controller,
+    peer: Peer,
+    disk: int,
+    first: int,
+    count: int,
+    states: int,
+    *,
+    whole_table: bool = False,
+    returning: int | None = None,
+) -> Answer:
+    """Done, or there is no such table; an agent that refuses has to start over."""
     command = c.next_command()
     message = SetEntryState(
         command=command,
         disk=disk,
-        first=0,
-        count=0,
-        flags=INVALID,
+        first=first,
+        count=count,
+        flags=states,
         clear_no_write=False,
-        whole_table=True,
+        whole_table=whole_table,
         blocking=True,
     )
-    grants = peer.grants(disk)
-    marked = grants.marked
     answer = await peer.command(command, message, returning)
     if answer.outcome != Outcome.DONE and answer.errno != ENOENT:
         c.refused(peer, message, answer)
         raise SessionLost
-    # What was granted behind the command is still there; then nothing is forgotten.
-    if grants.marked == marked:
-        grants.clear_all()
+    return answer
 
 
 async def delete_tables(c: Controller, disk: int) -> list[int]:

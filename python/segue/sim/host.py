@@ -209,10 +209,8 @@ class Host:
         """Discards a whole segment, beside whatever it does."""
         first = segment * self.segment_sectors
         count = min(self.segment_sectors, self.sectors - first)
-        if count <= 0:
-            return
-        self.busy += 1
-        self.do("trim", first, count).add_done_callback(self._not_busy)
+        if count > 0:
+            self._beside("trim", first, count)
 
     def burst(self, segment: int) -> None:
         """Small reads and writes of one segment, many at once, beside whatever it does."""
@@ -222,12 +220,16 @@ class Host:
             return
         for op in ("write", "read", "read", "write", "read", "read"):
             at = self.rng.randrange(length) // self.block_sectors * self.block_sectors
-            self.busy += 1
-            task = self.do(op, first + at, min(self.block_sectors, length - at))
-            task.add_done_callback(self._not_busy)
+            self._beside(op, first + at, min(self.block_sectors, length - at))
 
-    def _not_busy(self, task: asyncio.Task[int]) -> None:
-        self.busy -= 1
+    def _beside(self, op: str, first: int, count: int) -> None:
+        """Issues one I/O beside whatever it does."""
+
+        def ended(_: asyncio.Task[int]) -> None:
+            self.busy -= 1
+
+        self.busy += 1
+        self.do(op, first, count).add_done_callback(ended)
 
     async def _one(self) -> None:
         op = self.rng.choices(list(self.weights), list(self.weights.values()))[0]
@@ -388,9 +390,7 @@ class Host:
         blocks = self.block_sectors
         at = (io.first + self.rng.randrange(io.count)) // blocks * blocks
         if at < self.sectors:
-            self.busy += 1
-            task = self.do("write", at, min(blocks, self.sectors - at))
-            task.add_done_callback(self._not_busy)
+            self._beside("write", at, min(blocks, self.sectors - at))
 
     def _change_answered(
         self, op: str, write: Write, io: HostIo, errno: int, connection: Connection

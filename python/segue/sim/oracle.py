@@ -214,7 +214,8 @@ class Disk:
         """The host has been told that it is done, and no attempt of it is left."""
         self.end(now, write)
         for sector in range(write.first, write.first + write.count):
-            self._observe(sector, write.issued_ns, now, write.token(sector), write.fua, True)
+            token = write.token(sector)
+            self._observe(sector, write.issued_ns, now, token, floor=write.fua, written=True)
 
     def end(self, now: int, write: Write) -> None:
         """No attempt of it can take effect any more, whatever came of it (again: nothing)."""
@@ -252,7 +253,7 @@ class Disk:
                     f"{sorted(hex(t) for t in allowed)}; history: {self.explain(sector)}"
                 )
             if len(allowed) > 1:
-                self._observe(sector, begin, now, token, False)
+                self._observe(sector, begin, now, token)
 
     def flushed(self, now: int, ticket: Ticket) -> None:
         """The flush was acknowledged."""
@@ -308,9 +309,11 @@ class Disk:
         begin_ns: int,
         end_ns: int,
         token: int,
-        floor: bool,
+        *,
+        floor: bool = False,
         written: bool = False,
     ) -> None:
+        """`floor`: it is durable; `written`: a write of it was acknowledged."""
         lives = self.lives.get(sector)
         if lives is None:
             return

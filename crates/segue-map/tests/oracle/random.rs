@@ -139,13 +139,13 @@ impl Random {
         let grain = self.pick(&[1, 512, 512, 2048, 8192]);
         let mut offset = self.below(5 * SEGMENT / grain) * grain;
         let len = match self.below(10) {
+            0 => self.below(4 * SEGMENT),
+            1 => (1 + self.below(3)) * SEGMENT,
             // A short last segment, as a whole.
             2 => {
                 offset = (4 + self.below(3)) * SEGMENT;
                 self.pick(&ODD_ENDS)
             }
-            0 => self.below(4 * SEGMENT),
-            1 => (1 + self.below(3)) * SEGMENT,
             _ => (1 + self.below(SEGMENT / grain).min(5)) * grain,
         };
         let flags = match self.below(4) {
@@ -373,14 +373,8 @@ impl Random {
         match self.below(10) {
             0 if self.chance(3) => 0,
             1 => 1 + self.below(6 * SEGMENT),
-            _ => {
-                (4 + self.below(3)) * SEGMENT
-                    + if self.chance(2) {
-                        self.pick(&ODD_ENDS)
-                    } else {
-                        0
-                    }
-            }
+            2..6 => (4 + self.below(3)) * SEGMENT + self.pick(&ODD_ENDS),
+            _ => (4 + self.below(3)) * SEGMENT,
         }
     }
 
