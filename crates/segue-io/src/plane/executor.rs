@@ -19,7 +19,7 @@ use crate::container::ZeroHow;
 use crate::pool::Pool;
 use crate::sys::{Epoll, boottime_ns};
 
-/// Threads for what may block.
+/// Threads for what may block, and as many for what may wait for a server.
 const POOL_THREADS: usize = 8;
 /// The answer to one host I/O, for its connection.
 #[derive(Debug)]
@@ -55,6 +55,9 @@ pub(super) struct Executor {
     /// By container number.
     pub(super) containers: Vec<Option<Opened>>,
     pub(super) pool: Arc<Pool>,
+    /// For merged writes that a server across the network has a part in: one that is silent keeps
+    /// their threads until it is back.
+    pub(super) far_pool: Pool,
     pub(super) completions: Arc<Completions>,
     pub(super) ring: RingState,
     pub(super) guard: Arc<LeaseGuard>,
@@ -83,6 +86,7 @@ impl Executor {
             buffers: Buffers::default(),
             containers: Vec::new(),
             pool: Arc::new(Pool::new(POOL_THREADS)),
+            far_pool: Pool::new(POOL_THREADS),
             completions: Arc::new(Completions::new()?),
             ring: RingState::Untried,
             guard: Arc::default(),

@@ -1,18 +1,38 @@
 //! Rule 8 on the data thread: what a lease has not seen begun is never begun, and never failed.
+//! And: storage that is away holds up nobody else.
+
+use std::os::fd::AsRawFd;
 
 use segue_map::{Cause, ContainerSpec, Entry, EntryRun};
 
 use super::*;
-use crate::container::{Cache, Container, DATA_AT_BYTES, create};
+use crate::container::{Cache, Container, DATA_AT_BYTES, Header, create};
 
 const SEGMENT: u64 = 64 << 10;
 const NUMBER: u16 = 1;
 const CONN: ConnKey = ConnKey { index: 0, id: 0 };
 
+const AWAY: u16 = 2;
+const UNIT: u64 = 4096;
+const PATIENCE_MS: i32 = 20_000;
+
+fn spec(container: u16, uri: &str, write_unit_bytes: u32) -> ContainerSpec {
+    ContainerSpec {
+        container,
+        uri: uri.into(),
+        identity: [1; 16],
+        segment_bytes: SEGMENT,
+        segments: 4,
+        cache: "page".into(),
+        write_unit_bytes,
+        failed: false,
+    }
+}
+
 struct Rig {
     executor: Executor,
     container: Arc<Container>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Rig {
@@ -32,16 +52,7 @@ impl Rig {
         let mut executor = Executor::new(config, Arc::default(), epoll).unwrap();
         executor.insert_container(NUMBER, container.clone());
         executor.set_lease(boottime_ns() + 250_000_000);
-        let spec = ContainerSpec {
-            container: NUMBER,
-            uri,
-            identity: [1; 16],
-            segment_bytes: SEGMENT,
-            segments: 4,
-            cache: "page".into(),
-            write_unit_bytes: 1,
-            failed: false,
-        };
+        let spec = spec(NUMBER, &uri, 1);
         executor.control(Control::NewTable {
             command: 1,
             disk: 7,
@@ -55,8 +66,67 @@ impl Rig {
         Rig {
             executor,
             container,
-            _folder: folder,
+            folder,
         }
+    }
+
+    /// Adds a container whose server is away, of a write unit of 4 KiB, and maps segment 3 to it.
+    fn map_away(&mut self) {
+        let uri = format!("nbd+unix:///?socket={}/none", self.folder.path().display());
+        let header = Header {
+            write_unit_bytes: UNIT as u32,
+            ..*self.container.header()
+        };
+        let away = Arc::new(Container::open_away(&uri, header, 3).unwrap());
+        let mine = spec(NUMBER, self.container.uri(), 1);
+        let containers = vec![mine, spec(AWAY, &uri, UNIT as u32)];
+        self.executor.insert_container(AWAY, away);
+        self.executor.control(Control::SetContainers {
+            command: 3,
+            disk: 7,
+            containers,
+        });
+        self.map();
+        self.executor.control(Control::SetEntry {
+            command: 4,
+            disk: 7,
+            runs: vec![EntryRun {
+                first: 3,
+                count: 1,
+                word: Entry::at(AWAY, 0).0,
+                step: 0,
+            }],
+            blocking: false,
+        });
+        self.executor.events.clear();
+    }
+
+    fn request(&mut self, command: Command, offset: u64, length: u32) {
+        let request = Request {
+            cookie: 0,
+            offset,
+            length,
+            command,
+            flags: 0,
+        };
+        let buffer = (length > 0).then(|| Arc::new(Buffer::new(length as usize)));
+        self.executor.host_io(CONN, 7, request, buffer);
+    }
+
+    /// Waits until something has been answered.
+    fn first_answer(&mut self) -> Command {
+        while self.executor.answers.is_empty() {
+            let mut waits = libc::pollfd {
+                fd: self.executor.completions.wake.as_raw_fd(),
+                events: libc::POLLIN,
+                revents: 0,
+            };
+            // SAFETY: one live pollfd.
+            let found = unsafe { libc::poll(&raw mut waits, 1, PATIENCE_MS) };
+            assert_eq!(found, 1, "nothing is answered");
+            self.executor.take_completions();
+        }
+        self.executor.answers[0].request.command
     }
 
     fn map(&mut self) {
@@ -233,4 +303,16 @@ fn cache_needs_no_buffer() {
     rig.executor.host_io(CONN, 7, request, None);
     let errnos: Vec<i32> = rig.executor.answers.iter().map(|done| done.errno).collect();
     assert_eq!(errnos, [0]);
+}
+
+#[test]
+fn merged_writes_to_a_server_that_is_away_hold_up_no_flush() {
+    let mut rig = Rig::new();
+    rig.executor.set_lease(boottime_ns() + 3_600_000_000_000);
+    rig.map_away();
+    for number in 0..POOL_THREADS as u64 {
+        rig.request(Command::Write, 3 * SEGMENT + number * UNIT, 512);
+    }
+    rig.request(Command::Flush, 0, 0);
+    assert_eq!(rig.first_answer(), Command::Flush);
 }

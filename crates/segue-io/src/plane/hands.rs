@@ -202,8 +202,11 @@ impl Executor {
 
     fn submit_to_pool(&self, task: Task) {
         let (completions, guard) = (self.completions.clone(), self.guard.clone());
-        self.pool
-            .submit(Box::new(move || task.carry_out(&guard, &completions)));
+        let pool = match remote::has_part_in(&task) {
+            true => &self.far_pool,
+            false => &*self.pool,
+        };
+        pool.submit(Box::new(move || task.carry_out(&guard, &completions)));
     }
 
     fn edge(&self, needed: bool, src: Src) -> Result<Edge, ()> {

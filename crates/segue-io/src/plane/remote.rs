@@ -64,6 +64,18 @@ pub(super) fn suits(task: &Task) -> bool {
     task.container.port().is_some() && !matches!(task.what, What::Merge(_) | What::Flush)
 }
 
+/// Whether a merged write reads from across the network, or writes there.
+pub(super) fn has_part_in(task: &Task) -> bool {
+    let What::Merge(merge) = &task.what else {
+        return false;
+    };
+    let edges = [&merge.head, &merge.tail].into_iter().flatten();
+    let mut all = edges
+        .map(|(container, _)| container)
+        .chain([&task.container]);
+    all.any(|container| container.port().is_some())
+}
+
 /// Hands a task in that suits.
 pub(super) fn submit(
     task: Task,
